@@ -1,0 +1,128 @@
+"""Checkpoints: written atomically, loaded as data, never as code."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Dict, List, Mapping, Tuple
+
+import torch
+
+from common.errors import UserError
+from common.files import atomic
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Save tensors and plain containers; what `load_checkpoint` could not read back is refused by it."""
+    with atomic(path) as temporary:
+        try:
+            torch.save(dict(content), temporary)
+        except RuntimeError as error:  # torch's writer reports a full disk so
+            raise UserError(f"{path}: cannot be written: {error}") from error
+
+
+def load_checkpoint(path: Path) -> Any:
+    """Load a file of tensors and plain containers (``weights_only=True``).
+
+    Raises:
+        UserError: the file is missing, cut short, or holds anything that would run as code.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: not a checkpoint that loads as data: {reason}") from error
+
+
+class Dropped:
+    """Stands for every object in a published file that is neither tensor nor plain container."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Dropped:
+        """Take any arguments, and forget them."""
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        """Take a list item, and forget it."""
+
+    def extend(self, values: Any) -> None:
+        """Take list items, and forget them."""
+
+
+ADMITTED: Dict[Tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+    **{("torch", kind): getattr(torch, kind) for kind in dir(torch) if kind.endswith("Storage")},
+    **{("builtins", kind.__name__): kind for kind in (dict, list, tuple, set, frozenset, int, float, str, bool, bytes)},
+}
+
+
+class TensorsOnly(pickle.Unpickler):
+    """An unpickler that makes tensors and plain containers, and a `Dropped` of everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Only what `ADMITTED` lists is ever called."""
+        return ADMITTED.get((module, name), Dropped)
+
+
+def _without_dropped(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        kept = {k: _without_dropped(v) for k, v in value.items()}
+        return {k: v for k, v in kept.items() if not isinstance(v, Dropped) and not isinstance(k, Dropped)}
+    if isinstance(value, (list, tuple)):
+        return [_without_dropped(v) for v in value if not isinstance(v, Dropped)]
+    return value
+
+
+def load_published(path: Path) -> Any:
+    """Load a published ``.pth``, also one that carries a pickled config: its tensors and plain containers alone.
+
+    Raises:
+        UserError: the file is missing or is no torch file.
+    """
+    try:
+        return load_checkpoint(path)
+    except UserError:
+        if not Path(path).is_file():
+            raise
+    module = ModuleType("tensors_only")
+    module.Unpickler = TensorsOnly  # type: ignore[attr-defined]
+    module.load = lambda file, **keywords: TensorsOnly(file, **keywords).load()  # type: ignore[attr-defined]
+    try:
+        loaded = torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
+    except Exception as error:  # any fault of a foreign file is the file's
+        raise UserError(f"{path}: not a torch file that can be read as tensors: {error}") from error
+    return _without_dropped(loaded)
+
+
+def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Load weights of exactly the module's names and shapes.
+
+    Raises:
+        UserError: lists every name that is missing, unexpected, or of another shape.
+    """
+    own = module.state_dict()
+    faults: List[str] = [f"missing {name}" for name in own if name not in weights]
+    faults += [f"unexpected {name}" for name in weights if name not in own]
+    faults += [
+        f"{name} is {tuple(weights[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if faults:
+        raise UserError(f"{source} does not fit the model: " + "; ".join(faults))
+    module.load_state_dict(dict(weights))

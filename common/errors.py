@@ -1,0 +1,29 @@
+"""Errors that are the user's to mend: one clear line, a non-zero exit, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from typing import Callable, Iterable, List, Optional
+
+
+class UserError(Exception):
+    """Bad input. The message names the file, line or key, and the cure."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as ``; did you mean 'alpha'?`` for a mistyped name, or nothing."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def run_script(main: Callable[[Optional[List[str]]], None]) -> None:
+    """Run a script's ``main``: exit 1 with one line for a `UserError`, 130 for Ctrl-C."""
+    try:
+        main(None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; start the same command again to go on", file=sys.stderr)
+        sys.exit(130)

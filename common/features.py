@@ -1,0 +1,67 @@
+"""Item features between stage 1 and stage 2: ``<D>_{text,image}_llm_stage1.pth`` and the JSON beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Sequence
+
+import torch
+
+from common.checkpoints import load_published
+from common.errors import UserError
+from common.files import atomic, checksum, read_json, record
+
+MODALITIES = ("text", "image")
+
+
+def features_path(folder: Path, dataset: str, modality: str) -> Path:
+    """``modality`` is ``text`` or ``image``."""
+    return Path(folder) / f"{dataset}_{modality}_llm_stage1.pth"
+
+
+def save_features(
+    path: Path, features: torch.Tensor, made_from: Mapping[str, Any], zero_rows: Sequence[int] = ()
+) -> None:
+    """Save float features (n_items, width), row = zero-based item id, and what made them.
+
+    Args:
+        zero_rows: items that had no input and were written as zeros (S12).
+    """
+    features = features.detach().to("cpu", torch.float32).contiguous().clone()
+    if not torch.isfinite(features).all():
+        rows = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
+        raise UserError(f"{path}: not written, for these items' features are not finite: {rows[:20]}")
+    with atomic(path) as temporary:
+        torch.save(features, temporary)
+    extra = {"item_ids": list(range(len(features))), "shape": list(features.shape), "zero_rows": list(zero_rows)}
+    record(path.with_suffix(".json"), made_from, {"features": path}, extra)
+
+
+def load_features(path: Path, n_items: int) -> torch.Tensor:
+    """Load features as (n_items, width) float32, row = zero-based item id.
+
+    The JSON beside the file is checked where it stands; published files come without one, and their
+    rows are taken as items 0, 1, …
+
+    Raises:
+        UserError: missing file, wrong number of rows, other item ids, changed since written, not finite.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such features; run stage 1, or point features_dir=DIR to where they lie")
+    features = load_published(path)
+    if not isinstance(features, torch.Tensor) or features.dim() != 2:
+        raise UserError(f"{path}: holds no tensor of (items, width)")
+    if len(features) != n_items:
+        raise UserError(f"{path}: has {len(features)} rows, the data set has {n_items} items: made from other data")
+    described = path.with_suffix(".json")
+    if described.is_file():
+        about = read_json(described)
+        ids: Optional[List[int]] = about.get("item_ids")
+        if ids != list(range(n_items)):
+            raise UserError(f"{described}: its item ids are not 0 … {n_items - 1}; make the features again")
+        if about.get("outputs", {}).get("features", {}).get("sha256") != checksum(path):
+            raise UserError(f"{path}: not the file that {described.name} tells of; make the features again")
+    features = features.float()
+    if not torch.isfinite(features).all():
+        raise UserError(f"{path}: holds values that are not finite; make the features again")
+    return features

@@ -1,0 +1,220 @@
+"""Typed settings: dataclass defaults < YAML of the data set < ``key=value`` on the command line.
+
+Every script declares one dataclass. An unknown key, a wrong type or a value out of range stops the
+run with the nearest known name; nothing is swallowed. ``--print-config`` shows what a run would use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Generic, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from common.errors import UserError, nearest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: Optional[Sequence[Any]] = None,
+    minimum: Optional[float] = None,
+    maximum: Optional[float] = None,
+) -> Any:
+    """A dataclass field with its help text and the values it admits (bounds are inclusive)."""
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class CommonSettings:
+    """What every script of both papers knows."""
+
+    dataset: str = setting("ml-100k", "name of the data set")
+    datasets_dir: str = setting("datasets", "prepared data sets, one folder each")
+    seed: int = setting(2024, "seed of every random choice", minimum=0)
+
+    @property
+    def dataset_dir(self) -> Path:
+        """Folder of the prepared data set."""
+        return Path(self.datasets_dir) / self.dataset
+
+
+@dataclass
+class ComputeSettings(CommonSettings):
+    """What every script that runs a network knows as well."""
+
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = setting(
+        "auto",
+        "auto takes bf16 on Ampere and later and on CPUs that compute in it, fp16 with loss scaling "
+        "on older GPUs (V100), else fp32",
+        choices=("auto", "fp32", "fp16", "bf16"),
+    )
+
+
+S = TypeVar("S", bound=CommonSettings)
+
+
+@dataclass
+class Run(Generic[S]):
+    """One parsed command line."""
+
+    settings: S
+    force: bool
+    arguments: argparse.Namespace
+
+
+def as_dict(settings: Any) -> Dict[str, Any]:
+    """Settings as plain containers, ready for JSON or YAML."""
+    return dict(dataclasses.asdict(settings))
+
+
+def to_yaml(settings: Any) -> str:
+    """Settings as YAML, in the order of the dataclass."""
+    return OmegaConf.to_yaml(OmegaConf.create(as_dict(settings)))
+
+
+def _key_errors(schema: Type[S], keys: Sequence[str], source: str) -> None:
+    known = [f.name for f in dataclasses.fields(schema)]
+    for key in keys:
+        if key not in known:
+            raise UserError(f"{source}: unknown setting '{key}'{nearest(key, known)} (--help lists all settings)")
+
+
+def _merge(config: DictConfig, values: Mapping[str, Any], source: str) -> DictConfig:
+    for key, value in values.items():
+        try:
+            config = OmegaConf.merge(config, {key: value})  # type: ignore[assignment]
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{source}: setting '{key}': {reason}") from error
+    return config
+
+
+def _check_values(settings: Any, source: str) -> None:
+    for f in dataclasses.fields(settings):
+        value, meta = getattr(settings, f.name), f.metadata
+        many = value if isinstance(value, list) else [value]
+        for one in many:
+            if one is None:
+                continue
+            if meta.get("choices") and one not in meta["choices"]:
+                allowed = ", ".join(map(str, meta["choices"]))
+                raise UserError(f"{source}: setting '{f.name}' is {one!r}; it must be one of: {allowed}")
+            low, high = meta.get("minimum"), meta.get("maximum")
+            if (low is not None and not one >= low) or (high is not None and not one <= high):
+                span = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise UserError(f"{source}: setting '{f.name}' is {one!r}; it must be {span}")
+
+
+def split_overrides(words: Sequence[str]) -> Dict[str, Any]:
+    """``["alpha=0.5", "modalities=[text]"]`` → a mapping; values are read as YAML."""
+    values: Dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{word}' is not a setting: write key=value (--help lists all settings)")
+        if key in values:
+            raise UserError(f"command line: setting '{key}' is given twice")
+        try:
+            values[key] = OmegaConf.create(f"value: {text}").value if text else ""
+        except Exception as error:  # the YAML parser's errors share no base with OmegaConf's
+            raise UserError(f"command line: setting '{key}': cannot read the value {text!r}") from error
+    return values
+
+
+def read_yaml(path: Path) -> Dict[str, Any]:
+    """A YAML file as a mapping; an empty file is an empty mapping."""
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such settings file") from error
+    except Exception as error:
+        raise UserError(f"{path}: not a YAML mapping: {error}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: not a YAML mapping of key: value")
+    return {str(k): v for k, v in loaded.items()}
+
+
+def build(
+    schema: Type[S],
+    values: Mapping[str, Any],
+    config_dir: Optional[Path] = None,
+    config_file: Optional[Path] = None,
+) -> S:
+    """Settings from the schema's defaults, the data set's YAML and ``values``, checked.
+
+    The YAML is ``config_file``, or ``<config_dir>/<dataset>.yaml`` where that exists.
+    """
+    _key_errors(schema, list(values), "command line")
+    config: DictConfig = OmegaConf.structured(schema)
+    dataset = str(values.get("dataset", config.dataset))
+    if config_file is None and config_dir is not None and (config_dir / f"{dataset}.yaml").is_file():
+        config_file = config_dir / f"{dataset}.yaml"
+    if config_file is not None:
+        from_file = read_yaml(config_file)
+        _key_errors(schema, list(from_file), str(config_file))
+        config = _merge(config, from_file, str(config_file))
+        _check_values(OmegaConf.to_object(config), str(config_file))
+    config = _merge(config, values, "command line")
+    settings: S = OmegaConf.to_object(config)  # type: ignore[assignment]
+    _check_values(settings, "command line")
+    return settings
+
+
+def _help_of_settings(schema: Type[Any]) -> str:
+    lines = ["settings (key=value, or in the YAML of the data set):"]
+    defaults = as_dict(schema())
+    for f in dataclasses.fields(schema):
+        default = defaults[f.name]
+        choices = f.metadata.get("choices")
+        one_of = f" [{' | '.join(map(str, choices))}]" if choices else ""
+        lines.append(f"  {f.name} = {'null' if default is None else default}{one_of}")
+        lines.append(f"      {f.metadata.get('help', '')}")
+    return "\n".join(lines)
+
+
+def parse(
+    schema: Type[S],
+    doc: Optional[str],
+    config_dir: Optional[Path] = None,
+    argv: Optional[List[str]] = None,
+    extra: Sequence[Tuple[Tuple[str, ...], Dict[str, Any]]] = (),
+) -> Run[S]:
+    """Parse a script's command line: ``-d DATASET [--config FILE] [key=value …]``.
+
+    ``extra`` holds further ``add_argument`` calls as (names, keywords). Prints the settings and
+    exits for ``--print-config``.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc,
+        epilog=_help_of_settings(schema),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-d", "--dataset", help="name of the data set")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML to use in place of the data set's")
+    parser.add_argument("--force", action="store_true", help="do the step again though its output stands")
+    parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and stop")
+    for names, keywords in extra:
+        parser.add_argument(*names, **keywords)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings; they win over the YAML")
+    arguments = parser.parse_intermixed_args(argv)
+    values = split_overrides(arguments.overrides)
+    if arguments.dataset is not None:
+        values["dataset"] = arguments.dataset
+    settings = build(schema, values, config_dir, arguments.config)
+    if arguments.print_config:
+        print(to_yaml(settings), end="")
+        raise SystemExit(0)
+    return Run(settings, arguments.force, arguments)
