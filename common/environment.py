@@ -38,11 +38,12 @@ Version = Tuple[int, int]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. A fault is a finding with a cure."""
+    """One thing that was looked at. It is a fault where ``cure`` says how to mend it."""
 
     subject: str
     detail: str
     cure: str = ""
+    absent: bool = False  # not there yet, and no fault: a later step makes it
 
 
 class EnvironmentFault(Exception):
@@ -85,7 +86,7 @@ def check_package(requirement: str) -> Finding:
         return Finding(name, f"{version}, not compared with {wanted}: packaging is missing", "pip install packaging")
     if not Requirement(requirement).specifier.contains(version, prereleases=True):
         return Finding(name, f"{version} is not {wanted}", cure)
-    return Finding(name, f"{version}  ({wanted})")
+    return Finding(name, f"{version:<12} ({wanted})")
 
 
 def check_project() -> Finding:

@@ -1,0 +1,276 @@
+"""Says what is wrong with the environment, the machine or a data set, and how to mend it; exit 1 if anything is.
+
+    python -m common.doctor [DATASET] [datasets_dir=DIR] [features_dir=DIR]
+
+Reads the installed packages, the hardware and the data set's files; writes nothing. It runs on a bare Python too:
+whatever needs a package is imported after the package was found.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+from common.environment import RUN, Finding, check_environment
+from common.errors import UserError, nearest
+
+LEAST_MEMORY, LEAST_DISK = 2, 2  # GiB; the quickstart runs in these
+INTER_HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token"
+ENCODERS = Path("finetune_llm")
+NEEDED = {"Python", "numpy", "torch", "omegaconf", "pillow", "tqdm", "safetensors"}  # to look at device and data
+
+
+def check_machine(datasets_dir: Path) -> List[Finding]:
+    """CPU cores, memory, and the disk that ``datasets_dir`` lies on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    existing = next(folder for folder in (datasets_dir, *datasets_dir.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    cure = "" if free >= LEAST_DISK else "free some, or point datasets_dir, results_dir and features_dir elsewhere"
+    disk = Finding("disk", f"{free:.1f} GiB free for {datasets_dir}", cure)
+    return [Finding("CPU cores", str(cores)), check_memory(), disk]
+
+
+def check_memory() -> Finding:
+    """Memory, and how much of it is free where the system tells (Linux)."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) / 2**20
+    except (OSError, KeyError, ValueError):
+        return Finding("memory", f"{total:.1f} GiB")
+    cure = "" if free >= LEAST_MEMORY else "end other programs, or use a machine with more"
+    return Finding("memory", f"{total:.1f} GiB, {free:.1f} GiB free", cure)
+
+
+def kernels_serve(capability: Tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Whether a torch built for ``architectures`` (sm_70, compute_90, …) has code for a GPU of that capability."""
+    for architecture in architectures:
+        kind, _, digits = architecture.partition("_")
+        digits = digits.rstrip("af")
+        built = (int(digits[:-1]), int(digits[-1]))
+        same_major = built[0] == capability[0] and built[1] <= capability[1]
+        if same_major or (kind == "compute" and built <= capability):
+            return True
+    return False
+
+
+def check_compute() -> List[Finding]:
+    """The device and the precision that ``device=auto precision=auto`` choose."""
+    try:
+        import torch
+
+        from common.device import pick_compute
+    except (ImportError, OSError) as error:
+        return [Finding("torch", f"does not import: {error}", "install it again: pip install --force-reinstall torch")]
+    try:
+        compute = pick_compute()
+    except UserError as error:
+        return [from_error("device", error)]
+    if compute.device.type == "cpu":
+        return [Finding("device", f"cpu, precision {compute.precision}, {torch.get_num_threads()} threads")]
+    findings = []
+    for index in range(torch.cuda.device_count()):
+        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+        precision = pick_compute(f"cuda:{index}").precision
+        serves = kernels_serve(capability, torch.cuda.get_arch_list())
+        cure = "" if serves else "install the set in constraints/v100.txt (docs/environments.md)"
+        what = f"{name}, precision {precision}" if serves else f"{name}: torch {torch.__version__} has no code for it"
+        findings.append(Finding(f"device cuda:{index}", what, cure))
+    return findings
+
+
+def from_error(subject: str, error: UserError) -> Finding:
+    """A fault from an error, whose message ends in its cure."""
+    detail, _, cure = str(error).partition("; ")
+    return Finding(subject, detail, cure or "make it again, or correct it")
+
+
+def finding_of(subject: str, check: Callable[..., str], *arguments: Any) -> Finding:
+    """What ``check(*arguments)`` says, or the fault that it raises."""
+    try:
+        return Finding(subject, check(*arguments))
+    except UserError as error:
+        return from_error(subject, error)
+
+
+def check_dataset(name: str, datasets_dir: Path, features_dir: Path) -> Iterator[Finding]:
+    """Every file of a data set: sequences and titles, covers, RecBole's files, features, encoders."""
+    from common.dataset import load_dataset
+
+    folder = datasets_dir / name
+    try:
+        dataset = load_dataset(folder, name)
+    except UserError as error:
+        yield from_error("sequences, titles", error)
+        return
+    interactions = sum(map(len, dataset.sequences))
+    yield Finding(
+        "sequences, titles", f"{len(dataset.users)} users, {dataset.n_items} items, {interactions} interactions"
+    )
+    if dataset.covers is None:
+        yield Finding("covers", "none: text alone (modalities=[text])", absent=True)
+    else:
+        yield finding_of("covers", whole_covers, dataset)
+    yield from check_inter(folder / "recbole" / name, name, len(dataset.users))
+    yield from check_features(features_dir, name, dataset.n_items)
+    yield from check_encoders(ENCODERS / name)
+
+
+def whole_covers(dataset: Any) -> str:
+    """Open every cover of a `common.dataset.Dataset`.
+
+    Raises:
+        UserError: lists those that are missing or do not decode.
+    """
+    from common.dataset import check_covers
+
+    check_covers(dataset)
+    return f"{dataset.n_items} in {dataset.covers}"
+
+
+def check_inter(folder: Path, name: str, n_users: int) -> Iterator[Finding]:
+    """RecBole's three benchmark files: all there or none, each with its header and columns."""
+    paths = {split: folder / f"{name}.{split}.inter" for split in ("train", "valid", "test")}
+    again = f"run stage2_sequence_preference_learning/recbole_process.py -d {name} --force"
+    if not any(path.exists() for path in paths.values()):
+        yield Finding("RecBole files", "not there yet: recbole_process.py makes them", absent=True)
+        return
+    for split, path in paths.items():
+        expected = None if split == "train" else n_users
+        yield finding_of(f"RecBole {split}", inter_rows, path, expected, again)
+
+
+def inter_rows(path: Path, expected: Optional[int], again: str) -> str:
+    """Count the rows of an ``.inter`` file.
+
+    Raises:
+        UserError: not readable, another header, a row that has not three columns, or another count than expected.
+    """
+    from common.files import read_text
+
+    header, *rows = read_text(path).splitlines() or [""]
+    if header != INTER_HEADER:
+        raise UserError(f"{path}:1: the header is not {INTER_HEADER!r}; {again}")
+    for number, row in enumerate(rows, start=2):
+        if row.count("\t") != 2:
+            raise UserError(f"{path}:{number}: not three columns parted by tabs; {again}")
+    if expected is not None and len(rows) != expected:
+        raise UserError(f"{path}: {len(rows)} rows, the data set has {expected} users; {again}")
+    return f"{len(rows)} rows"
+
+
+def check_features(folder: Path, name: str, n_items: int) -> Iterator[Finding]:
+    """Stage 1's text and image features."""
+    from common.features import MODALITIES, features_path
+
+    scripts = {"text": "use_finetune_bert.py", "image": "use_finetune_swinbase.py"}
+    for modality in MODALITIES:
+        path = features_path(folder, name, modality)
+        if path.exists():
+            yield finding_of(f"{modality} features", feature_table, path, n_items)
+        else:
+            yield Finding(f"{modality} features", f"not there yet: {scripts[modality]} makes {path}", absent=True)
+
+
+def feature_table(path: Path, n_items: int) -> str:
+    """Load one table of features.
+
+    Raises:
+        UserError: see `common.features.load_features`.
+    """
+    from common.features import load_features
+
+    rows, width = load_features(path, n_items).shape
+    return f"{rows} items, {width} wide"
+
+
+def check_encoders(folder: Path) -> Iterator[Finding]:
+    """Fine-tuned encoders below ``folder``: each has a config and whole weights."""
+    found = sorted(path for kind in ("bert", "swin") for path in folder.rglob(kind) if path.is_dir())
+    if not found:
+        yield Finding("encoders", f"not there yet: sft_content_encoder.py makes them in {folder}", absent=True)
+    for path in found:
+        yield finding_of(f"encoder {path.name}", encoder_weights, path)
+
+
+def encoder_weights(folder: Path) -> str:
+    """Open an encoder in Hugging Face format.
+
+    Raises:
+        UserError: a file is missing or cut short.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from common.files import read_json
+
+    read_json(folder / "config.json")
+    weights = folder / "model.safetensors"
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return f"{len(file.keys())} tensors in {folder}"
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{weights}: {error}; run sft_content_encoder.py --force, or copy the folder again") from error
+
+
+def report(title: str, findings: Iterable[Finding]) -> int:
+    """Print findings under a title, each as soon as it is known, and return the number of faults."""
+    print(title)
+    faults = 0
+    for finding in findings:
+        mark = "FAULT" if finding.cure else "-" if finding.absent else "ok"
+        print(f"  {mark:<6} {finding.subject:<19} {finding.detail}", flush=True)
+        if finding.cure:
+            faults += 1
+            print(f"  {'':<6} {'':<19} cure: {finding.cure}")
+    return faults
+
+
+def read_words(words: Sequence[str]) -> Tuple[str, Dict[str, Path]]:
+    """The data set's name, if one is given, and the folders.
+
+    Raises:
+        UserError: an unknown setting, or more than one data set.
+    """
+    names = [word for word in words if "=" not in word]
+    folders = {"datasets_dir": Path("datasets")}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key not in ("datasets_dir", "features_dir"):
+            raise UserError(f"unknown setting '{key}'{nearest(key, ('datasets_dir', 'features_dir'))}")
+        if equals:
+            folders[key] = Path(value)
+    if len(names) > 1 or any(name.startswith("-") for name in names):
+        raise UserError("usage: python -m common.doctor [DATASET] [datasets_dir=DIR] [features_dir=DIR]")
+    return (names[0] if names else ""), folders
+
+
+def main(words: Sequence[str]) -> int:
+    """Check everything, and return the exit status."""
+    try:
+        name, folders = read_words(words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    datasets_dir = folders["datasets_dir"]
+    environment = check_environment(RUN)
+    faults = report("Environment", environment)
+    incomplete = any(finding.cure and finding.subject in NEEDED for finding in environment)
+    machine = check_machine(datasets_dir)
+    faults += report("Machine", machine if incomplete else [*machine, *check_compute()])
+    if incomplete:
+        print("Device and data were not looked at: mend the environment first, or let 'make environment' make one.")
+    elif name:
+        features_dir = folders.get("features_dir", datasets_dir / name)
+        faults += report(f"Data set {name}", check_dataset(name, datasets_dir, features_dir))
+    else:
+        prepared = sorted(path.parent.name for path in datasets_dir.glob("*/sequential_data.txt"))
+        print(f"Data sets in {datasets_dir}: {', '.join(prepared) or 'none yet'} (name one to have it checked)")
+    print("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
