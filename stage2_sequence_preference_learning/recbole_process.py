@@ -1,0 +1,120 @@
+"""Split the sequences into RecBole's benchmark files: leave one out, train holds every prefix.
+
+Paper: SICSRec (arXiv 2510.10556), its evaluation: a user's last item is test, the one before is validation.
+
+    python stage2_sequence_preference_learning/recbole_process.py -d ml-100k
+
+Reads   <datasets_dir>/<D>/sequential_data.txt (and <D>_item_sort.csv, to check the items)
+Writes  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter
+        <datasets_dir>/<D>/recbole/recbole_process.json (the record)
+
+A row is ``user<TAB>history<TAB>target``, below RecBole's header. Tokens are one-based: zero-based id + 1, for users
+and items alike. A history keeps its last ``max_seq_length`` items. RecBole itself does not cut lists of benchmark
+files, and crashes on longer ones in its position embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Optional, Sequence
+
+from tqdm import tqdm
+
+from common.dataset import Dataset, items_path, load_dataset, sequences_path
+from common.errors import UserError, run_script
+from common.files import atomic, exclusive, recipe, record, stands
+from common.settings import CommonSettings, parse, setting
+
+CONFIGS = Path(__file__).parent / "props" / "recbole_process"
+HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
+
+
+@dataclass
+class Settings(CommonSettings):
+    """Settings of the split."""
+
+    max_seq_length: int = setting(50, "how many of the latest items of a history are kept", minimum=1)
+
+
+def recbole_folder(settings: CommonSettings) -> Path:
+    """The folder to give to RecBole as ``data_path``; the files lie in its folder named after the data set."""
+    return settings.dataset_dir / "recbole"
+
+
+def inter_path(settings: CommonSettings, split: str) -> Path:
+    """The file of a split: train, valid or test."""
+    return recbole_folder(settings) / settings.dataset / f"{settings.dataset}.{split}.inter"
+
+
+def train_targets(length: int) -> Sequence[int]:
+    """Places of the training targets in a sequence of ``length``: all but the last two, from the end to the second."""
+    return range(length - 3, 0, -1)
+
+
+def valid_targets(length: int) -> Sequence[int]:
+    """The place before the last."""
+    return (length - 2,)
+
+
+def test_targets(length: int) -> Sequence[int]:
+    """The last place."""
+    return (length - 1,)
+
+
+SPLITS: Dict[str, Callable[[int], Sequence[int]]] = {
+    "train": train_targets,
+    "valid": valid_targets,
+    "test": test_targets,
+}
+
+
+def rows(dataset: Dataset, split: str, max_seq_length: int) -> Iterator[str]:
+    """The lines of a split, users in file order; of one user's rows the one with the longest history comes first."""
+    tokens = [str(item + 1) for item in range(dataset.n_items)]
+    for user, sequence in zip(dataset.users, dataset.sequences):
+        words = [tokens[item] for item in sequence.tolist()]
+        for place in SPLITS[split](len(words)):
+            history = " ".join(words[max(0, place - max_seq_length) : place])
+            yield f"{user + 1}\t{history}\t{words[place]}\n"
+
+
+def run(settings: Settings, force: bool = False) -> None:
+    """Write the three files, unless they stand, made from the same."""
+    home = settings.dataset_dir
+    inputs = {"sequences": sequences_path(home), "items": items_path(home, settings.dataset)}
+    dataset = load_dataset(home, settings.dataset)
+    made_from = recipe("recbole_process", {"max_seq_length": settings.max_seq_length}, inputs)
+    record_path = recbole_folder(settings) / "recbole_process.json"
+    with exclusive(recbole_folder(settings)):
+        if not force and stands(record_path, made_from):
+            print(f"recbole_process: {recbole_folder(settings)} stands, nothing to do")
+            return
+        record_path.unlink(missing_ok=True)
+        counts = {split: _write_split(settings, dataset, split) for split in SPLITS}
+        record(record_path, made_from, {split: inter_path(settings, split) for split in SPLITS}, {"rows": counts})
+    told = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    print(f"recbole_process: {recbole_folder(settings)}: rows: {told}")
+
+
+def _write_split(settings: Settings, dataset: Dataset, split: str) -> int:
+    """Write one file, row by row; return the number of rows."""
+    if all(len(SPLITS[split](len(sequence))) == 0 for sequence in dataset.sequences):
+        raise UserError(f"{sequences_path(dataset.folder)}: no row for {split}: no user has four items or more")
+    count = 0
+    with atomic(inter_path(settings, split)) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
+        out.write(HEADER)
+        for row in tqdm(rows(dataset, split, settings.max_seq_length), desc=split, unit="row", leave=False):
+            out.write(row)
+            count += 1
+    return count
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Parse the command line and run."""
+    parsed = parse(Settings, __doc__, CONFIGS, argv)
+    run(parsed.settings, parsed.force)
+
+
+if __name__ == "__main__":
+    run_script(main)

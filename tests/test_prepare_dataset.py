@@ -1,0 +1,242 @@
+"""Preparation from NineRec's raw files and from prepared ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+from tiny import make_tiny_dataset, tiny_cover, tiny_sequences, tiny_titles
+
+from common.dataset import check_covers, load_dataset
+from common.errors import UserError
+from stage1_content_modality_semantic_alignment import prepare_dataset
+from stage1_content_modality_semantic_alignment.dataset_statistics import KNOWN, Statistics, likely_cause
+from stage1_content_modality_semantic_alignment.prepare_dataset import Settings, main, run
+
+
+def prepare(folder: Path, name: str, force: bool = False, **changes: Any) -> Path:
+    run(Settings(dataset=name, datasets_dir=str(folder / "datasets"), **changes), force)
+    return folder / "datasets" / name
+
+
+def contents(home: Path) -> Dict[str, str]:
+    """Every file but records and locks, by checksum."""
+    files = [path for path in home.rglob("*") if path.is_file() and path.name not in ("prepare.json", ".lock")]
+    return {str(path.relative_to(home)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# NineRec
+
+
+def make_ninerec(folder: Path, name: str = "Raw", covers: str = "cover", header: bool = False) -> Path:
+    """Two users, rows grouped by user but not in time order; item v9 was seen by nobody."""
+    folder.mkdir(parents=True)
+    pairs = ["u5,v3,30", "u5,v1,10", "u5,v2,20", "u1,v4,7", "u1,v2,7", "u1,v3,5", "u1,v1,9"]
+    (folder / f"{name}_pair.csv").write_text("\n".join(["user,item,timestamp"] * header + pairs) + "\n")
+    rows = ["v1,一,one", "v9,九,nine", 'v2,,"two, ""2"""', "v3,三,three", "v4,四,four"]
+    (folder / f"{name}_item.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    if covers:
+        (folder / f"{name}_{covers}").mkdir()
+        for number in (1, 2, 3, 4):
+            tiny_cover(number).save(folder / f"{name}_{covers}" / f"v{number}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("covers, header", [("cover", False), ("cover1", True)])
+def test_ninerec_ids_time_order_and_covers(tmp_path: Path, covers: str, header: bool) -> None:
+    raw = make_ninerec(tmp_path / "raw" / "Raw", covers=covers, header=header)
+    home = prepare(tmp_path, "Raw", data_dir=str(tmp_path / "raw"))
+    assert (home / "item_ids.csv").read_text() == "id,original_id\n0,v3\n1,v1\n2,v2\n3,v4\n"
+    assert (home / "user_ids.csv").read_text() == "id,original_id\n0,u5\n1,u1\n"
+    assert (home / "sequential_data.txt").read_text() == "0 1 2 0\n1 0 3 2 1\n"
+    dataset = load_dataset(home, "Raw")
+    assert dataset.titles_cn == ["三", "一", 'two, "2"', "四"]
+    for item, original in enumerate(["v3", "v1", "v2", "v4"]):
+        assert (home / "covers" / f"{item}.jpg").read_bytes() == (
+            raw / f"Raw_{covers}" / f"{original}.jpg"
+        ).read_bytes()
+
+
+def test_covers_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("another disk")
+
+    make_ninerec(tmp_path / "raw")
+    monkeypatch.setattr(os, "link", refuse)
+    check_covers(load_dataset(prepare(tmp_path, "Raw", data_dir=str(tmp_path / "raw")), "Raw"))
+
+
+@pytest.mark.parametrize(
+    "name, text, place",
+    [
+        ("Raw_pair.csv", "u,v1,1\nu,v2\n", "Raw_pair.csv:2: 2 columns where 3 belong"),
+        ("Raw_pair.csv", "u,v1,1\nu,v2,late\n", "Raw_pair.csv:2: timestamp 'late' is not a number"),
+        ("Raw_pair.csv", "u,v1,1\n,v2,2\n", "Raw_pair.csv:2: the user is empty"),
+        ("Raw_pair.csv", "u,v1,1\nu,v2,2\nu,v3,3\nw,v1,1\n", "Raw_pair.csv:4: user w has 1 interactions"),
+        ("Raw_pair.csv", "u,v1,1\nu,v7,2\nu,v3,3\n", "Raw_pair.csv:2: item v7 has no row in"),
+        ("Raw_pair.csv", "user,item,timestamp\n", "Raw_pair.csv:1: holds no interactions"),
+        ("Raw_item.csv", "v1,a,b\nv2,c,d\nv1,e,f\n", "Raw_item.csv:3: item v1 stands already on line 1"),
+        ("Raw_item.csv", "v1,a,b\nv2,,\n", "Raw_item.csv:2: the title is empty"),
+        ("Raw_item.csv", "v1,a\n", "Raw_item.csv:1: 2 columns where 3 belong"),
+    ],
+)
+def test_ninerec_faults_name_file_and_line(tmp_path: Path, name: str, text: str, place: str) -> None:
+    raw = make_ninerec(tmp_path / "raw")
+    (raw / name).write_text(text)
+    with pytest.raises(UserError, match=place):
+        prepare(tmp_path, "Raw", data_dir=str(raw))
+    assert not (tmp_path / "datasets" / "Raw" / "sequential_data.txt").exists()
+
+
+def test_missing_covers_stop_or_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = make_ninerec(tmp_path / "raw")
+    (raw / "Raw_cover" / "v1.jpg").unlink()
+    (raw / "Raw_cover" / "v4.jpg").write_text("no picture")
+    with pytest.raises(UserError, match=r"2 of 4 covers cannot be used(.|\n)*v1.jpg: missing(.|\n)*v4.jpg: does not"):
+        prepare(tmp_path, "Raw", data_dir=str(raw))
+    home = prepare(tmp_path, "Raw", data_dir=str(raw), missing_covers="zero")
+    assert "with cover 50.0%" in capsys.readouterr().out
+    assert sorted(path.name for path in (home / "covers").glob("*.jpg")) == ["0.jpg", "2.jpg"]
+    listed = json.loads((home / "prepare.json").read_text())["missing_covers"]
+    assert [(entry["item"], entry["original_id"]) for entry in listed] == [(1, "v1"), (3, "v4")]
+    tiny_cover(1).save(raw / "Raw_cover" / "v1.jpg")
+    tiny_cover(4).save(raw / "Raw_cover" / "v4.jpg")
+    check_covers(load_dataset(prepare(tmp_path, "Raw", data_dir=str(raw)), "Raw"))
+
+
+def test_raw_covers_are_never_taken_from_where_they_are_written(tmp_path: Path) -> None:
+    home = make_ninerec(tmp_path / "datasets" / "Raw", covers="")
+    (home / "covers").mkdir()
+    tiny_cover(1).save(home / "covers" / "v1.jpg")
+    with pytest.raises(UserError, match="is where this step writes its covers"):
+        prepare(tmp_path, "Raw", covers_dir=str(home / "covers"))
+    with pytest.raises(UserError, match="covers that this step did not make"):
+        prepare(tmp_path, "Raw")
+    assert (home / "covers" / "v1.jpg").is_file()
+
+
+# prepared files
+
+
+def test_prepared_files_are_copied_as_they_are(tmp_path: Path) -> None:
+    source = make_tiny_dataset(tmp_path / "given")
+    home = prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
+    copied = contents(home)
+    assert copied.pop("covers/.made_by_prepare_dataset")
+    assert copied == contents(source)
+    dataset = load_dataset(home, "Tiny")
+    assert [sequence.tolist() for sequence in dataset.sequences] == tiny_sequences()
+    assert (dataset.titles_cn, dataset.titles_en) == tiny_titles()
+
+
+def test_prepared_files_already_in_place_are_checked_and_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = make_tiny_dataset(tmp_path / "datasets")
+    before = contents(home)
+    prepare(tmp_path, "Tiny")
+    assert contents(home) == before
+    prepare(tmp_path, "Tiny")
+    assert "stands, nothing to do" in capsys.readouterr().out
+    (home / "sequential_data.txt").write_text("0 1 2\n")
+    with pytest.raises(UserError, match="sequential_data.txt:1: user 0 has 2 items"):
+        prepare(tmp_path, "Tiny")
+
+
+def test_covers_that_a_user_adds_are_taken_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tiny_dataset(tmp_path / "given", covers=False)
+    home = prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
+    assert "no covers: text only" in capsys.readouterr().out
+    make_tiny_dataset(tmp_path / "other")
+    (tmp_path / "other" / "Tiny" / "covers").rename(home / "covers")
+    prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
+    assert "with cover 100.0%" in capsys.readouterr().out
+    prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
+    assert "nothing to do" in capsys.readouterr().out
+    check_covers(load_dataset(home, "Tiny"))
+
+
+def test_covers_made_here_go_when_the_source_has_none(tmp_path: Path) -> None:
+    make_tiny_dataset(tmp_path / "with")
+    make_tiny_dataset(tmp_path / "without", covers=False)
+    home = prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "with"))
+    assert (home / "covers").is_dir()
+    prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "without"))
+    assert not (home / "covers").exists()
+    assert len(list((tmp_path / "with" / "Tiny" / "covers").iterdir())) == 15
+
+
+def test_no_files_and_wrong_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no files of Nothing: none of .*Nothing_pair.csv.*data_dir=FOLDER"):
+        prepare(tmp_path, "Nothing")
+    assert not (tmp_path / "datasets").exists()
+    make_tiny_dataset(tmp_path / "given")
+    with pytest.raises(UserError, match="elsewhere: holds no .jpg file"):
+        prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"), covers_dir=str(tmp_path / "elsewhere"))
+    (tmp_path / "given" / "Tiny" / "Tiny_item_sort.csv").unlink()
+    with pytest.raises(UserError, match="Tiny_item_sort.csv: cannot be read"):
+        prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
+
+
+def test_a_setting_that_the_source_does_not_read_is_refused(tmp_path: Path) -> None:
+    make_tiny_dataset(tmp_path / "given")
+    with pytest.raises(UserError, match="'last_items' is for ml-100k only"):
+        prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"), last_items=5)
+
+
+def test_known_counts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tiny_dataset(tmp_path / "given", name="Bili_Food", covers=False)
+    prepare(tmp_path, "Bili_Food", data_dir=str(tmp_path / "given"))
+    assert "warning: Bili_Food is known with Statistics(users=6549" in capsys.readouterr().out
+    known = KNOWN["Bili_Food"]
+    assert "cut short" in likely_cause(known, Statistics(6_000, 1_579, 36_000, 5, 46))
+    assert "another release" in likely_cause(known, Statistics(7_000, 1_579, 46_000, 5, 46))
+    assert "nobody saw" in likely_cause(known, Statistics(6_549, 1_600, 39_740, 5, 46))
+    assert "sequences were cut" in likely_cause(known, Statistics(6_549, 1_579, 39_000, 5, 20))
+    assert "fewer than 5" in likely_cause(known, Statistics(6_549, 1_579, 39_000, 3, 46))
+
+
+# it keeps its word
+
+
+def test_second_run_is_skipped_and_force_and_changes_redo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tiny_dataset(tmp_path / "given")
+    command = ["-d", "Tiny", f"datasets_dir={tmp_path}/datasets", f"data_dir={tmp_path}/given"]
+    main(command)
+    assert "users 12  items 15" in capsys.readouterr().out
+    home = tmp_path / "datasets" / "Tiny"
+    before = contents(home)
+    for again in (command, command[:-1]):
+        main(again)
+        assert capsys.readouterr().out == f"prepare_dataset: {home} stands, nothing to do\n"
+    main([*command, "--force"])
+    assert "users 12" in capsys.readouterr().out
+    assert contents(home) == before
+    (home / "covers" / "4.jpg").unlink()
+    main(command)
+    assert "the covers in" in capsys.readouterr().out
+    assert contents(home) == before
+
+
+def test_interrupted_before_the_record_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tiny_dataset(tmp_path / "given")
+    chosen: Dict[str, Any] = {"data_dir": str(tmp_path / "given")}
+    home = prepare(tmp_path, "Tiny", **chosen)
+    before = contents(home)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("link", "_copy", "record"):
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare_dataset, step, stop)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(tmp_path, "Tiny", force=True, **chosen)
+        assert not (home / "prepare.json").exists()
+        assert (home / "sequential_data.txt").exists() == (step == "record"), "nothing passes for a whole data set"
+    prepare(tmp_path, "Tiny", **chosen)
+    assert contents(home) == before
