@@ -1,0 +1,215 @@
+"""Encoders from a local folder, the Hugging Face hub, or ``small``: made on the spot, without a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    SwinConfig,
+    SwinForImageClassification,
+)
+
+from common.dataset import Dataset, items_path
+from common.errors import UserError
+from common.files import exclusive, recipe, record, stands
+from stage1_content_modality_semantic_alignment.covers import write_processor_config
+
+SMALL = "small"
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SMALL_VOCABULARY = 8000
+SMALL_WIDTH = 128
+ENCODER_CURE = (
+    "give the folder of a downloaded model (text_model=DIR, image_model=DIR), or use the one made here: small"
+)
+
+transformers.utils.logging.disable_progress_bar()
+
+
+def dtype_keyword(dtype: torch.dtype) -> Dict[str, torch.dtype]:
+    """The argument that sets a model's dtype, which was renamed in transformers 4.56."""
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    return {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
+
+
+def fetch(kind: Any, name: str, cure: str, **keywords: Any) -> Any:
+    """``kind.from_pretrained(name)``; whatever hinders it becomes one `UserError` that ends with ``cure``."""
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise UserError(f"{name}: no such folder; {cure}")
+    try:
+        return kind.from_pretrained(name, **keywords)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        place = "the folder" if Path(name).is_dir() else "the Hugging Face hub and its local cache"
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason} {cure}") from error
+
+
+def _load(kind: Any, name: str, model_type: str, may_be_new: Tuple[str, ...]) -> Any:
+    config = fetch(AutoConfig, name, ENCODER_CURE)
+    if config.model_type != model_type:
+        raise UserError(f"'{name}' is a {config.model_type} model; here a {model_type} model is needed")
+    model, found = fetch(kind, name, ENCODER_CURE, output_loading_info=True, **dtype_keyword(torch.float32))
+    missing = sorted(found["missing_keys"])
+    lacking = [key for key in missing if not key.startswith(may_be_new)]
+    if lacking:
+        raise UserError(f"'{name}' lacks weights that a {model_type} model needs: {', '.join(lacking)}")
+    if missing:
+        print(f"'{name}' has no weights for {', '.join(missing)}: these start at random")
+    return model.eval()
+
+
+def load_bert(name: str, max_text_tokens: int) -> Tuple[BertModel, Any]:
+    """A BERT in fp32 with its tokenizer.
+
+    Raises:
+        UserError: it cannot be had, is of another architecture, lacks weights, or reads fewer tokens.
+    """
+    model = _load(BertModel, name, "bert", ("pooler.",))
+    if max_text_tokens > model.config.max_position_embeddings:
+        raise UserError(
+            f"'{name}' reads at most {model.config.max_position_embeddings} tokens; lower max_text_tokens "
+            f"({max_text_tokens})"
+        )
+    return model, fetch(AutoTokenizer, name, ENCODER_CURE)
+
+
+def load_swin(name: str) -> SwinForImageClassification:
+    """A Swin with its classifier, in fp32.
+
+    Raises:
+        UserError: it cannot be had, is of another architecture, or lacks weights.
+    """
+    model: SwinForImageClassification = _load(SwinForImageClassification, name, "swin", ("classifier.",))
+    return model
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` that takes its place when the block ends well."""
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_bert(model: BertModel, tokenizer: Any, folder: Path) -> None:
+    """Write model and tokenizer in Hugging Face format."""
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def save_swin(model: SwinForImageClassification, folder: Path) -> None:
+    """Write model and image processor in Hugging Face format."""
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        write_processor_config(temporary, model.config)
+
+
+def train_vocabulary(titles: Sequence[str], size: int = SMALL_VOCABULARY) -> List[str]:
+    """A WordPiece vocabulary of the titles, the same on every run.
+
+    The trainer breaks ties by token number and numbers ``##x`` as it meets the words, in the order of a
+    hash table. They are handed in, sorted, so that their numbers are fixed.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normal = (tokenizer.normalizer.normalize_str(title) for title in titles)
+    words = {word for title in normal for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(title)}
+    inner = sorted({f"##{letter}" for word in words for letter in word[1:]})
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL_TOKENS + inner, show_progress=False)
+    tokenizer.train_from_iterator(titles, trainer)
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary, key=lambda token: vocabulary[token])
+
+
+def _make_small_bert(titles: Sequence[str], folder: Path) -> None:
+    vocabulary = train_vocabulary(titles)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=SMALL_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * SMALL_WIDTH,
+        # keeps the size of vectors through a layer: with BERT's 0.02, [CLS] would hardly see the words
+        initializer_range=SMALL_WIDTH**-0.5,
+    )
+    BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8", newline="\n")
+    about = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _make_small_swin(folder: Path) -> None:
+    config = SwinConfig(
+        image_size=64,
+        patch_size=4,
+        embed_dim=32,
+        depths=[2, 2, 2],
+        num_heads=[2, 4, 8],
+        window_size=4,
+        initializer_range=64**-0.5,
+    )
+    config.num_labels = SMALL_WIDTH
+    SwinForImageClassification(config).save_pretrained(folder)
+    write_processor_config(folder, config)
+
+
+def titles_in(dataset: Dataset, language: str) -> List[str]:
+    """Titles by item id; ``language`` is ``cn`` or ``en``."""
+    return dataset.titles_cn if language == "cn" else dataset.titles_en
+
+
+def text_model_path(name: str, dataset: Dataset, language: str, seed: int) -> str:
+    """Where to load the text encoder from; ``small`` is made first where it does not stand."""
+    if name != SMALL:
+        return name
+    folder = dataset.folder / "encoders" / f"bert-small-{language}"
+    inputs = {"items": items_path(dataset.folder, dataset.name)}
+    made_from = recipe("small_bert", {"seed": seed, "language": language}, inputs)
+    _make_once(folder, made_from, seed, lambda part: _make_small_bert(titles_in(dataset, language), part))
+    return str(folder)
+
+
+def image_model_path(name: str, dataset: Dataset, seed: int) -> str:
+    """Where to load the image encoder from; ``small`` is made first where it does not stand."""
+    if name != SMALL:
+        return name
+    folder = dataset.folder / "encoders" / "swin-small"
+    _make_once(folder, recipe("small_swin", {"seed": seed}, {}), seed, _make_small_swin)
+    return str(folder)
+
+
+def _make_once(folder: Path, made_from: Dict[str, Any], seed: int, make: Any) -> None:
+    about = folder.with_name(f"{folder.name}.json")
+    with exclusive(folder.parent):
+        if stands(about, made_from):
+            return
+        with atomic_folder(folder) as part, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            make(part)
+        record(about, made_from, {"encoder": folder})
+
+
+def model_inputs(name: str, path: str) -> Dict[str, Path]:
+    """The recipe input of an encoder that lies on the disk; one of the hub is known by its name alone."""
+    return {name: Path(path)} if Path(path).is_dir() else {}

@@ -1,0 +1,256 @@
+"""Stage 1, step 2: fine-tune text and image encoder on pairs of similar items, which aligns the two modalities.
+
+SICSRec, section "Content Modality Semantic Alignment": losses t2t + i2i + t2i over pairs chosen by
+llm_driven_sample.py. Trained: BERT's last layer and pooler, Swin's last stage and classifier, and two adapters
+(Linear → 128 → ReLU → 64). The frozen rest runs once per item, not once per step (S6).
+
+    python stage1_content_modality_semantic_alignment/sft_content_encoder.py -d Bili_Food
+    python stage1_content_modality_semantic_alignment/sft_content_encoder.py -d ml-100k       # small encoders, no hub
+
+Reads   <datasets_dir>/<D>/pairs/<strategy>/item_pairs_id.txt, titles and covers of the data set
+Writes  <finetune_dir>/<D>/64/<strategy>/bert/, swin/      Hugging Face format
+        …/adapters.safetensors, report.md, report.json, alignment.png, tensorboard/, sft.json (what made them)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from common.dataset import Dataset, covers_path, items_path, load_dataset
+from common.device import Compute, pick_compute
+from common.errors import UserError, run_script
+from common.files import atomic, exclusive, recipe, record, stands
+from common.seeding import seed_everything
+from common.settings import ComputeSettings, parse, setting
+from stage1_content_modality_semantic_alignment import encoders
+from stage1_content_modality_semantic_alignment.alignment_report import (
+    encode_items,
+    measure,
+    plot_alignment,
+    write_report,
+)
+from stage1_content_modality_semantic_alignment.alignment_training import AlignmentTrainer, Schedule, distinct_items
+from stage1_content_modality_semantic_alignment.content_model import ADAPTER_WIDTH, ContentModel, ItemVectors
+from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
+from stage1_content_modality_semantic_alignment.item_inputs import CachedItems, Covers, LiveItems, RawItems, Titles
+from stage1_content_modality_semantic_alignment.pairs import Pair, pairs_dir, pairs_path, read_pairs
+from stage1_content_modality_semantic_alignment.towers import ImageTower, TextTower, Tower
+
+CONFIGS = Path(__file__).parent / "configs" / "sft_content_encoder"
+
+
+@dataclass
+class Settings(ComputeSettings):
+    """Settings of this step; the defaults are the paper's."""
+
+    variant: str = setting("paper", "paper, or released: what the authors' code does", choices=("paper", "released"))
+    modalities: List[str] = setting(["text", "image"], "what items have", choices=("text", "image"))
+    strategy: str = setting("glm-4-9b-chat-hf", "which pairs: the name that llm_driven_sample.py gave them")
+    finetune_dir: str = setting("finetune_llm", "fine-tuned encoders, one folder each data set")
+    text_model: str = setting(
+        "google-bert/bert-base-chinese", "a BERT: name on the hub, folder, or small (made from the titles)"
+    )
+    image_model: str = setting(
+        "microsoft/swin-base-patch4-window7-224", "a Swin: name on the hub, folder, or small (made from a config)"
+    )
+    title_language: str = setting("cn", "which titles the text encoder reads", choices=("cn", "en"))
+    max_text_tokens: int = setting(256, "longer titles are cut", minimum=3)
+    missing_covers: str = setting(
+        "stop", "a cover that cannot be used stops the run; zero: its pairs are left out", choices=("stop", "zero")
+    )
+    epochs: int = setting(10, "passes over the pairs", minimum=1)
+    batch_size: int = setting(128, "pairs in a batch", minimum=1)
+    learning_rate: float = setting(1e-5, "of SGD", minimum=0)
+    temperature: float = setting(0.05, "of all three losses", minimum=1e-4)
+    train_adapters: Optional[bool] = setting(
+        None, "S5: adapters are trained; released: they are not; null: as variant says"
+    )
+    freeze_in_eval: Optional[bool] = setting(
+        None, "S6: the frozen part runs without dropout and is cached; released: with dropout; null: as variant says"
+    )
+
+    def switch(self, value: Optional[bool]) -> bool:
+        """A switch that is not set follows ``variant``; true is the paper's side."""
+        return self.variant == "paper" if value is None else value
+
+
+def finetuned_dir(finetune_dir: str, dataset: str, strategy: str) -> Path:
+    """Where the encoders fine-tuned on one strategy's pairs lie."""
+    return Path(finetune_dir) / dataset / str(ADAPTER_WIDTH) / strategy
+
+
+def run(settings: Settings, force: bool = False) -> None:
+    """Do the step, or say that its output stands. Raises `UserError` for bad input."""
+    if len(set(settings.modalities)) != len(settings.modalities) or not settings.modalities:
+        raise UserError(f"modalities={settings.modalities}: name text, image, or both, once each")
+    compute = pick_compute(settings.device, settings.precision)
+    dataset = load_dataset(settings.dataset_dir, settings.dataset)
+    pairs = read_pairs(pairs_path(pairs_dir(settings.dataset_dir, settings.strategy), "id"), dataset.n_items)
+    folder = finetuned_dir(settings.finetune_dir, settings.dataset, settings.strategy)
+    with exclusive(folder):
+        models = model_paths(settings, dataset)
+        made_from = what_makes_it(settings, dataset, models, compute)
+        if not force and stands(folder / "sft.json", made_from):
+            print(f"{folder}: stands, made from the same")
+            return
+        if force:
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+        seed_everything(settings.seed)
+        fine_tune(settings, dataset, pairs, models, compute, folder, made_from)
+
+
+def model_paths(settings: Settings, dataset: Dataset) -> Dict[str, str]:
+    """Modality → where its encoder is loaded from."""
+    paths = {}
+    if "text" in settings.modalities:
+        language = settings.title_language
+        paths["text"] = encoders.text_model_path(settings.text_model, dataset, language, settings.seed)
+    if "image" in settings.modalities:
+        paths["image"] = encoders.image_model_path(settings.image_model, dataset, settings.seed)
+    return paths
+
+
+def what_makes_it(settings: Settings, dataset: Dataset, models: Dict[str, str], compute: Compute) -> Dict[str, Any]:
+    """The recipe: all that shapes the result, and nothing else."""
+    shaping: Dict[str, Any] = {
+        "seed": settings.seed,
+        "precision": compute.precision,
+        "modalities": sorted(models),
+        "models": {modality: getattr(settings, f"{modality}_model") for modality in models},
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "temperature": settings.temperature,
+        "train_adapters": settings.switch(settings.train_adapters),
+        "freeze_in_eval": settings.switch(settings.freeze_in_eval),
+    }
+    inputs = {"pairs": pairs_path(pairs_dir(settings.dataset_dir, settings.strategy), "id")}
+    for modality, path in models.items():
+        inputs.update(encoders.model_inputs(f"{modality}_model", path))
+    if "text" in models:
+        shaping.update(title_language=settings.title_language, max_text_tokens=settings.max_text_tokens)
+        inputs["items"] = items_path(dataset.folder, dataset.name)
+    if "image" in models:
+        shaping["missing_covers"] = settings.missing_covers
+        if dataset.covers is not None:
+            inputs["covers"] = covers_path(dataset.folder)
+    return recipe("sft_content_encoder", shaping, inputs)
+
+
+def load_inputs(
+    settings: Settings, dataset: Dataset, pairs: List[Pair], models: Dict[str, str]
+) -> Tuple[List[Pair], Dict[str, Tower], Dict[str, RawItems], Any]:
+    """Towers, the raw inputs of the items that occur in pairs, the pairs themselves, and the tokenizer.
+
+    Pairs with a cover that cannot be used are left out where ``missing_covers`` is ``zero``.
+    """
+    towers: Dict[str, Tower] = {}
+    raw: Dict[str, RawItems] = {}
+    tokenizer = None
+    if "image" in models:
+        swin = encoders.load_swin(models["image"])
+        towers["image"] = ImageTower(swin)
+        usable, missing, pixels = read_covers(
+            dataset, distinct_items(pairs), image_size(swin.config), settings.missing_covers
+        )
+        kept = [pair for pair in pairs if not set(pair) & set(missing)]
+        if missing:
+            print(f"{len(pairs) - len(kept)} of {len(pairs)} pairs are left out: {len(missing)} covers cannot be used")
+        pairs, place = kept, {item: position for position, item in enumerate(usable)}
+        raw["image"] = Covers(pixels[[place[item] for item in distinct_items(pairs)]])
+    if "text" in models:
+        bert, tokenizer = encoders.load_bert(models["text"], settings.max_text_tokens)
+        towers["text"] = TextTower(bert)
+        titles = encoders.titles_in(dataset, settings.title_language)
+        shown = [titles[item] for item in distinct_items(pairs)]
+        raw["text"] = Titles(tokenizer, shown, settings.max_text_tokens)
+    if len(distinct_items(pairs)) < 2:
+        raise UserError(f"{settings.strategy}: the pairs name fewer than two items: there is nothing to tell apart")
+    # text first, whatever the order in the settings: adapters draw their start in this order
+    return pairs, {name: towers[name] for name in ("text", "image") if name in towers}, raw, tokenizer
+
+
+def fine_tune(
+    settings: Settings,
+    dataset: Dataset,
+    pairs: List[Pair],
+    models: Dict[str, str],
+    compute: Compute,
+    folder: Path,
+    made_from: Dict[str, Any],
+) -> None:
+    """Load, train, measure, save."""
+    pairs, towers, raw, tokenizer = load_inputs(settings, dataset, pairs, models)
+    place = {item: position for position, item in enumerate(distinct_items(pairs))}
+    positions = np.array([[place[target], place[similar]] for target, similar in pairs])  # (P, 2)
+    torch.manual_seed(settings.seed)
+    freeze_in_eval = settings.switch(settings.freeze_in_eval)
+    model = ContentModel(towers, settings.switch(settings.train_adapters), freeze_in_eval).to(compute.device)
+    print(f"{len(pairs)} pairs over {len(place)} items; parameters:")
+    for part, trained, frozen in model.parameter_table():
+        print(f"  {part:15} {trained:>11,} trained {frozen:>11,} frozen")
+
+    items: Dict[str, ItemVectors] = {
+        name: CachedItems(tower, raw[name], compute, folder) if freeze_in_eval else LiveItems(tower, raw[name], compute)
+        for name, tower in towers.items()
+    }
+    before = encode_items(model, items, len(place), compute)
+    schedule = Schedule(
+        settings.epochs, settings.batch_size, settings.learning_rate, settings.temperature, settings.seed
+    )
+    torch.manual_seed(settings.seed)
+    trainer = AlignmentTrainer(model, items, positions, schedule, compute, folder, made_from)
+    trainer.train()
+    after = encode_items(model, items, len(place), compute)
+
+    model.cpu()
+    outputs = save_encoders(model, tokenizer, folder)
+    outputs["report"] = folder / "report.json"
+    plot_alignment(folder / "alignment.png", before, after)
+    about = {"dataset": settings.dataset, "strategy": settings.strategy, "pairs": len(pairs), "items": len(place)}
+    before_metrics, after_metrics = (measure(spaces, positions, settings.seed) for spaces in (before, after))
+    write_report(folder, before_metrics, after_metrics, about)
+    record(folder / "sft.json", made_from, outputs)
+    trainer.checkpoint.unlink()
+    print_report(before_metrics, after_metrics)
+    print(f"written: {folder}")
+
+
+def save_encoders(model: ContentModel, tokenizer: Any, folder: Path) -> Dict[str, Path]:
+    """Encoders in Hugging Face format and the adapters as safetensors; returns what was written."""
+    outputs = {"adapters": folder / "adapters.safetensors"}
+    for tower in model.towers.values():
+        if isinstance(tower, TextTower):
+            outputs["bert"] = folder / "bert"
+            encoders.save_bert(tower.bert, tokenizer, outputs["bert"])
+        elif isinstance(tower, ImageTower):
+            outputs["swin"] = folder / "swin"
+            encoders.save_swin(tower.swin, outputs["swin"])
+    with atomic(outputs["adapters"]) as temporary:
+        weights = {name: weight.contiguous() for name, weight in model.adapters.state_dict().items()}
+        save_file(weights, str(temporary))
+    return outputs
+
+
+def print_report(before: Dict[str, Dict[str, float]], after: Dict[str, Dict[str, float]]) -> None:
+    """The metrics as a table."""
+    print(f"{'':31}{'before':>9}{'after':>9}")
+    for space, metrics in before.items():
+        for name, value in metrics.items():
+            print(f"{space:16}{name:15}{value:>9.4f}{after[space][name]:>9.4f}")
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Command line."""
+    parsed = parse(Settings, __doc__, CONFIGS, argv)
+    run(parsed.settings, parsed.force)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,100 @@
+"""Small models and runs that the tests of stage 1 share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import torch
+from tiny import make_tiny_dataset
+from transformers import BertConfig, BertModel, SwinConfig, SwinForImageClassification
+
+from stage1_content_modality_semantic_alignment.covers import write_processor_config
+from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
+from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAIRS = [(0, 5), (1, 6), (2, 7), (3, 8), (4, 9), (10, 0), (11, 1), (0, 5)]
+
+
+def tiny_bert(dropout: float = 0.1, implementation: str = "sdpa", vocabulary: int = 60) -> BertModel:
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=64,
+        initializer_range=0.25,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        attn_implementation=implementation,
+    )
+    torch.manual_seed(1)
+    return BertModel(config).eval()
+
+
+def tiny_swin(dropout: float = 0.1, side: int = 32) -> SwinForImageClassification:
+    config = SwinConfig(
+        image_size=side,
+        patch_size=4,
+        embed_dim=8,
+        depths=[1, 2],
+        num_heads=[1, 2],
+        window_size=2,
+        initializer_range=0.25,
+        hidden_dropout_prob=dropout,
+        drop_path_rate=dropout,
+    )
+    config.num_labels = 12
+    torch.manual_seed(2)
+    return SwinForImageClassification(config).eval()
+
+
+def save_tiny_encoders(folder: Path) -> Dict[str, str]:
+    """A BERT with a vocabulary of letters and a Swin, as folders of the Hugging Face format."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    bert, swin = folder / "bert", folder / "swin"
+    tiny_bert(vocabulary=len(vocabulary)).save_pretrained(bert)
+    (bert / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    (bert / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    model = tiny_swin()
+    model.save_pretrained(swin)
+    write_processor_config(swin, model.config)
+    return {"text_model": str(bert), "image_model": str(swin)}
+
+
+def make_tiny_run(folder: Path, pairs: Sequence[Sequence[int]] = PAIRS, **changes: Any) -> Settings:
+    """A tiny data set with pairs, tiny encoders, and the settings of an SFT on them."""
+    home = make_tiny_dataset(folder / "datasets")
+    write_rows(pairs_path(pairs_dir(home, "hand"), "id"), pairs)
+    values: Dict[str, Any] = {
+        "dataset": "Tiny",
+        "datasets_dir": str(folder / "datasets"),
+        "finetune_dir": str(folder / "finetune_llm"),
+        "strategy": "hand",
+        "device": "cpu",
+        "precision": "fp32",
+        "title_language": "en",
+        "max_text_tokens": 40,
+        "epochs": 3,
+        "batch_size": 3,
+        "learning_rate": 0.05,
+        **save_tiny_encoders(folder / "models"),
+    }
+    return Settings(**{**values, **changes})
+
+
+def as_overrides(settings: Any, names: Sequence[str]) -> List[str]:
+    return [f"{name}={getattr(settings, name)}" for name in names]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, offline."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=REPOSITORY)
