@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +34,7 @@ def load_checkpoint(path: Path) -> Any:
         raise UserError(f"{path}: no such checkpoint")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file raises nearly anything: struct.error, IndexError, AssertionError, …
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a checkpoint that loads as data: {reason}") from error
 
@@ -79,13 +80,24 @@ class TensorsOnly(pickle.Unpickler):
         return ADMITTED.get((module, name), Dropped)
 
 
+def _is_dropped(value: Any) -> bool:
+    return value is Dropped or isinstance(value, Dropped)
+
+
 def _without_dropped(value: Any) -> Any:
     if isinstance(value, Mapping):
-        kept = {k: _without_dropped(v) for k, v in value.items()}
-        return {k: v for k, v in kept.items() if not isinstance(v, Dropped) and not isinstance(k, Dropped)}
+        return {k: _without_dropped(v) for k, v in value.items() if not _is_dropped(k) and not _is_dropped(v)}
     if isinstance(value, (list, tuple)):
-        return [_without_dropped(v) for v in value if not isinstance(v, Dropped)]
+        return [_without_dropped(v) for v in value if not _is_dropped(v)]
     return value
+
+
+def _holds_torchscript(path: Path) -> bool:
+    """Whether `torch.load` would hand the file to ``torch.jit.load``, which compiles the code in it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
 
 
 def load_published(path: Path) -> Any:
@@ -103,19 +115,21 @@ def load_published(path: Path) -> Any:
     module.Unpickler = TensorsOnly  # type: ignore[attr-defined]
     module.load = lambda file, **keywords: TensorsOnly(file, **keywords).load()  # type: ignore[attr-defined]
     try:
-        loaded = torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
+        if _holds_torchscript(path):
+            raise UserError(f"{path}: holds a TorchScript program, which is code; save its state_dict instead")
+        return _without_dropped(torch.load(path, map_location="cpu", pickle_module=module, weights_only=False))
+    except UserError:
+        raise
     except Exception as error:  # any fault of a foreign file is the file's
         raise UserError(f"{path}: not a torch file that can be read as tensors: {error}") from error
-    return _without_dropped(loaded)
 
 
-def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Load weights of exactly the module's names and shapes.
+def check_weights(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Compare names and shapes.
 
     Raises:
         UserError: lists every name that is missing, unexpected, or of another shape.
     """
-    own = module.state_dict()
     faults: List[str] = [f"missing {name}" for name in own if name not in weights]
     faults += [f"unexpected {name}" for name in weights if name not in own]
     faults += [
@@ -125,4 +139,9 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], s
     ]
     if faults:
         raise UserError(f"{source} does not fit the model: " + "; ".join(faults))
+
+
+def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Load weights of exactly the module's names and shapes, checked by `check_weights`."""
+    check_weights(module.state_dict(), weights, str(source))
     module.load_state_dict(dict(weights))

@@ -91,17 +91,21 @@ def _key_errors(schema: Type[S], keys: Sequence[str], source: str) -> None:
             raise UserError(f"{source}: unknown setting '{key}'{nearest(key, known)} (--help lists all settings)")
 
 
-def _merge(config: DictConfig, values: Mapping[str, Any], source: str) -> DictConfig:
+def _update(config: DictConfig, values: Mapping[str, Any], source: str) -> None:
     for key, value in values.items():
         try:
-            config = OmegaConf.merge(config, {key: value})  # type: ignore[assignment]
+            OmegaConf.update(config, key, value, merge=False)  # a mapping is replaced, like any other value
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{source}: setting '{key}': {reason}") from error
-    return config
 
 
-def _check_values(settings: Any, source: str) -> None:
+def check_values(settings: Any, source: str) -> None:
+    """Compare each value with what its field admits; ``source`` names where the settings come from.
+
+    Raises:
+        UserError: names the setting, its value and what is admitted.
+    """
     for f in dataclasses.fields(settings):
         value, meta = getattr(settings, f.name), f.metadata
         many = value if isinstance(value, list) else [value]
@@ -118,7 +122,10 @@ def _check_values(settings: Any, source: str) -> None:
 
 
 def split_overrides(words: Sequence[str]) -> Dict[str, Any]:
-    """``["alpha=0.5", "modalities=[text]"]`` → a mapping; values are read as YAML."""
+    """``["alpha=0.5", "modalities=[text]"]`` → a mapping; values are read as YAML.
+
+    Numbers and booleans stay text, which their fields convert: ``run=007`` and ``run=on`` are names.
+    """
     values: Dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -127,16 +134,17 @@ def split_overrides(words: Sequence[str]) -> Dict[str, Any]:
         if key in values:
             raise UserError(f"command line: setting '{key}' is given twice")
         try:
-            values[key] = OmegaConf.create(f"value: {text}").value if text else ""
+            value = OmegaConf.create(f"value: {text}").value if text else ""
         except Exception as error:  # the YAML parser's errors share no base with OmegaConf's
             raise UserError(f"command line: setting '{key}': cannot read the value {text!r}") from error
+        values[key] = text if isinstance(value, (bool, int, float)) else value
     return values
 
 
 def read_yaml(path: Path) -> Dict[str, Any]:
     """A YAML file as a mapping; an empty file is an empty mapping."""
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path))
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True, throw_on_missing=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such settings file") from error
     except Exception as error:
@@ -164,11 +172,13 @@ def build(
     if config_file is not None:
         from_file = read_yaml(config_file)
         _key_errors(schema, list(from_file), str(config_file))
-        config = _merge(config, from_file, str(config_file))
-        _check_values(OmegaConf.to_object(config), str(config_file))
-    config = _merge(config, values, "command line")
+        _update(config, from_file, str(config_file))
+        check_values(OmegaConf.to_object(config), str(config_file))
+    _update(config, values, "command line")
     settings: S = OmegaConf.to_object(config)  # type: ignore[assignment]
-    _check_values(settings, "command line")
+    check_values(settings, "command line")
+    if not settings.dataset:
+        raise UserError("setting 'dataset' is empty; name the data set: -d NAME")
     return settings
 
 
@@ -212,6 +222,8 @@ def parse(
     arguments = parser.parse_intermixed_args(argv)
     values = split_overrides(arguments.overrides)
     if arguments.dataset is not None:
+        if "dataset" in values:
+            raise UserError("command line: the data set is given twice, by -d and by dataset=")
         values["dataset"] = arguments.dataset
     settings = build(schema, values, config_dir, arguments.config)
     if arguments.print_config:
