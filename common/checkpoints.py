@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Dict, List, Mapping, Tuple
@@ -24,19 +24,35 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: cannot be written: {error}") from error
 
 
+def _fault(path: Path, kind: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(f"{path}: {kind}: {reason}")
+
+
+def _refuse_missing_or_program(path: Path) -> None:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    with open(path, "rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    try:
+        records = torch._C.PyTorchFileReader(str(path)).get_all_records() if zipped else []
+    except (RuntimeError, ValueError) as error:
+        raise _fault(path, "not a whole torch file", error) from error
+    if "constants.pkl" in records:  # torch.load would compile what is in it, in torch 2.2 with weights_only too
+        raise UserError(f"{path}: holds a TorchScript program, which is code; save its state_dict instead")
+
+
 def load_checkpoint(path: Path) -> Any:
     """Load a file of tensors and plain containers (``weights_only=True``).
 
     Raises:
         UserError: the file is missing, cut short, or holds anything that would run as code.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such checkpoint")
+    _refuse_missing_or_program(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly anything: struct.error, IndexError, AssertionError, …
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint that loads as data: {reason}") from error
+        raise _fault(path, "not a checkpoint that loads as data", error) from error
 
 
 class Dropped:
@@ -51,6 +67,10 @@ class Dropped:
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Dropped:
+        """Stand for what a dropped function would have returned."""
+        return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
@@ -92,36 +112,22 @@ def _without_dropped(value: Any) -> Any:
     return value
 
 
-def _holds_torchscript(path: Path) -> bool:
-    """Whether `torch.load` would hand the file to ``torch.jit.load``, which compiles the code in it."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
-
-
 def load_published(path: Path) -> Any:
     """Load a published ``.pth``, also one that carries a pickled config: its tensors and plain containers alone.
 
     Raises:
-        UserError: the file is missing or is no torch file.
+        UserError: the file is missing, is no torch file, or holds a TorchScript program.
     """
-    try:
+    _refuse_missing_or_program(path)
+    with suppress(UserError):
         return load_checkpoint(path)
-    except UserError:
-        if not Path(path).is_file():
-            raise
     module = ModuleType("tensors_only")
     module.Unpickler = TensorsOnly  # type: ignore[attr-defined]
     module.load = lambda file, **keywords: TensorsOnly(file, **keywords).load()  # type: ignore[attr-defined]
     try:
-        if _holds_torchscript(path):
-            raise UserError(f"{path}: holds a TorchScript program, which is code; save its state_dict instead")
         return _without_dropped(torch.load(path, map_location="cpu", pickle_module=module, weights_only=False))
-    except UserError:
-        raise
     except Exception as error:  # any fault of a foreign file is the file's
-        raise UserError(f"{path}: not a torch file that can be read as tensors: {error}") from error
+        raise _fault(path, "not a torch file that can be read as tensors", error) from error
 
 
 def check_weights(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str) -> None:

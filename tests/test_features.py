@@ -1,0 +1,95 @@
+"""Item features: what stage 1 writes is what stage 2 reads, by item, or it is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import UserError
+from common.features import features_path, load_features, save_features
+from common.files import read_json, recipe
+
+FEATURES = torch.arange(12.0).view(4, 3)
+
+
+def saved(folder: Path) -> Path:
+    path = features_path(folder, "Tiny", "text")
+    save_features(path, FEATURES, recipe("use_finetune_bert", {"max_length": 256}, {}), zero_rows=[2])
+    return path
+
+
+def refusal(path: Path, n_items: int = 4) -> str:
+    with pytest.raises(UserError) as caught:
+        load_features(path, n_items)
+    return str(caught.value)
+
+
+def test_the_path_bears_the_papers_name(tmp_path: Path) -> None:
+    assert features_path(tmp_path, "Bili_Food", "image") == tmp_path / "Bili_Food_image_llm_stage1.pth"
+
+
+def test_what_was_saved_loads_again(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    assert torch.equal(load_features(path, 4), FEATURES)
+    about = read_json(path.with_suffix(".json"))
+    assert about["item_ids"] == [0, 1, 2, 3] and about["zero_rows"] == [2] and about["shape"] == [4, 3]
+    assert about["settings"] == {"max_length": 256} and about["step"] == "use_finetune_bert"
+
+
+def test_features_in_half_precision_and_on_a_graph_are_written_as_plain_floats(tmp_path: Path) -> None:
+    path = tmp_path / "Tiny_text_llm_stage1.pth"
+    save_features(path, FEATURES.bfloat16().requires_grad_(), recipe("example", {}, {}))
+    loaded = load_features(path, 4)
+    assert loaded.dtype == torch.float32 and not loaded.requires_grad
+
+
+def test_a_slice_is_saved_without_the_tensor_it_is_cut_from(tmp_path: Path) -> None:
+    path = tmp_path / "Tiny_text_llm_stage1.pth"
+    save_features(path, torch.zeros(100_000, 3)[:4], recipe("example", {}, {}))
+    assert path.stat().st_size < 10_000
+
+
+def test_a_published_file_without_json_loads(tmp_path: Path) -> None:
+    torch.save(FEATURES.double(), tmp_path / "published.pth")
+    assert load_features(tmp_path / "published.pth", 4).dtype == torch.float32
+
+
+def test_features_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path) -> None:
+    spoiled = FEATURES.clone()
+    spoiled[3, 1] = float("nan")
+    with pytest.raises(UserError, match=r"not finite: \[3\]"):
+        save_features(tmp_path / "new.pth", spoiled, recipe("example", {}, {}))
+    assert not (tmp_path / "new.pth").exists()
+    torch.save(spoiled, tmp_path / "published.pth")
+    assert "not finite" in refusal(tmp_path / "published.pth")
+
+
+def test_a_missing_file_is_named_with_the_cure(tmp_path: Path) -> None:
+    assert "run stage 1, or point features_dir=DIR" in refusal(tmp_path / "absent.pth")
+
+
+def test_another_number_of_items_is_refused(tmp_path: Path) -> None:
+    assert "has 4 rows, the data set has 5 items" in refusal(saved(tmp_path), n_items=5)
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    for content in (torch.zeros(4), {"features": FEATURES}):
+        torch.save(content, tmp_path / "published.pth")
+        assert "holds no tensor of (items, width)" in refusal(tmp_path / "published.pth")
+
+
+def test_other_item_ids_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    about = read_json(path.with_suffix(".json"))
+    about["item_ids"] = [0, 1, 3, 2]
+    path.with_suffix(".json").write_text(json.dumps(about))
+    assert "item ids are not 0 … 3" in refusal(path)
+
+
+def test_features_changed_since_they_were_written_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    torch.save(FEATURES + 1, path)
+    assert "not the file that Tiny_text_llm_stage1.json tells of" in refusal(path)

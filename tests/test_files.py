@@ -1,0 +1,252 @@
+"""Files are whole or absent, one process writes a folder, and a step is done again exactly when it must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+
+from common.errors import UserError
+from common.files import (
+    atomic,
+    checksum,
+    differences,
+    exclusive,
+    read_json,
+    read_text,
+    recipe,
+    record,
+    stands,
+    write_json,
+    write_text,
+)
+
+
+def kill_when(program: str, sign: str, *arguments: Path) -> None:
+    """Run Python code, and send it SIGKILL as soon as it has printed ``sign``."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline().strip() == sign
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+
+
+def test_atomic_writes_into_new_folders(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b.txt", "whole\n")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"whole\n"
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "kept.txt"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), atomic(path) as temporary:
+        temporary.write_text("half of the n")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
+
+
+HALF = """
+import sys, time
+from pathlib import Path
+from common.files import atomic
+with atomic(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_sigkill_in_the_middle_leaves_the_old_file_and_the_next_run_writes(tmp_path: Path) -> None:
+    path = tmp_path / "kept.txt"
+    write_text(path, "old")
+    kill_when(HALF, "written", path)
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
+    assert path.read_text() == "new"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "file" / "below.txt", "text")
+    with pytest.raises(UserError, match="cannot be written"), exclusive(tmp_path / "file"):
+        pass
+
+
+def test_read_text_drops_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbf1,a\n")
+    assert read_text(tmp_path / "bom.txt") == "1,a\n"
+
+
+def test_read_text_names_the_line_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "gbk.csv"
+    path.write_bytes("1,a\n2,b\n3,面\n".encode("gbk"))
+    with pytest.raises(UserError, match=r"gbk\.csv:3: not UTF-8; convert it"):
+        read_text(path)
+
+
+def test_read_text_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.txt: cannot be read: No such file"):
+        read_text(tmp_path / "absent.txt")
+
+
+def test_read_json_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text('{"a": 1,\n "b": }\n')
+    with pytest.raises(UserError, match=r"broken\.json:2: not JSON"):
+        read_json(path)
+
+
+def test_json_keeps_text_as_it_is(tmp_path: Path) -> None:
+    content = {"title": "麻辣面, “spicy”\n", "numbers": [1, 0.1, None]}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    assert "麻辣面" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_the_checksum_of_a_folder_tells_of_names_and_contents(tmp_path: Path) -> None:
+    write_text(tmp_path / "one" / "a.txt", "x")
+    before = checksum(tmp_path / "one")
+    (tmp_path / "one" / ".lock").write_text("not counted")
+    assert checksum(tmp_path / "one") == before
+    write_text(tmp_path / "one" / "sub" / "b.txt", "y")
+    added = checksum(tmp_path / "one")
+    os.rename(tmp_path / "one" / "a.txt", tmp_path / "one" / "c.txt")
+    assert len({before, added, checksum(tmp_path / "one")}) == 3
+
+
+class Step:
+    """A step with one input, one setting and one output beside its record."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self.out, self.about = folder / "in.txt", folder / "out.txt", folder / "out.json"
+        self.settings: Dict[str, Any] = {"alpha": 0.1, "kinds": ("a", "b")}
+        write_text(self.source, "input")
+
+    def recipe(self) -> Dict[str, Any]:
+        return recipe("example", self.settings, {"source": self.source})
+
+    def run(self) -> None:
+        write_text(self.out, "output")
+        record(self.about, self.recipe(), {"out": self.out}, {"rows": 3})
+
+    def stands(self) -> bool:
+        return stands(self.about, self.recipe())
+
+
+@pytest.fixture
+def step(tmp_path: Path) -> Step:
+    made = Step(tmp_path)
+    made.run()
+    return made
+
+
+def test_a_step_that_was_done_stands(step: Step, capsys: pytest.CaptureFixture) -> None:
+    assert step.stands()
+    assert capsys.readouterr().out == ""
+    about = read_json(step.about)
+    assert about["rows"] == 3 and about["commit"] and about["versions"]["torch"]
+    assert about["outputs"]["out"] == {"path": "out.txt", "sha256": checksum(step.out)}
+
+
+def test_a_step_never_done_does_not_stand(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert not Step(tmp_path).stands()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_changed_setting_is_told(step: Step, capsys: pytest.CaptureFixture) -> None:
+    step.settings["alpha"] = 0.2
+    assert not step.stands()
+    assert "alpha 0.1 → 0.2" in capsys.readouterr().out
+
+
+def test_a_changed_input_is_told(step: Step, capsys: pytest.CaptureFixture) -> None:
+    write_text(step.source, "other input")
+    assert not step.stands()
+    assert "source changed" in capsys.readouterr().out
+
+
+def test_an_input_touched_but_the_same_still_stands(step: Step) -> None:
+    write_text(step.source, "input")
+    assert step.stands()
+
+
+def test_a_changed_or_missing_output_is_told(step: Step, capsys: pytest.CaptureFixture) -> None:
+    write_text(step.out, "tampered")
+    assert not step.stands()
+    step.run()
+    assert step.stands()
+    step.out.unlink()
+    assert not step.stands()
+    assert capsys.readouterr().out.count("out.txt is missing or was changed") == 2
+
+
+def test_a_folder_may_be_moved(tmp_path: Path) -> None:
+    here = Step(tmp_path / "here")
+    here.run()
+    os.rename(tmp_path / "here", tmp_path / "there")
+    assert stands(tmp_path / "there" / "out.json", here_recipe_at(tmp_path / "there"))
+
+
+def here_recipe_at(folder: Path) -> Dict[str, Any]:
+    return recipe("example", {"alpha": 0.1, "kinds": ("a", "b")}, {"source": folder / "in.txt"})
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"outputs": {}, "inputs": 3}', '{"step": "example"}'])
+def test_a_damaged_record_does_not_stand(step: Step, content: str) -> None:
+    step.about.write_text(content)
+    assert not step.stands()
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.txt: cannot be read"):
+        recipe("example", {}, {"source": tmp_path / "absent.txt"})
+
+
+def test_differences_names_steps_settings_and_inputs() -> None:
+    old = {"step": "a", "settings": {"x": 1}, "inputs": {"f": {"sha256": "1"}}}
+    new = {"step": "b", "settings": {"x": 1, "y": 2}, "inputs": {"f": {"sha256": "2"}}}
+    assert differences(old, new) == "step a → b, y None → 2, f changed"
+    assert differences(old, json.loads(json.dumps(old))) == ""
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from common.files import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_with_the_firsts_id(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline().strip() == "held"
+        with pytest.raises(UserError, match=f"process {child.pid} is writing here"), exclusive(tmp_path):
+            pass
+        child.kill()
+    started = time.monotonic()
+    with exclusive(tmp_path):
+        assert time.monotonic() - started < 5
+
+
+def test_sigkill_frees_the_folder(tmp_path: Path) -> None:
+    kill_when(HOLD, "held", tmp_path)
+    with exclusive(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_the_hold_ends_with_the_block(tmp_path: Path) -> None:
+    for _ in range(2):
+        with exclusive(tmp_path / "new"):
+            pass

@@ -1,0 +1,206 @@
+"""Settings: what wins, what is refused and how, and that each YAML fits the script that it belongs to."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from common.settings import REPOSITORY, ComputeSettings, as_dict, build, parse, setting, split_overrides, to_yaml
+
+STAGE1, STAGE2 = "stage1_content_modality_semantic_alignment", "stage2_sequence_preference_learning"
+
+
+@dataclass
+class Example(ComputeSettings):
+    """One field of each kind."""
+
+    alpha: float = setting(0.2, "weight of the second task", minimum=0, maximum=1)
+    rank: int = setting(4, "rank of the maps", minimum=1)
+    shuffle: bool = setting(True, "whether rows are shuffled")
+    run: Optional[str] = setting(None, "name of the run")
+    modalities: List[str] = setting(["text", "image"], "features in use", choices=("text", "image"))
+    search_space: Dict[str, Any] = setting({"alpha": [0.1, 0.2]}, "values to search")
+
+
+def built(*overrides: str, **keywords: Any) -> Example:
+    return build(Example, split_overrides(overrides), **keywords)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(*overrides: str, **keywords: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        built(*overrides, **keywords)
+    return str(caught.value)
+
+
+def test_command_line_wins_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
+    write(tmp_path / "Food.yaml", "alpha: 0.5\nrank: 8\n")
+    settings = built("dataset=Food", "rank=2", config_dir=tmp_path)
+    assert (settings.alpha, settings.rank, settings.shuffle) == (0.5, 2, True)
+    assert built("dataset=Other", config_dir=tmp_path).alpha == 0.2
+
+
+def test_a_named_config_file_takes_the_place_of_the_data_sets(tmp_path: Path) -> None:
+    write(tmp_path / "Food.yaml", "alpha: 0.5\n")
+    mine = write(tmp_path / "mine.yaml", "rank: 9\n")
+    settings = built("dataset=Food", config_dir=tmp_path, config_file=mine)
+    assert (settings.alpha, settings.rank) == (0.2, 9)
+
+
+def test_defaults_are_not_shared_between_runs() -> None:
+    built().modalities.append("sound")
+    assert built().modalities == ["text", "image"]
+
+
+def test_a_mapping_is_replaced_not_merged() -> None:
+    assert built("search_space={rank: [2, 4]}").search_space == {"rank": [2, 4]}
+
+
+@pytest.mark.parametrize("name", ["007", "1e3", "on", "2024-01-01", "1_0", "a-b.c"])
+def test_a_name_stays_as_it_was_typed(name: str) -> None:
+    assert built(f"run={name}").run == name
+
+
+def test_numbers_booleans_and_null_are_read() -> None:
+    settings = built("alpha=1e-3", "rank=7", "shuffle=no", "run=null", "modalities=[text]")
+    assert (settings.alpha, settings.rank, settings.shuffle, settings.run) == (0.001, 7, False, None)
+    assert settings.modalities == ["text"]
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known() -> None:
+    assert "unknown setting 'alhpa'; did you mean 'alpha'?" in refusal("alhpa=1")
+    assert "did you mean" not in refusal("zzzzzz=1")
+
+
+def test_an_unknown_key_in_yaml_is_refused_with_the_files_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "Food.yaml", "modalites: [text]\n")
+    assert f"{file}: unknown setting 'modalites'; did you mean 'modalities'?" in refusal(config_file=file)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["rank=two", "rank=1.5", "rank=true", "rank=null", "alpha=high", "shuffle=maybe", "modalities=text", "seed="],
+)
+def test_a_wrong_type_is_refused_by_name(override: str) -> None:
+    assert f"setting '{override.split('=')[0]}'" in refusal(override)
+
+
+def test_a_wrong_type_in_yaml_is_refused_with_the_files_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "Food.yaml", "rank: two\n")
+    assert refusal(config_file=file).startswith(f"{file}: setting 'rank'")
+
+
+@pytest.mark.parametrize("override", ["alpha=1.01", "alpha=-0.1", "alpha=nan", "rank=0", "seed=-1"])
+def test_a_value_out_of_range_is_refused(override: str) -> None:
+    assert "it must be" in refusal(override)
+
+
+@pytest.mark.parametrize("override", ["precision=fp64", "modalities=[text, sound]"])
+def test_a_value_that_is_no_choice_is_refused_with_the_choices(override: str) -> None:
+    assert "it must be one of: " in refusal(override)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["- a\n- b\n", "alpha: [0.1\n", "alpha: 0.1\nalpha: 0.2\n", "just words\n", "run: ${nowhere}\n", "run: ???\n"],
+    ids=["list", "unclosed", "duplicate", "scalar", "interpolation", "missing"],
+)
+def test_a_broken_yaml_is_refused_with_the_files_name(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path / "Food.yaml", text)
+    assert refusal(config_file=file).startswith(f"{file}: ")
+
+
+def test_a_missing_or_binary_config_file_is_refused(tmp_path: Path) -> None:
+    assert "no such settings file" in refusal(config_file=tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "binary.yaml" in refusal(config_file=tmp_path / "binary.yaml")
+
+
+def test_an_empty_yaml_leaves_the_defaults(tmp_path: Path) -> None:
+    assert built(config_file=write(tmp_path / "Food.yaml", "")) == Example()
+
+
+def test_a_setting_given_twice_is_refused() -> None:
+    assert "given twice" in refusal("rank=1", "rank=2")
+    with pytest.raises(UserError, match="given twice"):
+        parse(Example, None, argv=["-d", "Food", "dataset=Dance"])
+
+
+@pytest.mark.parametrize("word", ["rank", "=3", "dataset="])
+def test_a_word_that_sets_nothing_is_refused(word: str) -> None:
+    refusal(word)
+
+
+def test_parse_takes_settings_before_and_after_options(tmp_path: Path) -> None:
+    run = parse(Example, None, argv=["rank=2", "-d", "Food", "--force", "alpha=0.7"])
+    assert (run.settings.dataset, run.settings.rank, run.settings.alpha, run.force) == ("Food", 2, 0.7, True)
+
+
+def test_parse_refuses_an_unknown_option() -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(Example, None, argv=["--rank", "2"])
+    assert caught.value.code == 2
+
+
+settings_strategy = st.builds(
+    Example,
+    seed=st.integers(0, 2**40),
+    alpha=st.floats(0, 1),
+    rank=st.integers(1, 99),
+    shuffle=st.booleans(),
+    run=st.none() | st.text(st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="$?")),
+    modalities=st.lists(st.sampled_from(["text", "image"])),
+    search_space=st.dictionaries(st.sampled_from(["alpha", "rank"]), st.lists(st.floats(0, 1), min_size=1)),
+)
+
+
+@given(settings_strategy)
+def test_printed_settings_fed_back_give_the_same(tmp_path_factory: pytest.TempPathFactory, settings: Example) -> None:
+    file = write(tmp_path_factory.mktemp("printed") / "printed.yaml", to_yaml(settings))
+    assert built(config_file=file) == settings
+
+
+def test_print_config_prints_what_a_run_would_use_and_stops(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(Example, None, argv=["-d", "Food", "rank=2", "run=007", "--print-config"])
+    assert caught.value.code == 0
+    printed = write(tmp_path / "printed.yaml", capsys.readouterr().out)
+    assert parse(Example, None, argv=["--config", str(printed)]).settings == built("dataset=Food", "rank=2", "run=007")
+
+
+def test_help_lists_every_setting_with_its_default_and_choices(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(Example, "What it does.", argv=["--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    for name, default in as_dict(Example()).items():
+        assert f"  {name} = {'null' if default is None else default}" in shown
+    assert "[auto | fp32 | fp16 | bf16]" in shown and "What it does." in shown
+
+
+def schema_of(file: Path) -> Any:
+    """The schema of the script that a YAML belongs to: its folder is named after the script, or the model."""
+    package, _, owner = file.relative_to(REPOSITORY).parts[:3]
+    if package == STAGE1:
+        return importlib.import_module(f"{package}.{owner}").Settings
+    return importlib.import_module(f"{package}.settings").SCHEMAS[owner]
+
+
+YAMLS = sorted([*REPOSITORY.glob(f"{STAGE1}/configs/**/*.yaml"), *REPOSITORY.glob(f"{STAGE2}/props/**/*.yaml")])
+
+
+@pytest.mark.parametrize("file", YAMLS, ids=lambda file: "-".join(file.relative_to(REPOSITORY).parts[2:]))
+def test_each_yaml_fits_its_script(file: Path) -> None:
+    settings = build(schema_of(file), {"dataset": file.stem}, config_dir=file.parent)
+    assert settings.dataset == file.stem
