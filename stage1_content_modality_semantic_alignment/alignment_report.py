@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from common.device import Compute
+from common.errors import UserError
 from common.files import atomic, write_json, write_text
 from stage1_content_modality_semantic_alignment.content_model import ContentModel, ItemVectors
 
@@ -30,7 +31,11 @@ MEANINGS = {
 def encode_items(
     model: ContentModel, items: Mapping[str, ItemVectors], n_items: int, compute: Compute
 ) -> Dict[str, torch.Tensor]:
-    """Vectors of length 1 on the CPU: ``encoder text`` (n, width), ``adapter text`` (n, 64), and so for images."""
+    """Vectors of length 1 on the CPU: ``encoder text`` (n, width), ``adapter text`` (n, 64), and so for images.
+
+    Raises:
+        UserError: some are not finite: the last step has ruined the weights, or fp16 does not hold them.
+    """
     model.eval()
     found: Dict[str, List[torch.Tensor]] = {}
     for start in range(0, n_items, ITEMS_AT_ONCE):
@@ -41,7 +46,11 @@ def encode_items(
                 adapted = adapter(vectors)
             found.setdefault(f"encoder {name}", []).append(vectors.float().cpu())
             found.setdefault(f"adapter {name}", []).append(adapted.float().cpu())
-    return {space: normalize(torch.cat(parts), dim=-1) for space, parts in found.items()}
+    spaces = {space: torch.cat(parts) for space, parts in found.items()}
+    broken = [space for space, vectors in spaces.items() if not torch.isfinite(vectors).all()]
+    if broken:
+        raise UserError(f"vectors are not finite: {', '.join(broken)}; lower learning_rate, or use precision=fp32")
+    return {space: normalize(vectors, dim=-1) for space, vectors in spaces.items()}
 
 
 def pair_metrics(vectors: torch.Tensor, pairs: np.ndarray, seed: int) -> Dict[str, float]:

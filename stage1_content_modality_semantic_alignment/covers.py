@@ -6,7 +6,6 @@ mean and standard deviation: the same bytes with every version of transformers.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from common.dataset import Dataset, cover_fault, cover_path, covers_path, describe_cover_faults
 from common.errors import UserError
+from common.files import write_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -41,7 +41,7 @@ def write_processor_config(folder: Path, config: Any) -> None:
         "image_mean": list(MEAN),
         "image_std": list(STD),
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    write_json(folder / "preprocessor_config.json", about)
 
 
 def _decode(path: Path, side: int) -> np.ndarray:

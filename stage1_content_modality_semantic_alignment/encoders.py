@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from transformers import (
 
 from common.dataset import Dataset, items_path
 from common.errors import UserError
-from common.files import exclusive, recipe, record, stands
+from common.files import exclusive, recipe, record, stands, write_json, write_text
 from stage1_content_modality_semantic_alignment.covers import write_processor_config
 
 SMALL = "small"
@@ -154,9 +153,9 @@ def _make_small_bert(titles: Sequence[str], folder: Path) -> None:
         initializer_range=SMALL_WIDTH**-0.5,
     )
     BertModel(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8", newline="\n")
+    write_text(folder / "vocab.txt", "\n".join(vocabulary) + "\n")
     about = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", about)
 
 
 def _make_small_swin(folder: Path) -> None:

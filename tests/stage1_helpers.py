@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Sequence
 
 import torch
 from tiny import make_tiny_dataset
@@ -22,7 +22,7 @@ PAIRS = [(0, 5), (1, 6), (2, 7), (3, 8), (4, 9), (10, 0), (11, 1), (0, 5)]
 
 
 def tiny_bert(dropout: float = 0.1, implementation: str = "sdpa", vocabulary: int = 60) -> BertModel:
-    config = BertConfig(
+    config: Any = BertConfig(
         vocab_size=vocabulary,
         hidden_size=16,
         num_hidden_layers=3,
@@ -32,8 +32,8 @@ def tiny_bert(dropout: float = 0.1, implementation: str = "sdpa", vocabulary: in
         initializer_range=0.25,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
-        attn_implementation=implementation,
     )
+    config._attn_implementation = implementation
     torch.manual_seed(1)
     return BertModel(config).eval()
 
@@ -88,10 +88,6 @@ def make_tiny_run(folder: Path, pairs: Sequence[Sequence[int]] = PAIRS, **change
         **save_tiny_encoders(folder / "models"),
     }
     return Settings(**{**values, **changes})
-
-
-def as_overrides(settings: Any, names: Sequence[str]) -> List[str]:
-    return [f"{name}={getattr(settings, name)}" for name in names]
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

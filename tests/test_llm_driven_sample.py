@@ -100,7 +100,7 @@ def test_candidates_are_distinct_without_the_target_and_the_latest_are_kept() ->
         ("7", MALFORMED, None, None),
         ("title 7", MALFORMED, None, None),
         ("The answer is 7-title 7", MALFORMED, None, None),
-        ("7-title 7\nbecause", MALFORMED, None, None),
+        ("7-title 7\nbecause", MALFORMED, None, 7),
         ("９-全角", MALFORMED, None, None),
         ("9" * 5000 + "-x", MALFORMED, None, None),
         ("5-title 5", NOT_A_CANDIDATE, None, 5),
@@ -111,8 +111,7 @@ def test_candidates_are_distinct_without_the_target_and_the_latest_are_kept() ->
 def test_s3_verdicts_and_what_is_accepted(answer: str, verdict: str, checked: Any, released: Any) -> None:
     assert judge(QUESTION, answer)[0] == verdict
     assert accepted_item(QUESTION, answer, answers_checked=True, n_items=10) == checked
-    if "\n" not in answer.strip():
-        assert accepted_item(QUESTION, answer, answers_checked=False, n_items=10) == released
+    assert accepted_item(QUESTION, answer, answers_checked=False, n_items=10) == released
 
 
 # --- pair files: S4 ---
@@ -191,8 +190,8 @@ def test_a_run_writes_pairs_titles_log_and_summary_and_then_stands(
 def test_variant_released_sets_each_switch_and_each_can_be_set_alone(switch: str) -> None:
     paper, released = Settings(), Settings(variant="released")
     assert paper.switch(getattr(paper, switch)) and not released.switch(getattr(released, switch))
-    alone = Settings(**{switch: False})
-    assert not alone.switch(getattr(alone, switch))
+    setattr(paper, switch, False)
+    assert not paper.switch(getattr(paper, switch))
 
 
 def test_s1_s2_s3_released_reach_the_files(tmp_path: Path) -> None:
@@ -305,7 +304,7 @@ def letter_tokenizer(chat_template: bool) -> PreTrainedTokenizerFast:
 def save_causal_lm(folder: Path, kind: str, chat_template: bool = False, context: int = 2048) -> str:
     tokenizer = letter_tokenizer(chat_template)
     tokenizer.save_pretrained(folder)
-    sizes = {
+    sizes: Dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -321,7 +320,7 @@ def save_causal_lm(folder: Path, kind: str, chat_template: bool = False, context
     if kind == "glm":
         if not hasattr(transformers, "GlmForCausalLM"):
             pytest.skip("GLM came with transformers 4.46")
-        model = transformers.GlmForCausalLM(transformers.GlmConfig(head_dim=16, **sizes))
+        model: Any = transformers.GlmForCausalLM(transformers.GlmConfig(head_dim=16, **sizes))
     else:
         model = LlamaForCausalLM(LlamaConfig(**sizes))
     model.generation_config.temperature = 0.3  # as chat models come; decoding is greedy even so
@@ -379,7 +378,7 @@ def test_a_prompt_beyond_the_context_names_the_cure(tmp_path: Path) -> None:
         selector.answer([QUESTION])
 
 
-def test_a_model_that_cannot_be_had_is_one_error_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_had_is_one_error_with_the_cure(tmp_path: Path) -> None:
     make_tiny_dataset(tmp_path)
     with pytest.raises(UserError, match="selector=tfidf"):
         llm_driven_sample.run(tiny_settings(tmp_path, selector="hf", llm=str(tmp_path / "nowhere")))

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import torch
+from stage1_helpers import make_tiny_run, run_python
+from tiny import N_ITEMS, tiny_titles
+
+from common.dataset import load_dataset
+from common.errors import UserError
+from common.features import features_path, load_features
+from common.files import read_json
+from common.settings import as_dict
+from stage1_content_modality_semantic_alignment import (
+    encoders,
+    llm_driven_sample,
+    sft_content_encoder,
+    use_finetune_bert,
+    use_finetune_swinbase,
+)
+from stage1_content_modality_semantic_alignment.covers import normalise, read_covers
+
+SHARED = ("dataset", "datasets_dir", "finetune_dir", "strategy", "device", "precision")
+
+
+def text_settings(run: Any, **changes: Any) -> use_finetune_bert.Settings:
+    values: Dict[str, Any] = {name: getattr(run, name) for name in (*SHARED, "title_language", "max_text_tokens")}
+    return use_finetune_bert.Settings(**{**values, "export_batch_size": 4, **changes})
+
+
+def image_settings(run: Any, **changes: Any) -> use_finetune_swinbase.Settings:
+    values: Dict[str, Any] = {name: getattr(run, name) for name in SHARED}
+    return use_finetune_swinbase.Settings(**{**values, "export_batch_size": 4, **changes})
+
+
+def features_of(run: Any, modality: str) -> torch.Tensor:
+    return load_features(features_path(run.dataset_dir, run.dataset, modality), N_ITEMS)
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run whose encoders are fine-tuned; tests that change its files make their own."""
+    settings = make_tiny_run(tmp_path_factory.mktemp("finetuned"), epochs=1)
+    sft_content_encoder.run(settings)
+    return settings
+
+
+@torch.no_grad()
+def test_text_rows_are_the_cls_vectors_by_item(finetuned: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    use_finetune_bert.run(text_settings(finetuned))
+    rows = features_of(finetuned, "text")
+    folder = sft_content_encoder.finetuned_dir(finetuned.finetune_dir, "Tiny", "hand")
+    bert, tokenizer = encoders.load_bert(str(folder / "bert"), 40)
+    for item, title in enumerate(tiny_titles()[1]):
+        tokens = tokenizer([title], truncation=True, max_length=40, return_tensors="pt")
+        expected = bert(**tokens).last_hidden_state[0, 0]
+        assert torch.allclose(rows[item], expected, atol=1e-5), item
+    about = read_json(features_path(finetuned.dataset_dir, "Tiny", "text").with_suffix(".json"))
+    assert about["item_ids"] == list(range(N_ITEMS)) and about["shape"] == [N_ITEMS, 16]
+    use_finetune_bert.run(text_settings(finetuned, export_batch_size=2))  # does not shape the result
+    assert "stands" in capsys.readouterr().out
+
+
+@torch.no_grad()
+def test_image_rows_are_the_logits_by_item(finetuned: Any) -> None:
+    use_finetune_swinbase.run(image_settings(finetuned))
+    rows = features_of(finetuned, "image")
+    folder = sft_content_encoder.finetuned_dir(finetuned.finetune_dir, "Tiny", "hand")
+    swin = encoders.load_swin(str(folder / "swin"))
+    dataset = load_dataset(finetuned.dataset_dir, "Tiny")
+    for item in range(N_ITEMS):
+        _, _, pixels = read_covers(dataset, [item], 32, "stop")
+        assert torch.allclose(rows[item], swin(pixel_values=normalise(pixels)).logits[0], atol=1e-5), item
+
+
+def test_fine_tuning_changes_the_features(finetuned: Any, tmp_path: Path) -> None:
+    plain = make_tiny_run(tmp_path)
+    use_finetune_bert.run(text_settings(plain, model_path=plain.text_model))
+    use_finetune_swinbase.run(image_settings(plain, model_path=plain.image_model))
+    use_finetune_bert.run(text_settings(finetuned))
+    use_finetune_swinbase.run(image_settings(finetuned))
+    for modality in ("text", "image"):
+        assert not torch.allclose(features_of(plain, modality), features_of(finetuned, modality), atol=1e-3)
+
+
+def test_s12_a_missing_cover_stops_with_the_list_or_leaves_its_own_row_zero(tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path)
+    settings = image_settings(run, model_path=run.image_model)
+    use_finetune_swinbase.run(settings)
+    whole = features_of(run, "image")
+    covers = Path(run.datasets_dir) / "Tiny" / "covers"
+    (covers / "4.jpg").unlink()
+    (covers / "11.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError) as stopped:
+        use_finetune_swinbase.run(settings)
+    assert "4.jpg: missing" in str(stopped.value) and "11.jpg: does not decode" in str(stopped.value)
+    settings.missing_covers = "zero"
+    use_finetune_swinbase.run(settings)
+    rows = features_of(run, "image")
+    for item in range(N_ITEMS):  # no row is shifted
+        expected = torch.zeros(12) if item in (4, 11) else whole[item]
+        assert torch.allclose(rows[item], expected, atol=1e-5), item
+    about = read_json(features_path(run.dataset_dir, "Tiny", "image").with_suffix(".json"))
+    assert about["zero_rows"] == [4, 11]
+
+
+def test_small_encoders_need_no_fine_tuning(tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path)
+    use_finetune_bert.run(text_settings(run, model_path="small"))
+    use_finetune_swinbase.run(image_settings(run, model_path="small"))
+    for modality in ("text", "image"):
+        rows = features_of(run, modality)
+        assert rows.shape == (N_ITEMS, 128) and len(rows.unique(dim=0)) == N_ITEMS
+
+
+def test_without_fine_tuning_the_error_names_the_cure(tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path)
+    for step, settings in ((use_finetune_bert, text_settings(run)), (use_finetune_swinbase, image_settings(run))):
+        with pytest.raises(UserError, match="run sft_content_encoder.py"):
+            step.run(settings)  # type: ignore[attr-defined]
+
+
+def test_titles_of_another_language_or_changed_encoders_are_refused(tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path, epochs=1, modalities=["text"])
+    sft_content_encoder.run(run)
+    with pytest.raises(UserError, match="title_language=en"):
+        use_finetune_bert.run(text_settings(run, title_language="cn"))
+    config = sft_content_encoder.finetuned_dir(run.finetune_dir, "Tiny", "hand") / "bert" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "layer_norm_eps": 0.1}))
+    with pytest.raises(UserError, match="not the encoder that sft.json tells of"):
+        use_finetune_bert.run(text_settings(run))
+
+
+def test_killed_while_writing_and_started_again_gives_the_same_features(finetuned: Any, tmp_path: Path) -> None:
+    use_finetune_bert.run(text_settings(finetuned))
+    wanted = features_of(finetuned, "text")
+    settings = text_settings(finetuned, max_text_tokens=41)  # another recipe: the features are made again
+    code = f"""
+import os, signal
+from stage1_content_modality_semantic_alignment import use_finetune_bert
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+use_finetune_bert.run(use_finetune_bert.Settings(**{as_dict(settings)!r}))
+"""
+    assert run_python(code).returncode == -signal.SIGKILL
+    assert torch.equal(features_of(finetuned, "text"), wanted)  # the old file, whole
+    use_finetune_bert.run(settings)
+    assert torch.equal(features_of(finetuned, "text"), wanted)  # no title is that long
+
+
+@pytest.mark.parametrize(
+    "step", [llm_driven_sample, sft_content_encoder, use_finetune_bert, use_finetune_swinbase], ids=lambda s: s.__name__
+)
+def test_the_command_line_of_each_step(step: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for config in [None, *step.CONFIGS.glob("*.yaml")]:
+        with pytest.raises(SystemExit) as done:
+            step.main(["-d", config.stem if config else "none", "--print-config"])
+        assert done.value.code == 0 and "datasets_dir" in capsys.readouterr().out
+    with pytest.raises(UserError, match="did you mean 'strategy'"):
+        step.main(["strategi=x"])
