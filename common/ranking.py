@@ -1,0 +1,56 @@
+"""Full ranking: the rank of each target among all items, and the metrics of those ranks."""
+
+from __future__ import annotations
+
+from typing import Dict, Optional, Sequence
+
+import numpy as np
+import torch
+
+TOPK = (5, 10)
+
+
+def target_ranks(
+    scores: torch.Tensor, targets: torch.Tensor, excluded: Optional[Sequence[torch.Tensor]] = None
+) -> torch.Tensor:
+    """Rank of each row's target among all columns, 1 is best; a tie takes the mean of the tied ranks.
+
+    Args:
+        scores: (B, n) float; a column of ``-inf`` (the padding item) never outranks a target.
+        targets: (B,) column of the target.
+        excluded: two index tensors (rows, columns) of items left out of the ranking, such as the
+            history; a target named there stays in.
+
+    Returns:
+        (B,) float64 ranks.
+
+    Raises:
+        ValueError: a score is NaN, which would compare as worse than everything.
+    """
+    if torch.isnan(scores).any():
+        raise ValueError("a score is NaN")
+    own = scores.gather(1, targets[:, None])
+    if excluded is not None:
+        scores = scores.clone()
+        scores[excluded[0], excluded[1]] = -torch.inf
+        scores.scatter_(1, targets[:, None], own)
+    better = (scores > own).sum(dim=1)
+    tied = (scores == own).sum(dim=1) - 1
+    return 1.0 + better.double() + tied.double() / 2
+
+
+def metrics(ranks: np.ndarray, topk: Sequence[int] = TOPK) -> Dict[str, float]:
+    """HIT and NDCG at each cut-off, and MRR without one, of one relevant item per user.
+
+    HIT@k = share of ranks ≤ k; NDCG@k = mean of 1 / log2(rank + 1) where rank ≤ k, else 0.
+    """
+    ranks = np.asarray(ranks, dtype=np.float64)
+    if ranks.size == 0:
+        raise ValueError("no ranks to average")
+    result: Dict[str, float] = {}
+    for k in topk:
+        result[f"hit@{k}"] = float(np.mean(ranks <= k))
+    for k in topk:
+        result[f"ndcg@{k}"] = float(np.mean(np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)))
+    result["mrr"] = float(np.mean(1.0 / ranks))
+    return result

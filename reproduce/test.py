@@ -1,0 +1,162 @@
+"""Test what was trained: every run of a model on a data set, as a table of mean ± std over seeds.
+
+    bash run_test.sh                                the quickstart: SICSRec on ml-100k
+    bash run_test.sh SICSRec Bili_Food              all runs, those of the ID encoder above them
+    bash run_test.sh SICSRec Bili_Food alpha=0.2    only runs with this setting
+
+A run is tested once, with its best epoch on validation; the result stays in its metrics.json.
+Writes <results_dir>/<model>/<dataset>/table.md and table.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from common.device import Compute, pick_compute
+from common.errors import UserError, nearest, run_script
+from common.files import read_json, write_text
+from common.settings import ComputeSettings, as_dict, build, setting, split_overrides
+from reproduce.steps import pipeline
+from reproduce.train import command_line
+from stage2_sequence_preference_learning.evaluation import test_run
+from stage2_sequence_preference_learning.processes import Processes
+from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES
+
+METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
+UNTOLD = ("dataset", "seed", "variant", "precision", "processes", "modalities")  # told elsewhere, or alike in all rows
+
+
+@dataclass
+class Settings(ComputeSettings):
+    """Where runs lie; any setting of the model may be given too, and picks the runs that have it."""
+
+    results_dir: str = setting("results", "where runs lie")
+    masked: bool = setting(False, "print the metrics with the history masked (NineRec's protocol)")
+
+
+@dataclass
+class Run:
+    """A trained run: its folder, recipe and results."""
+
+    folder: Path
+    made_from: Dict[str, Any]
+    result: Dict[str, Any]
+
+    def label(self) -> str:
+        """Model, variant, and what differs from the model's defaults."""
+        settings, schema = self.made_from["settings"], SCHEMAS[self.result["model"]]
+        defaults = as_dict(schema())
+        switched = settings.get("variant") == "paper"
+        told = [settings["variant"]] if "variant" in settings else []
+        if "modalities" in settings and settings["modalities"] != defaults["modalities"]:
+            told.append("+".join(settings["modalities"]))
+        for key, value in settings.items():
+            usual = switched if key in SWITCHES else defaults.get(key)
+            if key not in UNTOLD and value != usual:
+                told.append(f"{key}={value}")
+        return self.result["model"] + (f" ({', '.join(told)})" if told else "")
+
+    def kind(self) -> str:
+        """What runs that differ by their seed alone have in common."""
+        inputs = self.made_from["inputs"]
+        features = [inputs[m]["sha256"] for m in ("text", "image") if m in inputs]
+        settings = {k: v for k, v in self.made_from["settings"].items() if k != "seed"}
+        return repr((self.result["model"], sorted(settings.items(), key=lambda item: item[0]), features))
+
+
+def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]) -> List[Run]:
+    """Finished runs whose settings are as wanted, in the order of their names.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(results_dir) / model / dataset
+    runs = []
+    for path in sorted(folder.glob("*/metrics.json")):
+        run = Run(path.parent, read_json(path.parent / "made.json"), read_json(path))
+        if all(run.made_from["settings"].get(key) == value for key, value in wanted.items()):
+            runs.append(run)
+    return runs
+
+
+def test_all(runs: List[Run], datasets_dir: str, compute: Compute) -> None:
+    """Test the runs that have not been tested."""
+    for run in runs:
+        run.result = test_run(run.folder, datasets_dir, compute, Processes())
+
+
+def _cells(runs: List[Run], split: str) -> List[str]:
+    cells = []
+    for metric in METRICS:
+        values = [run.result[split][metric] for run in runs]
+        spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.fmean(values):.4f}{spread}")
+    return cells
+
+
+def table(runs: List[Run], split: str) -> List[List[str]]:
+    """Header and one row per kind of run: label, seeds, test metrics, validation, seconds of training."""
+    kinds: Dict[str, List[Run]] = {}
+    for run in runs:
+        kinds.setdefault(run.kind(), []).append(run)
+    rows = [["model", "seeds", *(m.upper() for m in METRICS), "valid HIT@10", "epochs", "train s"]]
+    for group in kinds.values():
+        valid = statistics.fmean(run.result["valid"]["hit@10"] for run in group)
+        epochs = statistics.fmean(run.result["epochs"] for run in group)
+        seconds = statistics.fmean(run.result["seconds"] for run in group)
+        row = [group[0].label(), str(len(group)), *_cells(group, split)]
+        rows.append([*row, f"{valid:.4f}", f"{epochs:.0f}", f"{seconds:.0f}"])
+    return rows
+
+
+def markdown(rows: List[List[str]]) -> str:
+    """A Markdown table whose columns line up as plain text too."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Find the runs, test them, print and write the table."""
+    arguments = command_line(__doc__, argv)
+    model, dataset = arguments.model, arguments.dataset
+    trained = [step.name for step in pipeline(model) if step.name in SCHEMAS]
+    values = split_overrides(arguments.overrides)
+    own = {k: v for k, v in values.items() if k in as_dict(Settings())}
+    wanted = {k: v for k, v in values.items() if k not in own or k == "seed"}
+    known = {*as_dict(SCHEMAS[model]()), *as_dict(Settings())}
+    for key in wanted:
+        if key not in known:
+            raise UserError(f"unknown setting '{key}'{nearest(key, known)}")
+    settings = build(Settings, {**own, "dataset": dataset})
+    compute = pick_compute(settings.device, settings.precision)
+    runs = []
+    for name in trained:
+        has = {k: v for k, v in wanted.items() if k in as_dict(SCHEMAS[name]())}
+        runs += find_runs(settings.results_dir, name, dataset, has)
+    if not any(run.result["model"] == model for run in runs):
+        raise UserError(
+            f"no trained run of {model} on {dataset} in {settings.results_dir}; "
+            f"train with: bash run_train.sh {model} {dataset}"
+        )
+    test_all(runs, settings.datasets_dir, compute)
+    rows = table(runs, "test_masked" if settings.masked else "test")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    folder = Path(settings.results_dir) / model / dataset
+    write_text(folder / "table.csv", text.getvalue())
+    write_text(folder / "table.md", markdown(rows))
+    n_users = sum(1 for _ in open(runs[-1].folder / "ranks.csv")) - 1
+    history = "masked" if settings.masked else "unmasked"
+    print(f"{dataset}: test, {n_users} users, all items ranked, history {history}, ties at their mean rank")
+    print(markdown(rows), end="")
+    print(f"written to {folder}/table.md and table.csv")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,97 @@
+"""Train a model on a data set, every step from the raw files on; steps whose output stands are skipped.
+
+    bash run_train.sh                                       the quickstart: SICSRec on ml-100k
+    bash run_train.sh SICSRec Bili_Food data_dir=DIR        DIR holds NineRec's raw files, or prepared ones
+    bash run_train.sh SICSRec Bili_Food data_dir=DIR features_dir=DIR2     with stage 1's features at hand
+    bash run_train.sh SICSRec ml-100k alpha=0.4 sft_content_encoder.epochs=3
+
+key=value goes to every step that has the key, step.key=value to one step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from common.errors import UserError, run_script
+from common.settings import build, split_overrides
+from reproduce.steps import ID, PIPELINES, Step, pipeline, route
+from stage2_sequence_preference_learning import SICSRec_main1
+
+Planned = List[Tuple[Step, Any]]
+
+
+def plan(model: str, dataset: str, words: Sequence[str]) -> Planned:
+    """Each step with its settings, checked before any of them runs."""
+    steps = pipeline(model)
+    values = split_overrides(words)
+    if "dataset" in values:
+        raise UserError("the data set is the second argument: run_train.sh MODEL DATASET [key=value …]")
+    routed = route(steps, values)
+    planned = [(step, build(step.schema, {**routed[step.name], "dataset": dataset}, step.configs)) for step in steps]
+    final = planned[-1][1]
+    if model == "SICSRec":
+        id_settings = SICSRec_main1.id_settings(final, routed[ID.name])
+        planned = [(step, id_settings if step is ID else settings) for step, settings in planned]
+    return [(step, settings) for step, settings in planned if _is_needed(step, final)]
+
+
+def _is_needed(step: Step, final: Any) -> bool:
+    if step is ID and getattr(final, "pretrain_id", None) is not None:
+        return False
+    if step.needs_features and final.features_dir is not None:
+        return False
+    return not step.modality or step.modality in final.modalities
+
+
+def run_plan(planned: Planned, force: bool) -> None:
+    """Run the steps in order; SICSRec starts from the ID encoder that was trained before it."""
+    id_run: Optional[Path] = None
+    for number, (step, settings) in enumerate(planned, start=1):
+        print(f"== {number}/{len(planned)} {step.name}", flush=True)
+        start = time.perf_counter()
+        if id_run is not None:
+            settings.pretrain_id = str(id_run / "best.pth")
+        made = step.script.run(settings, force)
+        id_run = made if step is ID else id_run
+        print(f"   {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def _help_epilog() -> str:
+    lines: Dict[str, None] = {}
+    for model, steps in PIPELINES.items():
+        lines[f"steps of {model}: {' → '.join(step.name for step in steps)}"] = None
+    for step in PIPELINES["SICSRec"]:
+        lines[f"settings of {step.name}: {', '.join(step.keys)}"] = None
+    lines["--help of each script tells what its settings mean; --print-config what they are"] = None
+    return "\n".join(lines)
+
+
+def command_line(doc: Optional[str], argv: Optional[List[str]]) -> argparse.Namespace:
+    """MODEL, DATASET and words of settings; the quickstart without any."""
+    parser = argparse.ArgumentParser(
+        description=doc,
+        epilog=_help_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", nargs="?", default="SICSRec", help=", ".join(PIPELINES))
+    parser.add_argument("dataset", nargs="?", default="ml-100k")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--force", action="store_true", help="do every step again though its output stands")
+    arguments = parser.parse_intermixed_args(argv)
+    if "=" in arguments.model + arguments.dataset:
+        raise UserError("name MODEL and DATASET before settings, as in: SICSRec ml-100k alpha=0.4")
+    return arguments
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Plan, then run."""
+    arguments = command_line(__doc__, argv)
+    run_plan(plan(arguments.model, arguments.dataset, arguments.overrides), arguments.force)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,52 @@
+"""Step 2 of stage 2: train SICSRec from the ID encoder of step 1, which is trained first if need be.
+
+    python stage2_sequence_preference_learning/SICSRec_main1.py -d Bili_Food
+    python stage2_sequence_preference_learning/SICSRec_main1.py -d Bili_Food n_trials=10   # searches α
+
+Reads:  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter
+        <D>_text_llm_stage1.pth and <D>_image_llm_stage1.pth, as far as modalities names them
+        pretrain_id=FILE, an ID encoder of ours or a published one, if it is not to be trained here
+Writes: <results_dir>/SICSRec/<D>/<run>/ with best.pth, last.pth, metrics.json, ranks.csv,
+        settings.yaml, train.log and TensorBoard's curves; a search: see search.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, List, Mapping, Optional
+
+from common.errors import run_script
+from common.settings import build, parse
+from stage2_sequence_preference_learning import id_encoder_main1
+from stage2_sequence_preference_learning.search import search
+from stage2_sequence_preference_learning.settings import PROPS, SICSRecSettings, StageSettings
+from stage2_sequence_preference_learning.spine import train
+
+Settings = SICSRecSettings
+CONFIGS = PROPS / "SICSRec"
+
+
+def id_settings(settings: Settings, overrides: Optional[Mapping[str, Any]] = None) -> id_encoder_main1.Settings:
+    """Step 1's settings: its own YAML and ``overrides`` for how to train, step 2's values for what both share (S7)."""
+    shared = {f.name: getattr(settings, f.name) for f in fields(StageSettings) if f.name != "run"}
+    return build(id_encoder_main1.Settings, {**(overrides or {}), **shared}, id_encoder_main1.CONFIGS)
+
+
+def run(settings: Settings, force: bool = False) -> Path:
+    """Train both steps, or go on, or skip; returns the folder of step 2's run."""
+    if settings.pretrain_id is None:
+        settings.pretrain_id = str(id_encoder_main1.run(id_settings(settings)) / "best.pth")
+    if settings.n_trials > 0:
+        return search(settings, force)
+    return train("SICSRec", settings, force)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Parse the command line and train."""
+    parsed = parse(Settings, __doc__, CONFIGS, argv)
+    run(parsed.settings, parsed.force)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,144 @@
+"""Stage 2's data: RecBole's sequential data set with item features, as batches for training and ranking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+import torch
+from recbole.data.dataset import SequentialDataset
+from torch import Tensor
+
+from common.errors import UserError
+from common.features import features_path, load_features
+from stage2_sequence_preference_learning.packing import (
+    Batch,
+    Sequences,
+    batches_by_targets,
+    merge_prefixes,
+    one_target_each,
+    pack,
+)
+
+SCORES_AT_ONCE = 2**24  # scores of one evaluation batch, 64 MB
+
+
+class SequenceDataset(SequentialDataset):
+    """RecBole's data set of our ``.inter`` files; stage 1's features are matched by item token."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._features: Dict[str, Tensor] = {}
+
+    def item_of_row(self) -> np.ndarray:
+        """Zero-based item of each of RecBole's internal ids; -1 for the padding row 0."""
+        tokens = self.field2id_token[self.iid_field]
+        return np.array([-1, *(int(token) - 1 for token in tokens[1:])], dtype=np.int64)
+
+    def row_of_item(self) -> Dict[int, int]:
+        """RecBole's internal id of each zero-based item that occurs."""
+        return {int(item): row for row, item in enumerate(self.item_of_row()) if row > 0}
+
+    def item_features(self, modality: str) -> Tensor:
+        """Features of one modality by RecBole's internal ids: (n_items, width), row 0 zero.
+
+        Raises:
+            UserError: see `common.features.load_features`.
+        """
+        if modality not in self._features:
+            folder = Path(self.config["features_dir"] or Path(self.config["datasets_dir"]) / self.dataset_name)
+            by_item = load_features(features_path(folder, self.dataset_name, modality), self.config["n_catalogue"])
+            rows = torch.from_numpy(self.item_of_row())
+            table = torch.zeros(len(rows), by_item.shape[1])
+            table[1:] = by_item[rows[1:]]
+            self._features[modality] = table
+        return self._features[modality]
+
+    def use_features(self, modality: str, table: Tensor) -> None:
+        """Take (n_items, width) features by internal ids as they are, in place of stage 1's file."""
+        self._features[modality] = table
+
+
+def load_splits(config: Any) -> Tuple[SequenceDataset, SequenceDataset, SequenceDataset]:
+    """The train, validation and test split of a data set."""
+    for split in ("train", "valid", "test"):
+        path = Path(config["data_path"]) / f"{config['dataset']}.{split}.inter"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run recbole_process.py -d {config['dataset']}")
+    train, valid, test = SequenceDataset(config).build()
+    return train, valid, test
+
+
+def _columns(split: SequenceDataset) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Users (N,), histories (N, L) right-padded with 0, their lengths (N,), targets (N,)."""
+    inter = split.inter_feat
+    histories = inter[split.iid_field + "_list"].numpy()
+    lengths = inter[split.item_list_length_field].numpy()
+    return inter[split.uid_field].numpy(), histories, lengths, inter[split.iid_field].numpy()
+
+
+class TrainLoader:
+    """Batches of about ``batch_size`` targets, users in a new order each epoch.
+
+    With several processes each takes its share of every batch, so that a step is the same size.
+    """
+
+    def __init__(self, split: SequenceDataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.sequences = merge_prefixes(*_columns(split))
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.generator = np.random.Generator(np.random.PCG64(seed))
+        self.dataset = split
+
+    def __len__(self) -> int:
+        return len(batches_by_targets(self.sequences, np.arange(len(self.sequences)), self.batch_size))
+
+    def __iter__(self) -> Iterator[Tuple[Batch, int]]:
+        """Yields this process's part of each batch, and the targets in all parts."""
+        order = self.generator.permutation(len(self.sequences))
+        for chosen in batches_by_targets(self.sequences, order, self.batch_size):
+            n_targets = int(np.diff(self.sequences.target_start)[chosen].sum())
+            part = chosen[self.rank :: self.world_size]
+            if len(chosen) < self.world_size:  # too few to share: each process computes all of it
+                part, n_targets = chosen, n_targets * self.world_size
+            yield pack(self.sequences, part), n_targets
+
+    def state(self) -> Dict[str, Any]:
+        """Where the order of users stands; plain numbers (128-bit ones as text)."""
+        inner = self.generator.bit_generator.state
+        return {"state": str(inner["state"]["state"]), "inc": str(inner["state"]["inc"])}
+
+    def set_state(self, state: Dict[str, Any]) -> None:
+        """Go on from `state`."""
+        inner: Any = self.generator.bit_generator.state
+        inner["state"] = {"state": int(state["state"]), "inc": int(state["inc"])}
+        self.generator.bit_generator.state = inner
+
+
+class EvalLoader:
+    """Each user's history and target, in batches sized by the catalogue, alike in length."""
+
+    def __init__(self, split: SequenceDataset, rank: int = 0, world_size: int = 1) -> None:
+        self.users, histories, lengths, self.targets = _columns(split)
+        self.sequences: Sequences = one_target_each(histories, lengths, self.targets)
+        self.dataset = split
+        by_length = np.argsort(lengths, kind="stable")
+        size = max(1, SCORES_AT_ONCE // split.item_num)
+        batches = [by_length[i : i + size] for i in range(0, len(by_length), size)]
+        self.batches: List[np.ndarray] = batches[rank::world_size]
+        self._packed: Optional[List[Batch]] = None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tuple[np.ndarray, Batch]]:
+        """Yields the rows of the split and their batch; packed once, used at every validation."""
+        if self._packed is None:
+            self._packed = [pack(self.sequences, chosen) for chosen in self.batches]
+        return zip(self.batches, self._packed)
+
+    def history(self, rows: np.ndarray) -> Tuple[Tensor, Tensor]:
+        """The items in the histories of ``rows``: indices (row within the batch, item)."""
+        lengths = np.diff(self.sequences.item_start)[rows]
+        items = [self.sequences.items[self.sequences.item_start[r] : self.sequences.item_start[r + 1]] for r in rows]
+        return torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)), torch.from_numpy(np.concatenate(items))

@@ -1,0 +1,162 @@
+"""Full ranking of a checkpoint, ours or published: metrics, ranks per user, scores."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+import warnings
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.checkpoints import load_published, load_weights
+from common.device import Compute
+from common.errors import UserError
+from common.files import atomic, checksum, read_json, write_json
+from common.ranking import metrics, target_ranks
+from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, load_splits
+from stage2_sequence_preference_learning.models import MODELS, SequenceModel
+from stage2_sequence_preference_learning.processes import Processes
+from stage2_sequence_preference_learning.settings import SCHEMAS, recbole_config, resolve_switches
+
+PROTOCOL = {
+    "split": "leave one out: last item test, the one before validation",
+    "candidates": "all items",
+    "ties": "mean rank",
+    "history": {"valid": "unmasked", "test": "unmasked", "test_masked": "masked"},
+}
+
+
+@dataclass
+class Loaded:
+    """A model with its weights, and the splits it is evaluated on."""
+
+    model: SequenceModel
+    settings: Any
+    valid: SequenceDataset
+    test: SequenceDataset
+
+
+def infer_settings(weights: Mapping[str, Tensor]) -> Dict[str, Any]:
+    """Model and sizes of a published state dict, from its names and shapes; what leaves no trace keeps its default.
+
+    Raises:
+        UserError: the names are those of none of the three models.
+    """
+    if "aggregation_layer.weight" in weights:
+        model, stack = "SICSRec", "trm_encoder"
+    elif "trm_encoder.layer.0.feed_forward.dense_1.weight" in weights:
+        model, stack = "ID_SeqEncoder", "trm_encoder"
+    elif "content_trm_decoder.layer.0.feed_forward.dense_1.weight" in weights:
+        model, stack = "Content_SeqEncoder", "content_trm_decoder"
+    else:
+        raise UserError(f"not the weights of {', '.join(MODELS)}: they begin with {', '.join(list(weights)[:3])}")
+    length, width = weights["position_embedding.weight"].shape
+    found: Dict[str, Any] = {
+        "max_seq_length": length,
+        "hidden_size": width,
+        "n_layers": len({name.split(".")[2] for name in weights if name.startswith(f"{stack}.layer.")}),
+        "inner_size": len(weights[f"{stack}.layer.0.feed_forward.dense_1.weight"]),
+    }
+    if model != "ID_SeqEncoder":
+        found["modalities"] = [m for m in ("text", "image") if f"plm_{m}_embedding.weight" in weights]
+    if model == "SICSRec":
+        found["lora_rank"] = len(weights["trm_encoder.layer.0.att_lora_layer.lora_A.weight"])
+    return {"model": model, "settings": found}
+
+
+def load_model(
+    checkpoint: Path, dataset: str, datasets_dir: str, compute: Compute, overrides: Optional[Mapping[str, Any]] = None
+) -> Loaded:
+    """Rebuild a model from its checkpoint alone; stage 1's features are in its weights.
+
+    Args:
+        overrides: settings that win over the checkpoint's own, such as ``variant``; a variant given
+            here sets all switches that are not given themselves.
+
+    Raises:
+        UserError: the file or the data set does not fit.
+    """
+    loaded = load_published(checkpoint)
+    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise UserError(f"{checkpoint}: holds no 'state_dict' of tensors")
+    about = loaded.get("about") or infer_settings(weights)
+    own = {k: v for k, v in about["settings"].items() if k not in ("precision", "processes")}
+    if overrides and overrides.get("variant"):
+        own = {k: v for k, v in own.items() if k not in ("variant",)}
+        own.update(dict.fromkeys(("train_ffw_lora", "stack_mix_layers", "mask_same_target", "rank_normalized")))
+    schema = SCHEMAS[about["model"]]
+    fields = {f.name for f in dataclass_fields(schema)}
+    given = {k: v for k, v in (overrides or {}).items() if v is not None and k in fields}
+    values = {k: v for k, v in {**own, **given}.items() if k in fields}
+    settings: Any = schema(**{**values, "dataset": dataset, "datasets_dir": datasets_dir})
+    resolve_switches(settings)
+
+    with tempfile.TemporaryDirectory() as unused:  # RecBole wants a folder for checkpoints
+        config = recbole_config(MODELS[about["model"]], settings, compute.device, Path(unused))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # pandas warns of RecBole's own code
+            train, valid, test = load_splits(config)
+    for modality in getattr(settings, "modalities", []):
+        train.use_features(modality, torch.zeros_like(weights[f"plm_{modality}_embedding.weight"]))
+    model = MODELS[about["model"]](config, train)
+    load_weights(model, weights, checkpoint)
+    return Loaded(model.to(compute.device).eval(), settings, valid, test)
+
+
+@torch.no_grad()
+def rank_split(
+    model: SequenceModel, loader: EvalLoader, device: torch.device, processes: Processes, masked: bool = False
+) -> np.ndarray:
+    """The target's rank for each row of a split: (N,) float64 in the split's order; computed in fp32."""
+    model.eval()
+    found = torch.zeros(len(loader.targets), dtype=torch.float64)
+    for rows, batch in loader:
+        batch = batch.to(device)
+        scores = model.full_sort_scores(batch)
+        excluded = [index.to(device) for index in loader.history(rows)] if masked else None
+        found[torch.from_numpy(rows)] = target_ranks(scores, batch.targets, excluded).cpu()
+    processes.sum(found)
+    return found.numpy()
+
+
+def write_ranks(path: Path, split: SequenceDataset, ranks: np.ndarray, masked: np.ndarray) -> None:
+    """CSV of each user's test rank: zero-based user and item, rank unmasked and masked."""
+    items = split.item_of_row()[split.inter_feat[split.iid_field].numpy()]
+    with atomic(path) as temporary, open(temporary, "w", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["user", "item", "rank", "rank_masked"])
+        for user, item, rank, rank_masked in zip(user_ids(split), items, ranks, masked):
+            writer.writerow([user, item, f"{rank:g}", f"{rank_masked:g}"])
+
+
+def user_ids(split: SequenceDataset) -> np.ndarray:
+    """Zero-based user of each row of a split."""
+    tokens = split.field2id_token[split.uid_field][split.inter_feat[split.uid_field].numpy()]
+    return tokens.astype(np.int64) - 1
+
+
+def test_run(run_dir: Path, datasets_dir: str, compute: Compute, processes: Processes) -> Dict[str, Any]:
+    """Evaluate a finished run's best epoch on the test split, once; a second call reads the result.
+
+    Returns:
+        The content of metrics.json.
+    """
+    path, checkpoint = run_dir / "metrics.json", run_dir / "best.pth"
+    result: Dict[str, Any] = read_json(path)
+    if processes.agree("test" in result and result.get("checkpoint") == checksum(checkpoint)):
+        return result
+    loaded = load_model(checkpoint, result["dataset"], datasets_dir, compute)
+    loader = EvalLoader(loaded.test, processes.rank, processes.size)
+    ranks, masked = (rank_split(loaded.model, loader, compute.device, processes, m) for m in (False, True))
+    result.update(test=metrics(ranks), test_masked=metrics(masked), checkpoint=checksum(checkpoint))
+    if processes.first:
+        write_ranks(run_dir / "ranks.csv", loaded.test, ranks, masked)
+        write_json(path, result)
+    return result

@@ -1,0 +1,40 @@
+"""The terms of SICSRec's loss (paper, section on training; switch S10)."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def recommendation_loss(preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross entropy of each target over all items.
+
+    Args:
+        preference: (N, d); items: (n, d); targets: (N,).
+    """
+    return F.cross_entropy(preference.float() @ items.float().T / temperature, targets)
+
+
+def contrastive_loss(
+    preference: Tensor, contents: Tensor, targets: Tensor, temperature: float, mask_same_target: bool = True
+) -> Tensor:
+    """Content-aware contrastive task: a preference against its own target's content among the batch's.
+
+    Args:
+        preference: (N, d) u; contents: (N, d) c⁺ of the same rows; targets: (N,).
+        mask_same_target: S10. True: other rows with the same target take no part. False: as released,
+            their logit is 0, so that each adds 1 to the sum.
+    """
+    logits = preference.float() @ contents.float().T / temperature
+    same = targets[:, None] == targets[None, :]
+    same.fill_diagonal_(False)
+    logits = logits.masked_fill(same, -torch.inf if mask_same_target else 0.0)
+    return F.cross_entropy(logits, torch.arange(len(targets), device=targets.device))
+
+
+def table_regularization(tables: Sequence[Tensor]) -> Tensor:
+    """Σ ‖table‖₂ over the embedding tables."""
+    return torch.stack([torch.linalg.vector_norm(table) for table in tables]).sum()

@@ -1,0 +1,285 @@
+"""The three models of stage 2, as RecBole models: `ID_SeqEncoder`, `Content_SeqEncoder`, `SICSRec`.
+
+Parameter names are those of the published weights. A model reads a `packing.Batch`; RecBole's own
+batches are turned into one, so that the models also run under RecBole's trainer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Tuple
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stage2_sequence_preference_learning.layers import (
+    Adapter,
+    Dropout,
+    LayerSizes,
+    LoRA,
+    MixDecoder,
+    TransformerEncoder,
+    dropout,
+)
+from stage2_sequence_preference_learning.losses import contrastive_loss, recommendation_loss, table_regularization
+from stage2_sequence_preference_learning.packing import Batch, batch_of_rows
+
+Terms = Dict[str, Tensor]
+
+
+class SequenceModel(SequentialRecommender):
+    """What the three share: sizes, initialisation, and RecBole's three entry points.
+
+    A subclass gives `preference` (N, d) at the places that a batch predicts, `candidates` (n_items, d)
+    to score it against, and the loss's `terms`.
+    """
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.d = config["hidden_size"]
+        self.sizes = LayerSizes(
+            d=self.d,
+            heads=config["n_heads"],
+            inner=config["inner_size"],
+            hidden_dropout=config["hidden_dropout_prob"],
+            attn_dropout=config["attn_dropout_prob"],
+            activation=config["hidden_act"],
+            eps=config["layer_norm_eps"],
+        )
+        self.n_layers, self.eps = config["n_layers"], config["layer_norm_eps"]
+        self.dropout = Dropout(config["hidden_dropout_prob"])
+        self.position_embedding = nn.Embedding(self.max_seq_length, self.d)
+        self.initializer_range = config["initializer_range"]
+
+    def initialize(self) -> None:
+        """Weights ~ N(0, initializer_range), biases 0, LayerNorm 1 and 0, LoRA's B 0."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=self.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, LoRA):
+                module.reset(self.initializer_range)
+
+    def preference(self, batch: Batch) -> Tensor:
+        """(N, d)."""
+        raise NotImplementedError
+
+    def candidates(self) -> Tensor:
+        """(n_items, d) to rank by, the padding item included."""
+        raise NotImplementedError
+
+    def terms(self, batch: Batch) -> Terms:
+        """The weighted terms of the loss, by name; the loss is their sum."""
+        raise NotImplementedError
+
+    def as_batch(self, interaction: Any, with_targets: bool = True) -> Batch:
+        """RecBole's interaction as a `Batch`."""
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        targets = interaction[self.ITEM_ID] if with_targets else torch.zeros_like(lengths)
+        return batch_of_rows(items, lengths, targets)
+
+    def forward(self, batch: Batch) -> Terms:
+        """The loss's terms; the forward that data-parallel training wraps."""
+        return self.terms(batch)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """RecBole's loss of a batch, a scalar."""
+        return torch.stack(list(self.terms(self.as_batch(interaction)).values())).sum()
+
+    def full_sort_scores(self, batch: Batch) -> Tensor:
+        """(N, n_items) scores, of which higher is better; the padding item has ``-inf``."""
+        scores = self.preference(batch).float() @ self.candidates().float().T
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """RecBole's full ranking: (B, n_items)."""
+        return self.full_sort_scores(self.as_batch(interaction, with_targets=False))
+
+    def predict(self, interaction: Any) -> Tensor:
+        """RecBole's score of one item a row: (B,)."""
+        batch = self.as_batch(interaction)
+        return (self.preference(batch).float() * self.candidates().float()[batch.targets]).sum(dim=-1)
+
+
+class ID_SeqEncoder(SequenceModel):
+    """Step 1: SASRec with full cross entropy."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.item_embedding = nn.Embedding(self.n_items, self.d, padding_idx=0)
+        self.LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
+        self.trm_encoder = TransformerEncoder(self.n_layers, self.sizes)
+        self.initialize()
+
+    def preference(self, batch: Batch) -> Tensor:
+        """(N, d)."""
+        x = self.item_embedding(batch.items) + self.position_embedding(batch.positions)  # (R, L, d)
+        x = self.trm_encoder(self.dropout(self.LayerNorm(x)), batch.allowed())
+        return x[batch.rows, batch.columns]
+
+    def candidates(self) -> Tensor:
+        """(n_items, d)."""
+        return self.item_embedding.weight
+
+    def terms(self, batch: Batch) -> Terms:
+        """Cross entropy over all items."""
+        return {"rec": recommendation_loss(self.preference(batch), self.candidates(), batch.targets)}
+
+
+class ContentModel(SequenceModel):
+    """What the two models with a content branch share: stage 1's features and their adapters."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.temperature, self.alpha, self.lamba = config["temperature"], config["alpha"], config["lamba"]
+        self.mask_same_target = config["mask_same_target"]
+        self.modalities: List[str] = list(config["modalities"])
+        for modality in self.modalities:
+            features = dataset.item_features(modality)  # (n_items, width), row 0 is padding
+            table = nn.Embedding(features.shape[0], features.shape[1], padding_idx=0)
+            self.add_module(f"plm_{modality}_embedding", table)
+            self.add_module(f"{modality}_adapter", Adapter(features.shape[1], self.d))
+        self.content_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
+        self.content_trm_decoder = TransformerEncoder(self.n_layers, self.sizes)
+
+    def fill_tables(self, dataset: Any) -> None:
+        """Start the feature tables from stage 1."""
+        for modality, table in zip(self.modalities, self.feature_tables()):
+            table.data.copy_(dataset.item_features(modality))
+
+    def feature_tables(self) -> List[Tensor]:
+        """The trainable tables T and I, as far as the data set has them."""
+        return [self.get_submodule(f"plm_{modality}_embedding").weight for modality in self.modalities]
+
+    def content(self, items: Tensor) -> Tensor:
+        """c = normalize(text_adapter(T) + image_adapter(I)) of item ids (n,): (n, d)."""
+        parts = [
+            self.get_submodule(f"{modality}_adapter")(self.get_submodule(f"plm_{modality}_embedding")(items))
+            for modality in self.modalities
+        ]
+        return F.normalize(torch.stack(parts).sum(dim=0).float(), dim=-1)
+
+    def content_branch(self, content: Tensor, batch: Batch) -> Tensor:
+        """The encoder over content + position: (R, L, d) → (R, L, d)."""
+        x = self.dropout(self.content_LayerNorm(content + self.position_embedding(batch.positions)))
+        return self.content_trm_decoder(x, batch.allowed())
+
+    def content_of(self, batch: Batch) -> Tuple[Tensor, Tensor]:
+        """Contents of the batch's items (R, L, d) and targets (N, d); each item goes through the adapters once."""
+        every = torch.cat([batch.items.flatten(), batch.targets])
+        distinct, where = torch.unique(every, return_inverse=True)
+        content = F.embedding(where, self.content(distinct))
+        inside, targets = content.split([batch.items.numel(), len(batch)])
+        return inside.view(*batch.items.shape, -1), targets
+
+
+class Content_SeqEncoder(ContentModel):
+    """Baseline: the content branch alone. Items are scored by their content, under the same two tasks."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.initialize()
+        self.fill_tables(dataset)
+
+    def preference(self, batch: Batch) -> Tensor:
+        """u = normalized output of the content branch: (N, d)."""
+        inside, _ = self.content_of(batch)
+        return self._at_predictions(inside, batch)
+
+    def _at_predictions(self, inside: Tensor, batch: Batch) -> Tensor:
+        outputs = self.content_branch(inside, batch)
+        return F.normalize(outputs[batch.rows, batch.columns].float(), dim=-1)
+
+    def candidates(self) -> Tensor:
+        """Contents of all items, the padding item's zero: (n_items, d)."""
+        contents = self.content(torch.arange(self.n_items, device=self.position_embedding.weight.device))
+        return contents
+
+    def terms(self, batch: Batch) -> Terms:
+        """rec + λ·Σ‖table‖₂ + α·contrastive."""
+        contents = self.candidates()  # every item once: the ranking needs all of them
+        u = self._at_predictions(F.embedding(batch.items, contents), batch)
+        own = F.embedding(batch.targets, contents)
+        return {
+            "rec": recommendation_loss(u, contents, batch.targets, self.temperature),
+            "reg": self.lamba * table_regularization(self.feature_tables()),
+            "contrastive": self.alpha
+            * contrastive_loss(u, own, batch.targets, self.temperature, self.mask_same_target),
+        }
+
+
+class SICSRec(ContentModel):
+    """Step 2: ID branch with LoRA, content branch, mix decoder, contrastive task."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.rank_normalized = config["rank_normalized"]
+        self.item_embedding = nn.Embedding(self.n_items, self.d, padding_idx=0)
+        self.LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
+        self.trm_encoder = TransformerEncoder(self.n_layers, self.sizes, lora_rank=config["lora_rank"])
+        self.query_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
+        self.value_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
+        self.id_content_trm_decoder = MixDecoder(self.n_layers, self.sizes, stack_layers=config["stack_mix_layers"])
+        self.aggregation_layer = nn.Linear(3 * self.d, self.d)
+        self.initialize()
+        self.fill_tables(dataset)
+        self._freeze(train_ffw_lora=config["train_ffw_lora"])
+
+    def _freeze(self, train_ffw_lora: bool) -> None:
+        """The ID encoder's own weights, and as released (S8) the LoRA after its feed-forward sub-layers."""
+        for name, parameter in self.trm_encoder.named_parameters():
+            is_lora = "att_lora_layer" in name or ("ffw_lora_layer" in name and train_ffw_lora)
+            parameter.requires_grad_(is_lora)
+
+    def load_id_encoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Start the ID branch from a trained `ID_SeqEncoder`'s state dict, checked by the caller."""
+        self.load_state_dict(dict(weights), strict=False)
+
+    def id_encoder_state(self) -> Dict[str, Tensor]:
+        """The part of the state dict that an `ID_SeqEncoder` has, by its names."""
+        parts = ("item_embedding.", "position_embedding.", "LayerNorm.", "trm_encoder.")
+        return {k: v for k, v in self.state_dict().items() if k.startswith(parts) and "lora" not in k}
+
+    def preference(self, batch: Batch) -> Tensor:
+        """u = normalize(W [id; content; mix]): (N, d)."""
+        inside, _ = self.content_of(batch)
+        return self._preference(inside, batch)
+
+    def _preference(self, inside: Tensor, batch: Batch) -> Tensor:
+        allowed = batch.allowed()
+        x = self.item_embedding(batch.items) + self.position_embedding(batch.positions)  # (R, L, d)
+        by_id = self.trm_encoder(self.dropout(self.LayerNorm(x)), allowed)
+        by_content = self.content_branch(inside, batch)
+        mixed = self.id_content_trm_decoder(
+            self.dropout(self.query_LayerNorm(by_id)), self.dropout(self.value_LayerNorm(by_content)), allowed
+        )
+        three = [branch[batch.rows, batch.columns] for branch in (by_id, by_content, mixed)]
+        return F.normalize(self.aggregation_layer(torch.cat(three, dim=-1)).float(), dim=-1)
+
+    def candidates(self) -> Tensor:
+        """(n_items, d): the normalised ID table, as in training; as released (S11) the raw one."""
+        table = self.item_embedding.weight
+        return F.normalize(table, dim=-1) if self.rank_normalized else table
+
+    def terms(self, batch: Batch) -> Terms:
+        """rec + λ·Σ‖table‖₂ + α·contrastive."""
+        inside, own = self.content_of(batch)
+        u = self._preference(inside, batch)
+        table = self.item_embedding.weight
+        items = F.normalize(dropout(table, self.dropout.p, self.training), dim=-1)
+        return {
+            "rec": recommendation_loss(u, items, batch.targets, self.temperature),
+            "reg": self.lamba * table_regularization([table, *self.feature_tables()]),
+            "contrastive": self.alpha
+            * contrastive_loss(u, own, batch.targets, self.temperature, self.mask_same_target),
+        }
+
+
+MODELS = {model.__name__: model for model in (ID_SeqEncoder, Content_SeqEncoder, SICSRec)}

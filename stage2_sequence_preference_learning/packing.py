@@ -1,0 +1,170 @@
+"""Prefixes of one sequence computed in one causal pass, sequences packed end to end without padding.
+
+With causal attention and positions counted from a sequence's start, the output at position t is the
+output for the prefix that ends at t. So all training rows of a user that are prefixes of one history
+need one pass, not one each. A batch holds as many targets as the paper's (``train_batch_size``),
+grouped by user; its loss equals that of the separate prefixes (tests/test_packing.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Sequences in R rows of L positions, and the N places where the next item is predicted."""
+
+    items: Tensor  # (R, L) item ids, 0 is padding
+    positions: Tensor  # (R, L) position within the own sequence
+    segments: Tensor  # (R, L) number of the own sequence, -1 is padding
+    rows: Tensor  # (N,) row of each prediction
+    columns: Tensor  # (N,) column of each prediction
+    targets: Tensor  # (N,) the item to predict
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+
+    def allowed(self) -> Tensor:
+        """(R, 1, L, L) bool: a position sees itself and what stands before it in its own sequence."""
+        same = self.segments[:, :, None] == self.segments[:, None, :]
+        causal = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril()
+        return (same & causal)[:, None]
+
+
+def batch_of_rows(item_seq: Tensor, lengths: Tensor, targets: Tensor) -> Batch:
+    """A RecBole batch as it stands: one right-padded history a row, predicted at its end.
+
+    Args:
+        item_seq: (B, L) item ids, 0 is padding; lengths, targets: (B,).
+    """
+    longest = int(lengths.max())
+    items = item_seq[:, :longest]
+    positions = torch.arange(longest, device=items.device).expand_as(items)
+    rows = torch.arange(len(items), device=items.device)
+    segments = torch.where(positions < lengths[:, None], rows[:, None], -1)
+    return Batch(items, positions, segments, rows, lengths - 1, targets)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Histories, each with the places where it is predicted: ragged, in flat arrays.
+
+    Sequence i has the items ``items[item_start[i]:item_start[i + 1]]`` and the predictions
+    ``target_start[i]:target_start[i + 1]`` of ``columns`` (position in the sequence) and ``targets``.
+    """
+
+    items: np.ndarray
+    item_start: np.ndarray
+    columns: np.ndarray
+    targets: np.ndarray
+    target_start: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.item_start) - 1
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """[start, start + length) of each pair, end to end."""
+    offsets = np.arange(int(lengths.sum())) - np.repeat(_starts(lengths)[:-1], lengths)
+    return np.repeat(starts, lengths) + offsets
+
+
+def one_target_each(item_seq: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> Sequences:
+    """Each row a sequence of its own: evaluation, in the order given.
+
+    Args:
+        item_seq: (N, L), right-padded with 0; lengths, targets: (N,).
+    """
+    real = np.arange(item_seq.shape[1]) < lengths[:, None]
+    return Sequences(item_seq[real], _starts(lengths), lengths - 1, targets, np.arange(len(targets) + 1))
+
+
+def merge_prefixes(users: np.ndarray, item_seq: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> Sequences:
+    """Rows whose history continues another row of the same user join it: one pass predicts them all.
+
+    A history cut to the last 50 items does not continue an uncut one (its positions differ), so such
+    rows stay by themselves. No row is lost and none is added.
+
+    Args:
+        users, lengths, targets: (N,); item_seq: (N, L), right-padded with 0.
+    """
+    order = np.lexsort((-np.arange(len(users)), lengths, users))  # of equal length, the uncut one first
+    users, item_seq, lengths, targets = users[order], item_seq[order], lengths[order], targets[order]
+    shorter, longer = item_seq[:-1], item_seq[1:].copy()
+    rows, end = np.arange(len(longer)), np.minimum(lengths[:-1], item_seq.shape[1] - 1)
+    continues = (users[1:] == users[:-1]) & (lengths[1:] == lengths[:-1] + 1)
+    continues &= longer[rows, end] == targets[:-1]
+    longer[rows, end] = 0
+    continues &= (longer == shorter).all(axis=1)
+
+    last = np.append(~continues, True)  # the longest row of each chain
+    hosts = one_target_each(item_seq[last], lengths[last], targets[last])
+    chain_lengths = np.diff(np.append(-1, np.flatnonzero(last)))
+    return Sequences(hosts.items, hosts.item_start, lengths - 1, targets, _starts(chain_lengths))
+
+
+def _fill_rows(lengths: np.ndarray, width: int) -> Tuple[np.ndarray, np.ndarray, int]:
+    """Best fit, longest first: the row and the offset of each sequence, and the number of rows."""
+    row_of, offset_of = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
+    with_room: List[List[int]] = [[] for _ in range(width + 1)]  # rows by what is left in them
+    n_rows = 0
+    for i in np.argsort(-lengths, kind="stable"):
+        need = int(lengths[i])
+        left = next((room for room in range(need, width + 1) if with_room[room]), None)
+        if left is None:
+            row, left, n_rows = n_rows, width, n_rows + 1
+        else:
+            row = with_room[left].pop()
+        row_of[i], offset_of[i] = row, width - left
+        with_room[left - need].append(row)
+    return row_of, offset_of, n_rows
+
+
+def pack(sequences: Sequences, chosen: np.ndarray) -> Batch:
+    """The chosen sequences in as few rows as fit, as wide as the longest of them.
+
+    Predictions come in the order of ``chosen``.
+    """
+    lengths = np.diff(sequences.item_start)[chosen]
+    n_targets = np.diff(sequences.target_start)[chosen]
+    width = int(lengths.max())
+    row_of, offset_of, n_rows = _fill_rows(lengths, width)
+
+    position = _ranges(np.zeros_like(lengths), lengths)
+    cell = np.repeat(row_of * width + offset_of, lengths) + position
+    items, positions = np.zeros(n_rows * width, np.int64), np.zeros(n_rows * width, np.int64)
+    segments = np.full(n_rows * width, -1, np.int64)
+    items[cell] = sequences.items[_ranges(sequences.item_start[:-1][chosen], lengths)]
+    positions[cell] = position
+    segments[cell] = np.repeat(np.arange(len(chosen)), lengths)
+
+    predicted = _ranges(sequences.target_start[:-1][chosen], n_targets)
+    rows = np.repeat(row_of, n_targets)
+    columns = np.repeat(offset_of, n_targets) + sequences.columns[predicted]
+    grid = [torch.from_numpy(a.reshape(n_rows, width)) for a in (items, positions, segments)]
+    return Batch(*grid, *map(torch.from_numpy, (rows, columns, sequences.targets[predicted])))
+
+
+def batches_by_targets(sequences: Sequences, order: np.ndarray, batch_size: int) -> List[np.ndarray]:
+    """Cut ``order`` into batches of about ``batch_size`` targets; a sequence is never split.
+
+    A batch ends with the sequence that reaches its share: the k-th batch ends nearest after k · batch_size.
+    """
+    reached = np.cumsum(np.diff(sequences.target_start)[order])
+    batch_of = (reached - 1) // batch_size
+    cuts = np.flatnonzero(np.diff(batch_of)) + 1
+    return np.split(order, cuts)

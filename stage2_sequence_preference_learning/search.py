@@ -1,0 +1,194 @@
+"""The search for α (paper: Optuna over 0.1 … 1.0), or for any settings, chosen on validation.
+
+Writes <results_dir>/<model>/<dataset>/search-<digest>/: study.db (SQLite; optuna-dashboard shows it), a run per
+trial, trials.csv, and a plot of the score over each searched setting. The best trial's run is then
+copied to where a run with its settings belongs, and it alone is tested.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import matplotlib
+import optuna
+from optuna.trial import TrialState
+
+from common.device import pick_compute
+from common.errors import UserError, nearest
+from common.files import atomic, exclusive, read_json
+from common.settings import check_values
+from stage2_sequence_preference_learning.settings import NOT_SHAPING, resolve_switches
+from stage2_sequence_preference_learning.spine import METRICS, run_folder, train, what_makes
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+MODEL = "SICSRec"
+
+
+def grid_of(space: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """All cells of a space of lists, in their order; empty if any setting has a range."""
+    if not all(isinstance(values, list) for values in space.values()):
+        return []
+    return [dict(zip(space, cell)) for cell in itertools.product(*space.values())]
+
+
+def check_space(settings: Any) -> None:
+    """Every searched key is a setting that shapes a run; every value is admitted there.
+
+    Raises:
+        UserError: names the key.
+    """
+    known = [f.name for f in dataclasses.fields(settings) if f.name not in NOT_SHAPING]
+    if not settings.search_space:
+        raise UserError("search_space is empty: name a setting and its values, as in search_space={alpha: [0.1, 0.2]}")
+    for key, values in settings.search_space.items():
+        if key not in known:
+            raise UserError(f"search_space: unknown setting '{key}'{nearest(key, known)}")
+        if isinstance(values, dict):
+            unknown = set(values) - {"low", "high", "log", "step"}
+            if unknown or not {"low", "high"} <= set(values):
+                raise UserError(f"search_space: '{key}' needs low and high, and may have log and step; it has {values}")
+            values = [values["low"], values["high"]]
+        if not isinstance(values, list) or not values:
+            raise UserError(f"search_space: '{key}' must be a list of values, or {{low, high}}")
+        for value in values:
+            check_values(dataclasses.replace(settings, **{key: value}), "search_space")
+
+
+def name_of(chosen: Dict[str, Any]) -> str:
+    """The name of a trial's run, such as ``alpha=0.2``."""
+    return ",".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in chosen.items())
+
+
+def suggest(trial: optuna.Trial, space: Dict[str, Any], settings: Any) -> Dict[str, Any]:
+    """One value for each searched setting, of the type that the setting has."""
+    chosen: Dict[str, Any] = {}
+    for key, values in space.items():
+        if isinstance(values, list):
+            chosen[key] = trial.suggest_categorical(key, values)
+        elif isinstance(getattr(settings, key), int):
+            chosen[key] = trial.suggest_int(key, **values)
+        else:
+            chosen[key] = trial.suggest_float(key, **values)
+    return chosen
+
+
+def _folder(settings: Any) -> Path:
+    fixed = dict.fromkeys(settings.search_space)
+    compute = pick_compute(settings.device, settings.precision)
+    made_from = what_makes(MODEL, settings, compute.precision, 1)
+    essence = {
+        "settings": {**made_from["settings"], **fixed},
+        "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()},
+        "space": settings.search_space,
+    }
+    digest = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:8]
+    return Path(settings.results_dir) / MODEL / settings.dataset / f"search-{digest}"
+
+
+def _open_study(folder: Path, settings: Any) -> optuna.Study:
+    """The study, with trials that a killed process left running asked for again."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=f"{MODEL}-{settings.dataset}",
+        storage=f"sqlite:///{folder / 'study.db'}",
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=settings.seed),
+        load_if_exists=True,
+    )
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    return study
+
+
+def _enqueue_grid(study: optuna.Study, cells: List[Dict[str, Any]]) -> None:
+    """Ask for every cell that is neither done nor waiting, so that a resumed grid is complete."""
+    asked = [t.params for t in study.get_trials(states=(TrialState.COMPLETE,))]
+    asked += [t.system_attrs["fixed_params"] for t in study.get_trials(states=(TrialState.WAITING,))]
+    for cell in cells:
+        if cell not in asked:
+            study.enqueue_trial(cell)
+
+
+def search(settings: Any, force: bool = False) -> Path:
+    """Run the trials that are still missing, then test the best; returns the best run's folder.
+
+    ``n_trials`` counts trials that ended well, over all starts; a grid smaller than it is done when complete.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("n_trials: a search runs in one process; start it without torchrun")
+    resolve_switches(settings)
+    check_space(settings)
+    folder = _folder(settings)
+    with exclusive(folder):
+        if force:
+            (folder / "study.db").unlink(missing_ok=True)
+        study = _open_study(folder, settings)
+        cells = grid_of(settings.search_space)[: settings.n_trials]
+        _enqueue_grid(study, cells)
+        wanted = len(cells) or settings.n_trials
+
+        def objective(trial: optuna.Trial) -> float:
+            chosen = suggest(trial, settings.search_space, settings)
+            name = name_of(chosen)
+            print(f"trial {trial.number}: {name}")
+            one = dataclasses.replace(settings, **chosen, run=f"{folder.name}/{name}", test=False)
+            score = read_json(train(MODEL, one, force) / METRICS)["valid"][settings.valid_metric]
+            print(f"trial {trial.number}: {name}: valid {settings.valid_metric} {score:.4f}")
+            return float(score)
+
+        done = len(study.get_trials(states=(TrialState.COMPLETE,)))
+        if wanted > done:
+            study.optimize(objective, n_trials=wanted - done)
+        report(study, folder, settings.valid_metric)
+        best = dataclasses.replace(settings, **study.best_params, run=None)
+        print(f"best of {wanted} trials: {name_of(study.best_params)}, {study.best_value:.4f}")
+        _adopt(folder, study, best)
+    return train(MODEL, dataclasses.replace(best, n_trials=0))
+
+
+def _adopt(folder: Path, study: optuna.Study, best: Any) -> None:
+    """Copy the best trial's run to where a run of its settings belongs, unless it stands there."""
+    compute = pick_compute(best.device, best.precision)
+    target = run_folder(MODEL, best, what_makes(MODEL, best, compute.precision, 1))
+    if (target / METRICS).is_file():
+        return
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(folder / name_of(study.best_params), part, ignore=shutil.ignore_patterns(".lock"))
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+
+
+def report(study: optuna.Study, folder: Path, metric: str) -> None:
+    """trials.csv, and score over each searched setting as a picture."""
+    trials = study.get_trials(states=(TrialState.COMPLETE,))
+    keys = sorted({key for trial in trials for key in trial.params})
+    with atomic(folder / "trials.csv") as temporary, open(temporary, "w") as out:
+        out.write(",".join(["trial", *keys, f"valid {metric}"]) + "\n")
+        for trial in trials:
+            out.write(",".join(map(str, [trial.number, *(trial.params.get(k, "") for k in keys), trial.value])) + "\n")
+    for key in keys:
+        _plot(study, trials, key, metric, folder / f"score_over_{key}.png")
+
+
+def _plot(study: optuna.Study, trials: List[Any], key: str, metric: str, path: Path) -> None:
+    points: List[Tuple[Any, float]] = sorted((t.params[key], t.value) for t in trials)
+    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    axes.plot(*zip(*points), "o-" if len(study.best_params) == 1 else "o", color="#1f6f8b")
+    axes.plot(study.best_params[key], study.best_value, "*", color="#c8553d", markersize=14, label="chosen")
+    axes.set(xlabel="α" if key == "alpha" else key, ylabel=f"validation {metric.upper()}", title=study.study_name)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    plt.close(figure)

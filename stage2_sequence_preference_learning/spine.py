@@ -1,0 +1,208 @@
+"""The spine of the three trainings: config → seed → data → model → train → evaluate → save."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import warnings
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import torch
+
+from common.checkpoints import check_weights, load_published
+from common.dataset import load_dataset
+from common.device import pick_compute
+from common.errors import UserError
+from common.features import features_path
+from common.files import commit, differences, exclusive, read_json, recipe, versions, write_json, write_text
+from common.seeding import seed_everything
+from common.settings import to_yaml
+from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+from stage2_sequence_preference_learning.evaluation import PROTOCOL, test_run
+from stage2_sequence_preference_learning.models import MODELS, SICSRec
+from stage2_sequence_preference_learning.processes import Processes, start_processes
+from stage2_sequence_preference_learning.settings import recbole_config, resolve_switches, shaping
+from stage2_sequence_preference_learning.trainer import SequenceTrainer
+
+MADE, METRICS = "made.json", "metrics.json"
+
+
+def train(model_name: str, settings: Any, force: bool = False) -> Path:
+    """Train one model, or go on with a run that was begun, or skip one that is done.
+
+    Args:
+        settings: of the model's schema; for SICSRec ``pretrain_id`` is a file or ``none``.
+
+    Returns:
+        The run's folder ``<results_dir>/<model>/<dataset>/<run>/``.
+
+    Raises:
+        UserError: input is missing or does not fit; another process holds the folder.
+    """
+    processes = start_processes(settings.device)
+    device = f"cuda:{processes.local_rank}" if processes.size > 1 and torch.cuda.is_available() else settings.device
+    compute = pick_compute(device, settings.precision)
+    resolve_switches(settings)
+    made_from = what_makes(model_name, settings, compute.precision, processes.size)
+    run_dir = run_folder(model_name, settings, made_from)
+    with ExitStack() as held:
+        if processes.first:
+            held.enter_context(exclusive(run_dir))
+            _open_run(run_dir, made_from, settings, force)
+        processes.agree(None)  # the others wait until the folder stands
+        if not processes.agree((run_dir / METRICS).is_file()):
+            held.enter_context(_log_to(run_dir / "train.log", processes.first))
+            _train(model_name, settings, compute, run_dir, made_from, processes)
+        elif processes.first:
+            print(f"{model_name}: {run_dir} stands, nothing to train")
+        if settings.test:
+            test_run(run_dir, settings.datasets_dir, compute, processes)
+    return run_dir
+
+
+def what_makes(model_name: str, settings: Any, precision: str, n_processes: int) -> Dict[str, Any]:
+    """The recipe of a run: settings that shape it, checksums of all its inputs."""
+    folder, name = settings.dataset_dir, settings.dataset
+    inter = {split: folder / "recbole" / name / f"{name}.{split}.inter" for split in ("train", "valid", "test")}
+    for path in inter.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run recbole_process.py -d {name}")
+    inputs: Dict[str, Path] = dict(inter)
+    for modality in getattr(settings, "modalities", []):
+        path = features_path(Path(settings.features_dir or folder), name, modality)
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such features; run stage 1, point features_dir=DIR to where they lie, "
+                "or choose what there is with modalities=[text] or modalities=[image]"
+            )
+        inputs[modality] = path
+    pretrained = getattr(settings, "pretrain_id", None)
+    if pretrained not in (None, "none"):
+        inputs["id_encoder"] = Path(pretrained)
+    shape = {**shaping(settings), "precision": precision, "processes": n_processes}
+    del shape["device"]
+    return recipe(model_name, shape, inputs)
+
+
+def run_folder(model_name: str, settings: Any, made_from: Dict[str, Any]) -> Path:
+    """``<results_dir>/<model>/<dataset>/<run>``; the name tells variant and seed, a digest tells all the rest."""
+    essence = {**made_from, "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()}}
+    digest = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:8]
+    variant = f"{settings.variant}-" if hasattr(settings, "variant") else ""
+    name = settings.run or f"{variant}seed{settings.seed}-{digest}"
+    return Path(settings.results_dir) / model_name / settings.dataset / name
+
+
+def _open_run(run_dir: Path, made_from: Dict[str, Any], settings: Any, force: bool) -> None:
+    made = run_dir / MADE
+    if made.is_file():
+        changed = differences(read_json(made), made_from)
+        if changed and not force:
+            raise UserError(
+                f"{run_dir}: was made otherwise: {changed}; name another run with run=NAME, or redo it with --force"
+            )
+    if force:
+        for file in run_dir.iterdir():
+            if file.is_file() and file.name != ".lock":
+                file.unlink()
+    write_json(made, {**made_from, "commit": commit(), "versions": versions()})
+    write_text(run_dir / "settings.yaml", to_yaml(settings))
+
+
+@contextmanager
+def _log_to(path: Path, first: bool) -> Iterator[None]:
+    """RecBole logs to the root logger: to the run's file and the screen, from the first process."""
+    logger = logging.getLogger()
+    handlers: List[logging.Handler] = []
+    if first:
+        handlers = [logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)]
+    level, before = logger.level, logger.handlers[:]
+    logger.handlers[:] = handlers or [logging.NullHandler()]
+    logger.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    try:
+        yield
+    finally:
+        logger.handlers[:] = before
+        logger.setLevel(level)
+        for handler in handlers:
+            handler.close()
+
+
+def _count(model: torch.nn.Module) -> Dict[str, int]:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"trained": trained, "frozen": sum(p.numel() for p in model.parameters()) - trained}
+
+
+def _train(
+    model_name: str, settings: Any, compute: Any, run_dir: Path, made_from: Dict[str, Any], processes: Processes
+) -> None:
+    config = recbole_config(MODELS[model_name], settings, compute.device, run_dir)
+    seed_everything(settings.seed)
+    config["n_catalogue"] = load_dataset(settings.dataset_dir, settings.dataset).n_items
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # pandas warns of RecBole's own code
+        train_split, valid_split, _ = load_splits(config)
+    loader = TrainLoader(train_split, settings.train_batch_size, settings.seed, processes.rank, processes.size)
+    valid = EvalLoader(valid_split, processes.rank, processes.size)
+
+    model = MODELS[model_name](config, train_split).to(compute.device)
+    if isinstance(model, SICSRec) and settings.pretrain_id != "none":
+        load_id_encoder(model, Path(settings.pretrain_id), made_from["inputs"])
+    parameters = _count(model)
+    logger = logging.getLogger()
+    logger.info(f"{model_name} on {compute.device} in {compute.precision}: {run_dir}")
+    logger.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} frozen")
+
+    about = {
+        "model": model_name,
+        "dataset": settings.dataset,
+        "settings": made_from["settings"],
+        "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()},
+        "commit": commit(),
+    }
+    trainer = SequenceTrainer(config, model, compute, run_dir, about, processes)
+    seed_everything(settings.seed + processes.rank)  # processes draw their own dropout
+    if trainer.resume(loader):
+        logger.info(f"goes on after epoch {trainer.start_epoch - 1}")
+    trainer.fit(loader, valid, verbose=False, show_progress=sys.stderr.isatty() and processes.first)
+    trainer.tensorboard.close()
+    if processes.first:
+        write_json(
+            run_dir / METRICS,
+            {
+                "model": model_name,
+                "dataset": settings.dataset,
+                "seed": settings.seed,
+                "variant": getattr(settings, "variant", None),
+                "valid": trainer.best_valid_result,
+                "best_epoch": trainer.best_epoch,
+                "epochs": len(trainer.train_loss_dict),
+                "seconds": round(trainer.seconds, 2),
+                "parameters": parameters,
+                "protocol": PROTOCOL,
+            },
+        )
+
+
+def load_id_encoder(model: SICSRec, path: Path, inputs: Dict[str, Any]) -> None:
+    """Start SICSRec's ID branch from an ID encoder's checkpoint, ours or published.
+
+    Raises:
+        UserError: it was trained on other data, or lists every weight that is missing, unexpected or of another shape.
+    """
+    loaded = load_published(path)
+    weights = loaded.get("state_dict") if isinstance(loaded, dict) else None
+    if not weights:
+        raise UserError(f"{path}: holds no 'state_dict'; give pretrain_id the checkpoint of an ID_SeqEncoder")
+    trained_on = loaded.get("about", {}).get("inputs", {})  # published files do not tell
+    for split, digest in trained_on.items():
+        if inputs[split]["sha256"] != digest:
+            raise UserError(f"pretrain_id={path}: was trained on another {split} split; train the ID encoder again")
+    check_weights(model.id_encoder_state(), weights, f"pretrain_id={path}")
+    model.load_id_encoder(weights)
