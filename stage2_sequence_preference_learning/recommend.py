@@ -45,9 +45,7 @@ def best_run(results_dir: str, dataset: str) -> Path:
     folder = Path(results_dir) / "SICSRec" / dataset
     runs = [path for path in sorted(folder.glob("*/metrics.json")) if (path.parent / "best.pth").is_file()]
     if not runs:
-        raise UserError(
-            f"{folder}: no trained run; train with run_train.sh SICSRec {dataset}, or give --checkpoint FILE"
-        )
+        raise UserError(f"{folder}: no run; train with run_train.sh SICSRec {dataset}, or give --checkpoint FILE")
     return max(runs, key=lambda path: float(read_json(path)["valid"]["hit@10"])).parent / "best.pth"
 
 
