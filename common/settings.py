@@ -41,7 +41,6 @@ class CommonSettings:
 
     dataset: str = setting("ml-100k", "name of the data set")
     datasets_dir: str = setting("datasets", "prepared data sets, one folder each")
-    seed: int = setting(2024, "seed of every random choice", minimum=0)
 
     @property
     def dataset_dir(self) -> Path:
@@ -50,7 +49,7 @@ class CommonSettings:
 
 
 @dataclass
-class ComputeSettings(CommonSettings):
+class DeviceSettings(CommonSettings):
     """What every script that runs a network knows as well."""
 
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
@@ -60,6 +59,13 @@ class ComputeSettings(CommonSettings):
         "on older GPUs (V100), else fp32",
         choices=("auto", "fp32", "fp16", "bf16"),
     )
+
+
+@dataclass
+class ComputeSettings(DeviceSettings):
+    """What every script that draws random numbers knows as well."""
+
+    seed: int = setting(2024, "seed of every random choice", minimum=0)
 
 
 S = TypeVar("S", bound=CommonSettings)
@@ -124,7 +130,7 @@ def check_values(settings: Any, source: str) -> None:
 def split_overrides(words: Sequence[str]) -> Dict[str, Any]:
     """``["alpha=0.5", "modalities=[text]"]`` → a mapping; values are read as YAML.
 
-    Numbers and booleans stay text, which their fields convert: ``run=007`` and ``run=on`` are names.
+    YAML's odd spellings stay text, so that ``run=007`` and ``run=on`` are names; a number's field converts them.
     """
     values: Dict[str, Any] = {}
     for word in words:
@@ -137,7 +143,8 @@ def split_overrides(words: Sequence[str]) -> Dict[str, Any]:
             value = OmegaConf.create(f"value: {text}").value if text else ""
         except Exception as error:  # the YAML parser's errors share no base with OmegaConf's
             raise UserError(f"command line: setting '{key}': cannot read the value {text!r}") from error
-        values[key] = text if isinstance(value, (bool, int, float)) else value
+        odd = isinstance(value, int) and str(value).lower() != text.lower()
+        values[key] = text if odd else value
     return values
 
 

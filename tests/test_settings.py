@@ -67,7 +67,7 @@ def test_a_mapping_is_replaced_not_merged() -> None:
     assert built("search_space={rank: [2, 4]}").search_space == {"rank": [2, 4]}
 
 
-@pytest.mark.parametrize("name", ["007", "1e3", "on", "2024-01-01", "1_0", "a-b.c"])
+@pytest.mark.parametrize("name", ["007", "on", "No", "2024-01-01", "1_0", "0x1f", "a-b.c"])
 def test_a_name_stays_as_it_was_typed(name: str) -> None:
     assert built(f"run={name}").run == name
 
@@ -135,6 +135,11 @@ def test_a_setting_given_twice_is_refused() -> None:
     assert "given twice" in refusal("rank=1", "rank=2")
     with pytest.raises(UserError, match="given twice"):
         parse(Example, None, argv=["-d", "Food", "dataset=Dance"])
+
+
+def test_overrides_are_values_of_their_type() -> None:
+    words = ["rank=7", "alpha=1e-3", "shuffle=false", "run=null", "modalities=[text]"]
+    assert list(split_overrides(words).values()) == [7, 0.001, False, None, ["text"]]
 
 
 @pytest.mark.parametrize("word", ["rank", "=3", "dataset="])
