@@ -1,6 +1,6 @@
 """Says what is wrong with the environment, the machine or a data set, and how to mend it; exit 1 if anything is.
 
-    python -m common.doctor [DATASET] [datasets_dir=DIR] [features_dir=DIR]
+    python -m common.doctor [DATASET] [datasets_dir=DIR] [features_dir=DIR] [finetune_dir=DIR]
 
 Reads the installed packages, the hardware and the data set's files; writes nothing. It runs on a bare Python too:
 whatever needs a package is imported after the package was found.
@@ -19,7 +19,7 @@ from common.errors import UserError, nearest
 
 LEAST_MEMORY, LEAST_DISK = 2, 2  # GiB; the quickstart runs in these
 INTER_HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token"
-ENCODERS = Path("finetune_llm")
+FOLDERS = ("datasets_dir", "features_dir", "finetune_dir")
 NEEDED = {"Python", "numpy", "torch", "omegaconf", "pillow", "tqdm", "safetensors"}  # to look at device and data
 
 
@@ -96,11 +96,11 @@ def finding_of(subject: str, check: Callable[..., str], *arguments: Any) -> Find
         return from_error(subject, error)
 
 
-def check_dataset(name: str, datasets_dir: Path, features_dir: Path) -> Iterator[Finding]:
-    """Every file of a data set: sequences and titles, covers, RecBole's files, features, encoders."""
+def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
+    """Every file of a data set: sequences and titles, covers, pairs, encoders, features, RecBole's files."""
     from common.dataset import load_dataset
 
-    folder = datasets_dir / name
+    folder = folders["datasets_dir"] / name
     try:
         dataset = load_dataset(folder, name)
     except UserError as error:
@@ -114,9 +114,10 @@ def check_dataset(name: str, datasets_dir: Path, features_dir: Path) -> Iterator
         yield Finding("covers", "none: text alone (modalities=[text])", absent=True)
     else:
         yield finding_of("covers", whole_covers, dataset)
+    yield from check_pairs(folder / "pairs", dataset.n_items)
+    yield from check_encoders(folder / "encoders", folders.get("finetune_dir", Path("finetune_llm")) / name)
+    yield from check_features(folders.get("features_dir", folder), name, dataset.n_items)
     yield from check_inter(folder / "recbole" / name, name, len(dataset.users))
-    yield from check_features(features_dir, name, dataset.n_items)
-    yield from check_encoders(ENCODERS / name)
 
 
 def whole_covers(dataset: Any) -> str:
@@ -129,6 +130,31 @@ def whole_covers(dataset: Any) -> str:
 
     check_covers(dataset)
     return f"{dataset.n_items} in {dataset.covers}"
+
+
+def check_pairs(folder: Path, n_items: int) -> Iterator[Finding]:
+    """The pairs that each strategy chose."""
+    found = sorted(folder.glob("*/item_pairs_id.txt"))
+    if not found:
+        yield Finding("pairs", "not there yet: llm_driven_sample.py makes them", absent=True)
+    for path in found:
+        yield finding_of(f"pairs {path.parent.name}", count_pairs, path, n_items)
+
+
+def count_pairs(path: Path, n_items: int) -> str:
+    """Count the lines ``target,similar`` of a file of pairs.
+
+    Raises:
+        UserError: not readable, or a line that is not two items of the data set.
+    """
+    from common.files import read_text
+
+    lines = read_text(path).splitlines()
+    for number, line in enumerate(lines, start=1):
+        ids = line.split(",")
+        if len(ids) != 2 or not all(part.strip().isdecimal() and int(part) < n_items for part in ids):
+            raise UserError(f"{path}:{number}: '{line[:40]}' is not two items of the data set; make the pairs again")
+    return f"{len(lines)} pairs"
 
 
 def check_inter(folder: Path, name: str, n_users: int) -> Iterator[Finding]:
@@ -187,11 +213,12 @@ def feature_table(path: Path, n_items: int) -> str:
     return f"{rows} items, {width} wide"
 
 
-def check_encoders(folder: Path) -> Iterator[Finding]:
-    """Fine-tuned encoders below ``folder``: each has a config and whole weights."""
-    found = sorted(path for kind in ("bert", "swin") for path in folder.rglob(kind) if path.is_dir())
+def check_encoders(made: Path, finetuned: Path) -> Iterator[Finding]:
+    """The encoders that stage 1 made from a config, and those that it fine-tuned."""
+    kinds = ("bert", "bert-small-*", "swin", "swin-small")
+    found = sorted(path for top in (made, finetuned) for kind in kinds for path in top.rglob(kind) if path.is_dir())
     if not found:
-        yield Finding("encoders", f"not there yet: sft_content_encoder.py makes them in {folder}", absent=True)
+        yield Finding("encoders", f"not there yet: sft_content_encoder.py makes them in {finetuned}", absent=True)
     for path in found:
         yield finding_of(f"encoder {path.name}", encoder_weights, path)
 
@@ -238,12 +265,12 @@ def read_words(words: Sequence[str]) -> Tuple[str, Dict[str, Path]]:
     folders = {"datasets_dir": Path("datasets")}
     for word in words:
         key, equals, value = word.partition("=")
-        if equals and key not in ("datasets_dir", "features_dir"):
-            raise UserError(f"unknown setting '{key}'{nearest(key, ('datasets_dir', 'features_dir'))}")
+        if equals and key not in FOLDERS:
+            raise UserError(f"unknown setting '{key}'{nearest(key, FOLDERS)}")
         if equals:
             folders[key] = Path(value)
     if len(names) > 1 or any(name.startswith("-") for name in names):
-        raise UserError("usage: python -m common.doctor [DATASET] [datasets_dir=DIR] [features_dir=DIR]")
+        raise UserError(f"usage: python -m common.doctor [DATASET] [{'=DIR] ['.join(FOLDERS)}=DIR]")
     return (names[0] if names else ""), folders
 
 
@@ -263,8 +290,7 @@ def main(words: Sequence[str]) -> int:
     if incomplete:
         print("Device and data were not looked at: mend the environment first, or let 'make environment' make one.")
     elif name:
-        features_dir = folders.get("features_dir", datasets_dir / name)
-        faults += report(f"Data set {name}", check_dataset(name, datasets_dir, features_dir))
+        faults += report(f"Data set {name}", check_dataset(name, folders))
     else:
         prepared = sorted(path.parent.name for path in datasets_dir.glob("*/sequential_data.txt"))
         print(f"Data sets in {datasets_dir}: {', '.join(prepared) or 'none yet'} (name one to have it checked)")
