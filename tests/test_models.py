@@ -1,0 +1,192 @@
+"""The models against the plain implementation of benchmarks/plain.py, switch by switch; names; gradients."""
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+from recbole.trainer import Trainer
+from stage2 import make_model, make_ready
+
+from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec
+from common.errors import UserError
+from stage2_sequence_preference_learning.data import TrainLoader
+from stage2_sequence_preference_learning.models import MODELS
+from stage2_sequence_preference_learning.packing import merge_prefixes, pack
+from stage2_sequence_preference_learning.settings import SWITCHES
+
+
+@pytest.fixture(scope="module")
+def datasets_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets")
+    make_ready(folder)
+    return folder
+
+
+def interaction_of(split):
+    inter = split.inter_feat
+    return Interaction({name: inter[name] for name in ("item_id_list", "item_length", "item_id")})
+
+
+def plain_of(model, settings):
+    """The plain implementation with the model's weights."""
+    if type(model).__name__ == "ID_SeqEncoder":
+        plain = PlainIDSeqEncoder(settings, model.n_items)
+    else:
+        widths = {m: model.get_submodule(f"plm_{m}_embedding").weight.shape[1] for m in settings.modalities}
+        plain = PlainSICSRec(settings, model.n_items, widths)
+    plain.load_state_dict(model.state_dict())
+    return plain.eval()
+
+
+def assert_same_as_plain(model, settings, split):
+    model.eval()
+    batch, plain = interaction_of(split), plain_of(model, settings)
+    columns = (batch["item_id_list"], batch["item_length"])
+    expected = plain.terms(*columns, batch["item_id"])
+    found = model.terms(model.as_batch(batch))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-4, abs=1e-5), name
+    scores = model.full_sort_predict(batch)
+    assert torch.allclose(scores[:, 1:], plain.scores(*columns)[:, 1:], atol=1e-4)
+    assert torch.isinf(scores[:, 0]).all()
+    single = model.predict(batch)
+    assert torch.allclose(single, scores.gather(1, batch["item_id"][:, None])[:, 0], atol=1e-5)
+
+
+def test_id_encoder_equals_plain(datasets_dir):
+    model, settings, (train, _, _) = make_model(datasets_dir, "ID_SeqEncoder")
+    assert_same_as_plain(model, settings, train)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_sicsrec_equals_plain(datasets_dir, variant):
+    model, settings, (train, _, _) = make_model(datasets_dir, "SICSRec", variant=variant)
+    assert all(getattr(settings, switch) == (variant == "paper") for switch in SWITCHES)
+    assert_same_as_plain(model, settings, train)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_switch_alone_equals_plain(datasets_dir, switch):
+    model, settings, (train, _, _) = make_model(datasets_dir, "SICSRec", **{switch: False})
+    assert_same_as_plain(model, settings, train)
+
+
+@pytest.mark.parametrize("switch", ["stack_mix_layers", "mask_same_target", "rank_normalized"])
+def test_each_switch_changes_something(datasets_dir, switch):
+    """The comparison with the plain implementation would not notice a switch that both ignore."""
+    results = []
+    for value in (True, False):
+        model, _, (train, _, _) = make_model(datasets_dir, "SICSRec", **{switch: value})
+        batch = model.eval().as_batch(interaction_of(train))
+        results.append((sum(model.terms(batch).values()).item(), model.full_sort_scores(batch)[:, 1:]))
+    (loss_a, scores_a), (loss_b, scores_b) = results
+    assert (loss_a != pytest.approx(loss_b, rel=1e-6)) or not torch.allclose(scores_a, scores_b)
+
+
+@pytest.mark.parametrize("modalities", [["text"], ["image"]])
+def test_one_modality_alone_equals_plain(datasets_dir, modalities):
+    model, settings, (train, _, _) = make_model(datasets_dir, "SICSRec", modalities=modalities)
+    absent = ({"text", "image"} - set(modalities)).pop()
+    assert not any(absent in name for name in model.state_dict())
+    assert_same_as_plain(model, settings, train)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_causal_pass_equals_separate_prefixes(datasets_dir, name):
+    """The loss and its gradients: every prefix by itself, and all prefixes of a user in one pass."""
+    model, _, (train, _, _) = make_model(datasets_dir, name)
+    model.eval()
+    inter = train.inter_feat
+    arrays = [inter[c].numpy() for c in ("user_id", "item_id_list", "item_length", "item_id")]
+    merged = merge_prefixes(*arrays)
+    assert len(merged) < len(train)
+    packed = pack(merged, np.random.default_rng(0).permutation(len(merged)))
+    losses, gradients = [], []
+    for batch in (model.as_batch(interaction_of(train)), packed):
+        model.zero_grad()
+        loss = sum(model.terms(batch).values())
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for parameter, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][parameter], atol=1e-4), parameter
+
+
+def names_of(prefix, parts):
+    return {f"{prefix}.{part}.{kind}" for part in parts for kind in ("weight", "bias")}
+
+
+def layer_names(prefix, attention):
+    parts = [f"{attention}.{p}" for p in ("query", "key", "value", "dense", "LayerNorm")]
+    parts += [f"feed_forward.{p}" for p in ("dense_1", "dense_2", "LayerNorm")]
+    return set().union(*(names_of(f"{prefix}.{i}", parts) for i in range(2)))
+
+
+def test_state_dict_has_the_published_names(datasets_dir):
+    model, _, _ = make_model(datasets_dir, "ID_SeqEncoder")
+    of_id = {"item_embedding.weight", "position_embedding.weight", "LayerNorm.weight", "LayerNorm.bias"}
+    of_id |= layer_names("trm_encoder.layer", "multi_head_attention")
+    assert set(model.state_dict()) == of_id
+
+    model, _, _ = make_model(datasets_dir, "SICSRec")
+    loras = {f"trm_encoder.layer.{i}.{p}_lora_layer.lora_{m}.weight" for i in (0, 1) for p in ("att", "ffw") for m in "AB"}
+    expected = of_id | loras | {f"plm_{m}_embedding.weight" for m in ("text", "image")}
+    expected |= layer_names("content_trm_decoder.layer", "multi_head_attention")
+    expected |= layer_names("id_content_trm_decoder.layers", "cross_attention")
+    expected |= names_of("text_adapter", ("fc1", "fc2")) | names_of("image_adapter", ("fc1", "fc2"))
+    for part in ("aggregation_layer", "content_LayerNorm", "query_LayerNorm", "value_LayerNorm"):
+        expected |= {f"{part}.weight", f"{part}.bias"}
+    assert set(model.state_dict()) == expected
+
+
+@pytest.mark.parametrize("train_ffw_lora", [True, False])
+def test_gradients_reach_what_is_trained_and_nothing_frozen_s8(datasets_dir, train_ffw_lora):
+    model, _, (train, _, _) = make_model(datasets_dir, "SICSRec", train_ffw_lora=train_ffw_lora)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for batch, _ in TrainLoader(train, 16, seed=0):
+        optimizer.zero_grad()
+        sum(model.train()(batch).values()).backward()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        lora = "att_lora" in name or ("ffw_lora" in name and train_ffw_lora)
+        frozen = name.startswith("trm_encoder.") and not lora
+        assert torch.equal(parameter, before[name]) == frozen, name
+
+
+def test_lora_after_feed_forward_starts_at_the_identity(datasets_dir):
+    model, _, _ = make_model(datasets_dir, "SICSRec")
+    model.initialize()
+    for layer in model.trm_encoder.layer:
+        assert not layer.att_lora_layer.lora_B.weight.any() and layer.att_lora_layer.lora_A.weight.any()
+        assert not layer.ffw_lora_layer.lora_B.weight.any() and layer.ffw_lora_layer.lora_A.weight.any()
+
+
+def test_features_are_matched_by_token(datasets_dir):
+    model, settings, (train, _, _) = make_model(datasets_dir, "SICSRec")
+    by_item = torch.load(datasets_dir / "Tiny" / "Tiny_text_llm_stage1.pth", weights_only=True)
+    model.fill_tables(train)
+    for row, item in enumerate(train.item_of_row()):
+        expected = torch.zeros(by_item.shape[1]) if row == 0 else by_item[item]
+        assert torch.equal(model.plm_text_embedding.weight[row], expected)
+    assert train.item_of_row()[1:].tolist() != sorted(train.item_of_row()[1:])  # the order does differ
+
+
+def test_features_of_other_data_are_refused(datasets_dir):
+    _, settings, (train, _, _) = make_model(datasets_dir, "ID_SeqEncoder")
+    train.config["n_catalogue"], train.config["features_dir"] = 16, None
+    train._features.clear()
+    with pytest.raises(UserError, match="15 rows, the data set has 16 items"):
+        train.item_features("text")
+
+
+def test_runs_under_recboles_own_trainer(datasets_dir, tmp_path, monkeypatch):
+    """A model of ours is a RecBole model: its trainer can take a step with it."""
+    monkeypatch.chdir(tmp_path)
+    model, _, (train, _, _) = make_model(datasets_dir, "SICSRec")
+    batch = interaction_of(train)
+    trainer = Trainer(train.config, model)
+    total = trainer._train_epoch([batch, batch], 0)
+    assert np.isfinite(total)
