@@ -227,7 +227,8 @@ def make_environment(folder: Path, chosen: Optional[str]) -> str:
         write_state(folder, UNFINISHED)
         run_step([base, "-m", "venv", str(folder)])
     files = [word for file in DEVELOP for word in ("-r", str(file))]
-    run_step([python, "-m", "pip", "install", "--disable-pip-version-check", *files, "-c", str(constraints)])
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]
+    run_step([python, "-m", "pip", "install", "--disable-pip-version-check", *quiet, *files, "-c", str(constraints)])
     write_state(folder, wanted)
     return python
 
