@@ -88,9 +88,15 @@ class TextTower(Tower):
         return hidden
 
     def tail(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, L, hidden) → (B, hidden). The additive mask (B, 1, 1, L) serves every attention implementation."""
+        """(B, L, hidden) → (B, hidden).
+
+        The pooler reads [CLS] alone, so the last feed-forward runs for [CLS] alone. The additive mask
+        (B, 1, 1, L) serves every attention implementation.
+        """
+        last = self.bert.encoder.layer[-1]
         additive = (1.0 - mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
-        out: torch.Tensor = self.bert.pooler(_first(self.bert.encoder.layer[-1](hidden, additive)))
+        attended = _first(last.attention(hidden, additive))[:, :1]  # (B, 1, hidden)
+        out: torch.Tensor = self.bert.pooler(last.feed_forward_chunk(attended))
         return out
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
