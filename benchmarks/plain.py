@@ -185,14 +185,15 @@ class PlainSICSRec(nn.Module):
     def preference(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
         """(B, 50) → (B, d)."""
         mask, norm = causal_mask(item_seq), self.get_submodule
-        position = self.position_embedding(torch.arange(item_seq.shape[1]))
+        position: Tensor = self.position_embedding(torch.arange(item_seq.shape[1]))
         by_id = self.trm_encoder(self.dropout(norm("LayerNorm")(self.item_embedding(item_seq) + position)), mask)
         x = self.dropout(norm("content_LayerNorm")(self.content(item_seq) + position))
         by_content = self.content_trm_decoder(x, mask)
         first = self.dropout(norm("query_LayerNorm")(by_id))
         context = self.dropout(norm("value_LayerNorm")(by_content))
         mixed = first
-        for layer in self.id_content_trm_decoder.layers:
+        layers: Any = self.id_content_trm_decoder.layers
+        for layer in layers:
             query = mixed if self.s.stack_mix_layers else first  # S9
             mixed = layer.feed_forward(layer.cross_attention(query, context, mask))
         u = self.aggregation_layer(torch.cat([last(x, lengths) for x in (by_id, by_content, mixed)], dim=-1))
@@ -207,8 +208,8 @@ class PlainSICSRec(nn.Module):
 
     def tables(self) -> Sequence[Tensor]:
         """ID, text and image table."""
-        features = [self.get_submodule(f"plm_{modality}_embedding").weight for modality in self.modalities]
-        return [self.item_embedding.weight, *features]
+        named = dict(self.named_parameters())
+        return [self.item_embedding.weight, *(named[f"plm_{m}_embedding.weight"] for m in self.modalities)]
 
     def terms(self, item_seq: Tensor, lengths: Tensor, targets: Tensor) -> Dict[str, Tensor]:
         """The loss's terms."""

@@ -72,8 +72,14 @@ def pipeline(model: str) -> Sequence[Step]:
     return PIPELINES[model]
 
 
+# keys that stage 1's fine-tuning has too, for something else: plain ones are meant for stage 2
+OF_STAGE_2 = ("epochs", "learning_rate", "temperature")
+
+
 def route(steps: Sequence[Step], values: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
     """Give ``key=value`` to every step that knows the key, and ``step.key=value`` to that step alone.
+
+    A plain key of `OF_STAGE_2` leaves stage 1 as it is.
 
     Raises:
         UserError: no step knows the key.
@@ -83,7 +89,7 @@ def route(steps: Sequence[Step], values: Mapping[str, Any]) -> Dict[str, Dict[st
     for key, value in values.items():
         if "." in key:
             continue
-        takers = [step.name for step in steps if key in step.keys]
+        takers = [step.name for step in steps if key in step.keys and not (key in OF_STAGE_2 and step in STAGE_1)]
         if not takers:
             known = {k for step in steps for k in step.keys}
             raise UserError(f"unknown setting '{key}'{nearest(key, known)} (--help lists all settings)")

@@ -19,8 +19,8 @@ from typing import Any, Dict, List, Optional
 
 from common.device import Compute, pick_compute
 from common.errors import UserError, nearest, run_script
-from common.files import read_json, write_text
-from common.settings import ComputeSettings, as_dict, build, setting, split_overrides
+from common.files import read_json, read_text, write_text
+from common.settings import DeviceSettings, as_dict, build, setting, split_overrides
 from reproduce.steps import pipeline
 from reproduce.train import command_line
 from stage2_sequence_preference_learning.evaluation import test_run
@@ -32,7 +32,7 @@ UNTOLD = ("dataset", "seed", "variant", "precision", "processes", "modalities") 
 
 
 @dataclass
-class Settings(ComputeSettings):
+class Settings(DeviceSettings):
     """Where runs lie; any setting of the model may be given too, and picks the runs that have it."""
 
     results_dir: str = setting("results", "where runs lie")
@@ -128,7 +128,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     trained = [step.name for step in pipeline(model) if step.name in SCHEMAS]
     values = split_overrides(arguments.overrides)
     own = {k: v for k, v in values.items() if k in as_dict(Settings())}
-    wanted = {k: v for k, v in values.items() if k not in own or k == "seed"}
+    wanted = {k: v for k, v in values.items() if k not in own}
     known = {*as_dict(SCHEMAS[model]()), *as_dict(Settings())}
     for key in wanted:
         if key not in known:
@@ -151,7 +151,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     folder = Path(settings.results_dir) / model / dataset
     write_text(folder / "table.csv", text.getvalue())
     write_text(folder / "table.md", markdown(rows))
-    n_users = sum(1 for _ in open(runs[-1].folder / "ranks.csv")) - 1
+    n_users = len(read_text(runs[-1].folder / "ranks.csv").splitlines()) - 1
     history = "masked" if settings.masked else "unmasked"
     print(f"{dataset}: test, {n_users} users, all items ranked, history {history}, ties at their mean rank")
     print(markdown(rows), end="")

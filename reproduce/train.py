@@ -5,7 +5,8 @@
     bash run_train.sh SICSRec Bili_Food data_dir=DIR features_dir=DIR2     with stage 1's features at hand
     bash run_train.sh SICSRec ml-100k alpha=0.4 sft_content_encoder.epochs=3
 
-key=value goes to every step that has the key, step.key=value to one step.
+key=value goes to every step that has the key, step.key=value to one step. epochs, learning_rate and
+temperature without a step are stage 2's; those of stage 1 are sft_content_encoder.epochs and so on.
 """
 
 from __future__ import annotations

@@ -116,20 +116,20 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Each user's history and target, in batches sized by the catalogue, alike in length."""
+    """Each user's history and target, in batches sized by the catalogue, alike in length.
+
+    It has no length: RecBole's trainer would take a process without a share for one without validation.
+    """
 
     def __init__(self, split: SequenceDataset, rank: int = 0, world_size: int = 1) -> None:
         self.users, histories, lengths, self.targets = _columns(split)
         self.sequences: Sequences = one_target_each(histories, lengths, self.targets)
         self.dataset = split
         by_length = np.argsort(lengths, kind="stable")
-        size = max(1, SCORES_AT_ONCE // split.item_num)
+        size = max(1, min(SCORES_AT_ONCE // split.item_num, -(-len(by_length) // world_size)))
         batches = [by_length[i : i + size] for i in range(0, len(by_length), size)]
         self.batches: List[np.ndarray] = batches[rank::world_size]
         self._packed: Optional[List[Batch]] = None
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
     def __iter__(self) -> Iterator[Tuple[np.ndarray, Batch]]:
         """Yields the rows of the split and their batch; packed once, used at every validation."""

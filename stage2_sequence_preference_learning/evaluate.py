@@ -22,14 +22,14 @@ from common.device import pick_compute
 from common.errors import run_script
 from common.files import atomic
 from common.ranking import metrics
-from common.settings import ComputeSettings, as_dict, parse, setting
+from common.settings import DeviceSettings, as_dict, parse, setting
 from stage2_sequence_preference_learning.data import EvalLoader
 from stage2_sequence_preference_learning.evaluation import Loaded, load_model, rank_split, user_ids
 from stage2_sequence_preference_learning.processes import start_processes
 
 
 @dataclass
-class Settings(ComputeSettings):
+class Settings(DeviceSettings):
     """What of a checkpoint's own settings may be told otherwise; null leaves it as it was trained."""
 
     variant: Optional[str] = setting(None, "paper or released: sets the switches below", choices=("paper", "released"))

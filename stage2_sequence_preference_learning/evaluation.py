@@ -149,8 +149,8 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Compute, processes: Proc
         The content of metrics.json.
     """
     path, checkpoint = run_dir / "metrics.json", run_dir / "best.pth"
-    result: Dict[str, Any] = read_json(path)
-    if processes.agree("test" in result and result.get("checkpoint") == checksum(checkpoint)):
+    result: Dict[str, Any] = processes.agree(read_json(path) if processes.first else None)  # written by the first
+    if "test" in result and result.get("checkpoint") == checksum(checkpoint):
         return result
     loaded = load_model(checkpoint, result["dataset"], datasets_dir, compute)
     loader = EvalLoader(loaded.test, processes.rank, processes.size)

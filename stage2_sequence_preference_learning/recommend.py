@@ -22,13 +22,13 @@ from common.dataset import Dataset, load_dataset
 from common.device import pick_compute
 from common.errors import UserError, run_script
 from common.files import read_json
-from common.settings import ComputeSettings, parse, setting
+from common.settings import DeviceSettings, parse, setting
 from stage2_sequence_preference_learning.evaluation import Loaded, load_model
 from stage2_sequence_preference_learning.packing import batch_of_rows
 
 
 @dataclass
-class Settings(ComputeSettings):
+class Settings(DeviceSettings):
     """Where to look, and whether what a user has seen may come again."""
 
     results_dir: str = setting("results", "where runs lie")

@@ -131,7 +131,8 @@ def test_state_dict_has_the_published_names(datasets_dir):
     assert set(model.state_dict()) == of_id
 
     model, _, _ = make_model(datasets_dir, "SICSRec")
-    loras = {f"trm_encoder.layer.{i}.{p}_lora_layer.lora_{m}.weight" for i in (0, 1) for p in ("att", "ffw") for m in "AB"}
+    maps = [f"{place}_lora_layer.lora_{letter}" for place in ("att", "ffw") for letter in "AB"]
+    loras = {f"trm_encoder.layer.{i}.{lora}.weight" for i in (0, 1) for lora in maps}
     expected = of_id | loras | {f"plm_{m}_embedding.weight" for m in ("text", "image")}
     expected |= layer_names("content_trm_decoder.layer", "multi_head_attention")
     expected |= layer_names("id_content_trm_decoder.layers", "cross_attention")

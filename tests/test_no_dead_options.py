@@ -15,8 +15,6 @@ from common.settings import REPOSITORY, CommonSettings
 
 PACKAGES = ("stage1_content_modality_semantic_alignment", "stage2_sequence_preference_learning")
 
-TO_GO = {"evaluate": {"seed"}, "recommend": {"seed"}}  # known and unread: gone once they extend DeviceSettings
-
 
 @cache
 def tree_of(file: Path) -> ast.AST:
@@ -92,4 +90,4 @@ def test_each_script_declares_typed_settings_with_help(script: Path) -> None:
 def test_each_setting_is_read(script: Path) -> None:
     read = set().union(*map(names_read, reachable(script)))
     unread = {field.name for field in dataclasses.fields(settings_of(script))} - read
-    assert not unread - TO_GO.get(script.stem, set())
+    assert not unread
