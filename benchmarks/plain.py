@@ -123,7 +123,7 @@ def causal_mask(item_seq: Tensor) -> Tensor:
 
 def last(x: Tensor, lengths: Tensor) -> Tensor:
     """The output at each row's last item: (B, 50, d) → (B, d)."""
-    return torch.stack([x[row, int(n) - 1] for row, n in enumerate(lengths)])
+    return x[torch.arange(len(x)), lengths - 1]
 
 
 class PlainIDSeqEncoder(nn.Module):

@@ -10,12 +10,17 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch (all devices), and ask torch for deterministic kernels."""
+    """Seed Python, numpy and torch (all devices); on GPUs, ask torch for deterministic kernels.
+
+    CPU kernels give the same bits for the same number of threads as they are; asked for determinism
+    too, torch would fill every new tensor and sum embedding gradients on one thread.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def rng_state() -> Dict[str, Any]:

@@ -22,6 +22,7 @@ from stage2_sequence_preference_learning.packing import (
 )
 
 SCORES_AT_ONCE = 2**24  # scores of one evaluation batch, 64 MB
+USERS_AT_ONCE = 1024  # alike in length, so that rows are narrow
 
 
 class SequenceDataset(SequentialDataset):
@@ -126,7 +127,8 @@ class EvalLoader:
         self.sequences: Sequences = one_target_each(histories, lengths, self.targets)
         self.dataset = split
         by_length = np.argsort(lengths, kind="stable")
-        size = max(1, min(SCORES_AT_ONCE // split.item_num, -(-len(by_length) // world_size)))
+        share = -(-len(by_length) // world_size)
+        size = max(1, min(SCORES_AT_ONCE // split.item_num, USERS_AT_ONCE, share))
         batches = [by_length[i : i + size] for i in range(0, len(by_length), size)]
         self.batches: List[np.ndarray] = batches[rank::world_size]
         self._packed: Optional[List[Batch]] = None

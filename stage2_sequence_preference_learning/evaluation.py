@@ -117,11 +117,12 @@ def rank_split(
     """The target's rank for each row of a split: (N,) float64 in the split's order; computed in fp32."""
     model.eval()
     found = torch.zeros(len(loader.targets), dtype=torch.float64)
-    for rows, batch in loader:
-        batch = batch.to(device)
-        scores = model.full_sort_scores(batch)
-        excluded = [index.to(device) for index in loader.history(rows)] if masked else None
-        found[torch.from_numpy(rows)] = target_ranks(scores, batch.targets, excluded).cpu()
+    with model.fixed_items():
+        for rows, batch in loader:
+            batch = batch.to(device)
+            scores = model.full_sort_scores(batch)
+            excluded = [index.to(device) for index in loader.history(rows)] if masked else None
+            found[torch.from_numpy(rows)] = target_ranks(scores, batch.targets, excluded).cpu()
     processes.sum(found)
     return found.numpy()
 

@@ -6,7 +6,8 @@ batches are turned into one, so that the models also run under RecBole's trainer
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Tuple
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -54,6 +55,7 @@ class SequenceModel(SequentialRecommender):
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self.position_embedding = nn.Embedding(self.max_seq_length, self.d)
         self.initializer_range = config["initializer_range"]
+        self._fixed_candidates: Optional[Tensor] = None
 
     def initialize(self) -> None:
         """Weights ~ N(0, initializer_range), biases 0, LayerNorm 1 and 0, LoRA's B 0."""
@@ -92,9 +94,19 @@ class SequenceModel(SequentialRecommender):
         """RecBole's loss of a batch, a scalar."""
         return torch.stack(list(self.terms(self.as_batch(interaction)).values())).sum()
 
+    @contextmanager
+    def fixed_items(self) -> Iterator[None]:
+        """Weights stay as they are inside: what is computed per item is computed once for all batches."""
+        self._fixed_candidates = self.candidates()
+        try:
+            yield
+        finally:
+            self._fixed_candidates = None
+
     def full_sort_scores(self, batch: Batch) -> Tensor:
         """(N, n_items) scores, of which higher is better; the padding item has ``-inf``."""
-        scores = self.preference(batch).float() @ self.candidates().float().T
+        candidates = self.candidates() if self._fixed_candidates is None else self._fixed_candidates
+        scores = self.preference(batch).float() @ candidates.float().T
         scores[:, 0] = -torch.inf
         return scores
 
@@ -148,6 +160,21 @@ class ContentModel(SequenceModel):
             self.add_module(f"{modality}_adapter", Adapter(features.shape[1], self.d))
         self.content_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
         self.content_trm_decoder = TransformerEncoder(self.n_layers, self.sizes)
+        self._fixed_contents: Optional[Tensor] = None
+
+    @contextmanager
+    def fixed_items(self) -> Iterator[None]:
+        """As above, and the contents of all items."""
+        self._fixed_contents = self.content(self.all_items())
+        try:
+            with super().fixed_items():
+                yield
+        finally:
+            self._fixed_contents = None
+
+    def all_items(self) -> Tensor:
+        """(n_items,) ids, the padding item's first."""
+        return torch.arange(self.n_items, device=self.position_embedding.weight.device)
 
     def fill_tables(self, dataset: Any) -> None:
         """Start the feature tables from stage 1."""
@@ -174,8 +201,11 @@ class ContentModel(SequenceModel):
     def content_of(self, batch: Batch) -> Tuple[Tensor, Tensor]:
         """Contents of the batch's items (R, L, d) and targets (N, d); each item goes through the adapters once."""
         every = torch.cat([batch.items.flatten(), batch.targets])
-        distinct, where = torch.unique(every, return_inverse=True)
-        content = F.embedding(where, self.content(distinct))
+        if self._fixed_contents is not None:
+            content = F.embedding(every, self._fixed_contents)
+        else:
+            distinct, where = torch.unique(every, return_inverse=True)
+            content = F.embedding(where, self.content(distinct))
         inside, targets = content.split([batch.items.numel(), len(batch)])
         return inside.view(*batch.items.shape, -1), targets
 
@@ -198,9 +228,8 @@ class Content_SeqEncoder(ContentModel):
         return F.normalize(outputs[batch.rows, batch.columns].float(), dim=-1)
 
     def candidates(self) -> Tensor:
-        """Contents of all items, the padding item's zero: (n_items, d)."""
-        contents = self.content(torch.arange(self.n_items, device=self.position_embedding.weight.device))
-        return contents
+        """Contents of all items: (n_items, d)."""
+        return self.content(self.all_items()) if self._fixed_contents is None else self._fixed_contents
 
     def terms(self, batch: Batch) -> Terms:
         """rec + λ·Σ‖table‖₂ + α·contrastive."""

@@ -124,6 +124,19 @@ def layer_names(prefix, attention):
     return set().union(*(names_of(f"{prefix}.{i}", parts) for i in range(2)))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_items_computed_once_for_all_batches_score_alike(datasets_dir, name):
+    model, _, (_, valid, _) = make_model(datasets_dir, name)
+    batch = model.eval().as_batch(interaction_of(valid))
+    apart = model.full_sort_scores(batch)
+    with model.fixed_items():
+        assert torch.allclose(model.full_sort_scores(batch), apart, atol=1e-6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    assert not torch.allclose(model.full_sort_scores(batch)[:, 1:], apart[:, 1:])  # nothing of it stays behind
+
+
 def test_state_dict_has_the_published_names(datasets_dir):
     model, _, _ = make_model(datasets_dir, "ID_SeqEncoder")
     of_id = {"item_embedding.weight", "position_embedding.weight", "LayerNorm.weight", "LayerNorm.bias"}
