@@ -106,17 +106,17 @@ def _open_study(folder: Path, settings: Any) -> optuna.Study:
     )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
+        study.enqueue_trial(trial.params, user_attrs={"asked": trial.params})
     return study
 
 
 def _enqueue_grid(study: optuna.Study, cells: List[Dict[str, Any]]) -> None:
     """Ask for every cell that is neither done nor waiting, so that a resumed grid is complete."""
     asked = [t.params for t in study.get_trials(states=(TrialState.COMPLETE,))]
-    asked += [t.system_attrs["fixed_params"] for t in study.get_trials(states=(TrialState.WAITING,))]
+    asked += [t.user_attrs["asked"] for t in study.get_trials(states=(TrialState.WAITING,))]
     for cell in cells:
         if cell not in asked:
-            study.enqueue_trial(cell)
+            study.enqueue_trial(cell, user_attrs={"asked": cell})
 
 
 def search(settings: Any, force: bool = False) -> Path:

@@ -1,0 +1,120 @@
+"""run_train.sh and run_test.sh: settings reach the right steps, and the whole way runs on tiny data."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from tiny import make_tiny_dataset
+
+from common.errors import UserError
+from common.settings import REPOSITORY
+from reproduce import test as test_script
+from reproduce import train
+from reproduce.steps import pipeline, route
+
+SMALL = ["hidden_size=8", "inner_size=8", "epochs=2", "device=cpu", "sft_content_encoder.epochs=1"]
+
+
+def bash(script, *words, **environment):
+    return subprocess.run(
+        ["bash", str(REPOSITORY / script), *words],
+        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def names(planned):
+    return [step.name for step, _ in planned]
+
+
+def test_plain_keys_reach_every_step_that_knows_them():
+    routed = route(pipeline("SICSRec"), {"seed": 7, "alpha": 0.5})
+    assert routed["SICSRec"] == {"seed": 7, "alpha": 0.5}
+    assert routed["sft_content_encoder"] == {"seed": 7}
+    assert routed["recbole_process"] == {}
+
+
+def test_epochs_are_stage_2s_unless_named():
+    routed = route(pipeline("SICSRec"), {"epochs": 3, "sft_content_encoder.epochs": 1, "ID_SeqEncoder.epochs": 9})
+    assert [routed[s]["epochs"] for s in ("sft_content_encoder", "ID_SeqEncoder", "SICSRec")] == [1, 9, 3]
+    assert "epochs" not in route(pipeline("SICSRec"), {"epochs": 3})["sft_content_encoder"]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("alhpa", "unknown setting 'alhpa'; did you mean 'alpha'"),
+        ("SICSRek.alpha", "no step 'SICSRek'; did you mean 'SICSRec'"),
+        ("SICSRec.alhpa", "has no setting 'alhpa'; did you mean 'alpha'"),
+    ],
+)
+def test_unknown_keys_are_refused(key, message):
+    with pytest.raises(UserError, match=message):
+        route(pipeline("SICSRec"), {key: 1})
+
+
+def test_steps_that_are_not_needed_are_left_out():
+    all_steps = names(train.plan("SICSRec", "ml-100k", []))
+    assert all_steps == [step.name for step in pipeline("SICSRec")]
+    text_only = names(train.plan("SICSRec", "ml-100k", ["modalities=[text]"]))
+    assert "use_finetune_swinbase" not in text_only and "use_finetune_bert" in text_only
+    with_features = names(train.plan("SICSRec", "ml-100k", ["features_dir=x"]))
+    assert with_features == ["prepare_dataset", "recbole_process", "ID_SeqEncoder", "SICSRec"]
+    assert "ID_SeqEncoder" not in names(train.plan("SICSRec", "ml-100k", ["pretrain_id=x"]))
+    assert names(train.plan("ID_SeqEncoder", "ml-100k", [])) == ["prepare_dataset", "recbole_process", "ID_SeqEncoder"]
+
+
+def test_both_steps_share_their_width():
+    planned = {step.name: settings for step, settings in train.plan("SICSRec", "ml-100k", ["SICSRec.n_heads=4"])}
+    assert planned["ID_SeqEncoder"].n_heads == planned["SICSRec"].n_heads == 4
+
+
+def test_from_files_to_table_and_again(tmp_path):
+    source = make_tiny_dataset(tmp_path / "source")
+    folders = [f"datasets_dir={tmp_path / 'd'}", f"results_dir={tmp_path / 'r'}"]
+    words = ["SICSRec", "Tiny", f"data_dir={source}", *folders, f"finetune_dir={tmp_path / 'f'}", *SMALL]
+    words += ["selector=tfidf", "strategy=tfidf", "text_model=small", "image_model=small", "tfidf_threshold=0.01"]
+    first = bash("run_train.sh", *words)
+    assert first.returncode == 0, first.stderr + first.stdout
+    second = bash("run_train.sh", *words)
+    assert second.returncode == 0, second.stderr
+    assert "epoch 0" in first.stdout and "epoch 0" not in second.stdout
+    for step in pipeline("SICSRec"):
+        assert f" {step.name}\n" in second.stdout
+    table = bash("run_test.sh", "SICSRec", "Tiny", *folders, "device=cpu")
+    assert table.returncode == 0, table.stderr
+    rows = [line for line in table.stdout.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].split()[0] for row in rows[2:]] == ["ID_SeqEncoder", "SICSRec"]
+    assert (tmp_path / "r" / "SICSRec" / "Tiny" / "table.csv").is_file()
+    wrong = bash("run_test.sh", "SICSRec", "Tiny", *folders, "aplha=1")
+    assert wrong.returncode == 1 and "did you mean 'alpha'" in wrong.stderr
+
+
+def test_errors_are_one_line_and_leave_nothing(tmp_path):
+    for words, message in (
+        (["SICSRecc"], "did you mean 'SICSRec'"),
+        (["alpha=1"], "name MODEL and DATASET before settings"),
+        (["SICSRec", "ml-100k", "dataset=x"], "second argument"),
+        (["SICSRec", "Nothing", f"datasets_dir={tmp_path / 'd'}"], "data_dir"),
+    ):
+        failed = bash("run_train.sh", *words)
+        assert failed.returncode == 1 and message in failed.stderr and "Traceback" not in failed.stderr
+    nothing = bash("run_test.sh", "SICSRec", "Nothing", f"results_dir={tmp_path}")
+    assert nothing.returncode == 1 and "train with: bash run_train.sh SICSRec Nothing" in nothing.stderr
+
+
+def run_of(folder, seed, **settings):
+    made = {"settings": {"seed": seed, "variant": "paper", **settings}, "inputs": {}}
+    metrics = dict.fromkeys(test_script.METRICS, seed / 10)
+    result = {"model": "SICSRec", "test": metrics, "valid": {"hit@10": 0.5}, "epochs": 4, "seconds": 2.0}
+    return test_script.Run(folder, made, result)
+
+
+def test_table_takes_mean_and_deviation_over_seeds(tmp_path):
+    runs = [run_of(tmp_path, 1), run_of(tmp_path, 3), run_of(tmp_path, 2, alpha=0.7)]
+    rows = test_script.table(runs, "test")
+    assert [row[0] for row in rows[1:]] == ["SICSRec (paper)", "SICSRec (paper, alpha=0.7)"]
+    assert rows[1][1:3] == ["2", "0.2000 ± 0.1414"]  # of 0.1 and 0.3: √(2 · 0.1² / (2 − 1))
+    assert rows[2][1:3] == ["1", "0.2000"]
