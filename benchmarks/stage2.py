@@ -34,6 +34,7 @@ from stage2_sequence_preference_learning.evaluation import rank_split
 from stage2_sequence_preference_learning.models import MODELS
 from stage2_sequence_preference_learning.processes import Processes
 from stage2_sequence_preference_learning.settings import SCHEMAS, recbole_config, resolve_switches
+from stage2_sequence_preference_learning.trainer import adam
 
 WIDTHS = {"text": 768, "image": 1000}
 
@@ -88,8 +89,7 @@ def step(optimizer: torch.optim.Optimizer, compute: Compute, terms: Callable[[],
 
 def ours(name: str, model: Any, loader: TrainLoader, compute: Compute, epochs: int) -> Measured:
     """Median seconds of an epoch; operations of one epoch."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=1e-3, fused=True)
+    optimizer = adam(model, 1e-3)
     model.train()
 
     def epoch() -> float:

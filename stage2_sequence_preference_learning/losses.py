@@ -19,19 +19,30 @@ def recommendation_loss(preference: Tensor, items: Tensor, targets: Tensor, temp
 
 
 def contrastive_loss(
-    preference: Tensor, contents: Tensor, targets: Tensor, temperature: float, mask_same_target: bool = True
+    preference: Tensor,
+    contents: Tensor,
+    targets: Tensor,
+    sequences: Tensor,
+    temperature: float,
+    mask_same_target: bool = True,
 ) -> Tensor:
     """Content-aware contrastive task: a preference against its own target's content among the batch's.
 
+    Rows of one sequence are no negatives of each other. In a batch of rows drawn at random they
+    hardly meet; in one grouped by user they always would, and a user's own items are what the
+    preference should be near to.
+
     Args:
-        preference: (N, d) u; contents: (N, d) c⁺ of the same rows; targets: (N,).
+        preference: (N, d) u; contents: (N, d) c⁺ of the same rows; targets: (N,);
+        sequences: (N,) number of the sequence that a row is a prefix of.
         mask_same_target: S10. True: other rows with the same target take no part. False: as released,
             their logit is 0, so that each adds 1 to the sum.
     """
     logits = preference.float() @ contents.float().T / temperature
-    same = targets[:, None] == targets[None, :]
-    same.fill_diagonal_(False)
-    logits = logits.masked_fill(same, -torch.inf if mask_same_target else 0.0)
+    others = ~torch.eye(len(targets), dtype=torch.bool, device=targets.device)
+    same_target = (targets[:, None] == targets) & others
+    logits = logits.masked_fill(same_target, -torch.inf if mask_same_target else 0.0)
+    logits = logits.masked_fill((sequences[:, None] == sequences) & others, -torch.inf)
     return F.cross_entropy(logits, torch.arange(len(targets), device=targets.device))
 
 

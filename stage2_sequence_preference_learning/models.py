@@ -240,7 +240,7 @@ class Content_SeqEncoder(ContentModel):
             "rec": recommendation_loss(u, contents, batch.targets, self.temperature),
             "reg": self.lamba * table_regularization(self.feature_tables()),
             "contrastive": self.alpha
-            * contrastive_loss(u, own, batch.targets, self.temperature, self.mask_same_target),
+            * contrastive_loss(u, own, batch.targets, batch.sequences, self.temperature, self.mask_same_target),
         }
 
 
@@ -307,7 +307,7 @@ class SICSRec(ContentModel):
             "rec": recommendation_loss(u, items, batch.targets, self.temperature),
             "reg": self.lamba * table_regularization([table, *self.feature_tables()]),
             "contrastive": self.alpha
-            * contrastive_loss(u, own, batch.targets, self.temperature, self.mask_same_target),
+            * contrastive_loss(u, own, batch.targets, batch.sequences, self.temperature, self.mask_same_target),
         }
 
 

@@ -3,7 +3,7 @@
 With causal attention and positions counted from a sequence's start, the output at position t is the
 output for the prefix that ends at t. So all training rows of a user that are prefixes of one history
 need one pass, not one each. A batch holds as many targets as the paper's (``train_batch_size``),
-grouped by user; its loss equals that of the separate prefixes (tests/test_packing.py).
+grouped by user; its losses and gradients equal those of the separate prefixes (tests/test_models.py).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Batch:
     rows: Tensor  # (N,) row of each prediction
     columns: Tensor  # (N,) column of each prediction
     targets: Tensor  # (N,) the item to predict
+    sequences: Tensor  # (N,) number of the sequence that each prediction belongs to
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -52,7 +53,7 @@ def batch_of_rows(item_seq: Tensor, lengths: Tensor, targets: Tensor) -> Batch:
     positions = torch.arange(longest, device=items.device).expand_as(items)
     rows = torch.arange(len(items), device=items.device)
     segments = torch.where(positions < lengths[:, None], rows[:, None], -1)
-    return Batch(items, positions, segments, rows, lengths - 1, targets)
+    return Batch(items, positions, segments, rows, lengths - 1, targets, rows)
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,9 @@ def pack(sequences: Sequences, chosen: np.ndarray) -> Batch:
     predicted = _ranges(sequences.target_start[:-1][chosen], n_targets)
     rows = np.repeat(row_of, n_targets)
     columns = np.repeat(offset_of, n_targets) + sequences.columns[predicted]
+    own = np.repeat(np.arange(len(chosen)), n_targets)
     grid = [torch.from_numpy(a.reshape(n_rows, width)) for a in (items, positions, segments)]
-    return Batch(*grid, *map(torch.from_numpy, (rows, columns, sequences.targets[predicted])))
+    return Batch(*grid, *map(torch.from_numpy, (rows, columns, sequences.targets[predicted], own)))
 
 
 def batches_by_targets(sequences: Sequences, order: np.ndarray, batch_size: int) -> List[np.ndarray]:

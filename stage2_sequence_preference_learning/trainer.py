@@ -53,6 +53,15 @@ class _NoWriter:
         """Nothing to close."""
 
 
+def adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """Adam over what is trained, its update in one fused kernel where torch has one for the device."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    try:
+        return torch.optim.Adam(trained, lr=learning_rate, fused=True)
+    except RuntimeError:  # torch before 2.4 has no fused kernel on the CPU
+        return torch.optim.Adam(trained, lr=learning_rate)
+
+
 class SequenceTrainer(Trainer):
     """Trains one of `models.MODELS`.
 
@@ -77,13 +86,8 @@ class SequenceTrainer(Trainer):
         self.seconds, self.best_epoch = 0.0, -1
 
     def _build_optimizer(self, **keywords: Any) -> torch.optim.Optimizer:
-        """Adam over what is trained, its update in one fused kernel where torch has one for the device."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        options = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        try:
-            return torch.optim.Adam(trained, fused=True, **options)
-        except RuntimeError:  # torch before 2.4 has no fused kernel on the CPU
-            return torch.optim.Adam(trained, **options)
+        """Adam; RecBole's other optimizers are not offered."""
+        return adam(self.model, self.learning_rate)
 
     def _train_epoch(
         self, train_data: TrainLoader, epoch_idx: int, loss_func: Any = None, show_progress: bool = False

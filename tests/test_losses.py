@@ -46,13 +46,25 @@ def test_contrastive_loss_s10(drawn, mask_same_target):
             else:
                 denominator += math.exp(dot(u[i], c[j]) / TEMPERATURE)
         expected -= math.log(math.exp(dot(u[i], c[i]) / TEMPERATURE) / denominator) / 5
-    found = contrastive_loss(u, c, torch.tensor(targets), TEMPERATURE, mask_same_target)
+    found = contrastive_loss(u, c, torch.tensor(targets), torch.arange(5), TEMPERATURE, mask_same_target)
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_rows_of_one_sequence_are_no_negatives_of_each_other(drawn):
+    u, c = drawn
+    targets, sequences = torch.arange(5), torch.tensor([0, 0, 1, 2, 2])
+    expected = 0.0
+    for i in range(5):
+        seen = [j for j in range(5) if j == i or sequences[j] != sequences[i]]
+        denominator = sum(math.exp(dot(u[i], c[j]) / TEMPERATURE) for j in seen)
+        expected -= math.log(math.exp(dot(u[i], c[i]) / TEMPERATURE) / denominator) / 5
+    found = contrastive_loss(u, c, targets, sequences, TEMPERATURE)
     assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_contrastive_loss_where_all_rows_share_a_target(drawn):
     u, c = drawn
-    loss = contrastive_loss(u.requires_grad_(), c, torch.full((5,), 3), TEMPERATURE)
+    loss = contrastive_loss(u.requires_grad_(), c, torch.full((5,), 3), torch.arange(5), TEMPERATURE)
     loss.backward()
     assert loss.item() == 0.0  # nothing is left to tell it from
     assert torch.isfinite(u.grad).all()

@@ -7,12 +7,13 @@ from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from stage2 import make_model, make_ready
 
-from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec
+from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec, causal_mask, last
 from common.errors import UserError
+from common.settings import as_dict
 from stage2_sequence_preference_learning.data import TrainLoader
 from stage2_sequence_preference_learning.models import MODELS
 from stage2_sequence_preference_learning.packing import merge_prefixes, pack
-from stage2_sequence_preference_learning.settings import SWITCHES
+from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,11 @@ def datasets_dir(tmp_path_factory):
 def interaction_of(split):
     inter = split.inter_feat
     return Interaction({name: inter[name] for name in ("item_id_list", "item_length", "item_id")})
+
+
+def settings_of_sicsrec(settings):
+    """Settings of the whole model with the values of a part of it."""
+    return SCHEMAS["SICSRec"](**as_dict(settings))
 
 
 def plain_of(model, settings):
@@ -66,6 +72,32 @@ def test_sicsrec_equals_plain(datasets_dir, variant):
     assert_same_as_plain(model, settings, train)
 
 
+def test_content_encoder_equals_plain(datasets_dir):
+    model, settings, (train, _, _) = make_model(datasets_dir, "Content_SeqEncoder", alpha=0.7)
+    model.eval()
+    plain = PlainSICSRec(settings_of_sicsrec(settings), model.n_items, {"text": 12, "image": 10}).eval()
+    assert not plain.load_state_dict(model.state_dict(), strict=False).unexpected_keys
+    batch = interaction_of(train)
+    items, lengths, targets = batch["item_id_list"], batch["item_length"], batch["item_id"]
+    position = plain.position_embedding(torch.arange(items.shape[1]))
+    x = plain.content_LayerNorm(plain.content(items) + position)
+    u = torch.nn.functional.normalize(last(plain.content_trm_decoder(x, causal_mask(items)), lengths), dim=-1)
+    contents = plain.content(torch.arange(model.n_items))
+    logits = u @ contents.T / settings.temperature
+    same = (targets[:, None] == targets) & ~torch.eye(len(targets), dtype=torch.bool)
+    in_batch = (u @ contents[targets].T / settings.temperature).masked_fill(same, -torch.inf)
+    norms = sum(model.state_dict()[f"plm_{m}_embedding.weight"].norm() for m in ("text", "image"))
+    expected = {
+        "rec": torch.nn.functional.cross_entropy(logits, targets),
+        "reg": settings.lamba * norms,
+        "contrastive": 0.7 * torch.nn.functional.cross_entropy(in_batch, torch.arange(len(targets))),
+    }
+    found = model.terms(model.as_batch(batch))
+    for name in expected:
+        assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-4), name
+    assert torch.allclose(model.full_sort_predict(batch)[:, 1:], (u @ contents.T)[:, 1:], atol=1e-5)
+
+
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_each_switch_alone_equals_plain(datasets_dir, switch):
     model, settings, (train, _, _) = make_model(datasets_dir, "SICSRec", **{switch: False})
@@ -102,8 +134,10 @@ def test_causal_pass_equals_separate_prefixes(datasets_dir, name):
     merged = merge_prefixes(*arrays)
     assert len(merged) < len(train)
     packed = pack(merged, np.random.default_rng(0).permutation(len(merged)))
+    separate = model.as_batch(interaction_of(train))
+    separate.sequences = inter["user_id"]  # the same rows are no negatives of each other
     losses, gradients = [], []
-    for batch in (model.as_batch(interaction_of(train)), packed):
+    for batch in (separate, packed):
         model.zero_grad()
         loss = sum(model.terms(batch).values())
         loss.backward()

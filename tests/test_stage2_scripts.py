@@ -204,6 +204,18 @@ def test_published_id_encoder_loads_and_nothing_runs(datasets_dir, tmp_path, mon
     assert not (tmp_path / "should_not_exist").exists()
 
 
+@pytest.mark.parametrize("modalities", [["text", "image"], ["image"]])
+def test_a_published_sicsrec_is_known_by_its_shapes(datasets_dir, tmp_path, capsys, modalities):
+    settings = settings_of(datasets_dir, tmp_path / "r", pretrain_id="none", modalities=modalities, lora_rank=3)
+    folder = SICSRec_main1.run(settings)
+    weights = torch.load(folder / "best.pth", weights_only=True)["state_dict"]
+    torch.save({"state_dict": weights}, tmp_path / "published.pth")
+    capsys.readouterr()
+    evaluate.main(["-d", "Tiny", f"datasets_dir={datasets_dir}", "--checkpoint", str(tmp_path / "published.pth")])
+    test = json.loads((folder / "metrics.json").read_text())["test"]
+    assert "  ".join(f"{value:8.4f}" for value in test.values()) in capsys.readouterr().out
+
+
 def test_weights_that_do_not_fit_are_listed(datasets_dir, tmp_path):
     folder = id_encoder_main1.run(SICSRec_main1.id_settings(settings_of(datasets_dir, tmp_path / "r"), {"epochs": 1}))
     weights = torch.load(folder / "best.pth", weights_only=True)["state_dict"]
