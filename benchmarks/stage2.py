@@ -119,8 +119,9 @@ def plain(name: str, model: Any, own: Any, train: SequenceDataset, steps: int) -
     else:
         baseline = PlainIDSeqEncoder(own, model.n_items)
     baseline.load_state_dict({k: v.cpu() for k, v in model.state_dict().items()})
-    for parameter, trained in zip(baseline.parameters(), model.parameters()):
-        parameter.requires_grad_(trained.requires_grad)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    for parameter_name, parameter in baseline.named_parameters():
+        parameter.requires_grad_(parameter_name in trained)
     optimizer = torch.optim.Adam([p for p in baseline.parameters() if p.requires_grad], lr=1e-3)
     fp32 = Compute(torch.device("cpu"), "fp32")
 

@@ -19,13 +19,14 @@ from typing import Any, Dict, List, Optional
 
 from common.device import Compute, pick_compute
 from common.errors import UserError, nearest, run_script
+from common.features import MODALITIES
 from common.files import read_json, read_text, write_text
 from common.settings import DeviceSettings, as_dict, build, setting, split_overrides
 from reproduce.steps import pipeline
 from reproduce.train import command_line
 from stage2_sequence_preference_learning.evaluation import test_run
 from stage2_sequence_preference_learning.processes import Processes
-from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES
+from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES, shaping
 
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 UNTOLD = ("dataset", "seed", "variant", "precision", "processes", "modalities")  # told elsewhere, or alike in all rows
@@ -59,22 +60,25 @@ class Run:
             usual = switched if key in SWITCHES else defaults.get(key)
             if key not in UNTOLD and value != usual:
                 told.append(f"{key}={value}")
+        for source in {
+            Path(entry["path"]).parent for name, entry in self.made_from["inputs"].items() if name in MODALITIES
+        }:
+            if source.name != settings.get("dataset"):
+                told.append(f"features of {source.name}/")
+        if self.result["model"] == "SICSRec" and "id_encoder" not in self.made_from["inputs"]:
+            told.append("pretrain_id=none")
         return self.result["model"] + (f" ({', '.join(told)})" if told else "")
 
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
         inputs = self.made_from["inputs"]
-        features = [inputs[m]["sha256"] for m in ("text", "image") if m in inputs]
-        settings = {k: v for k, v in self.made_from["settings"].items() if k != "seed"}
-        return repr((self.result["model"], sorted(settings.items(), key=lambda item: item[0]), features))
+        data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name != "id_encoder")
+        settings = sorted((k, str(v)) for k, v in self.made_from["settings"].items() if k != "seed")
+        return repr((self.result["model"], settings, data, "id_encoder" in inputs))
 
 
 def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]) -> List[Run]:
-    """Finished runs whose settings are as wanted, in the order of their names.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Finished runs whose settings are as wanted, in the order of their names."""
     folder = Path(results_dir) / model / dataset
     runs = []
     for path in sorted(folder.glob("*/metrics.json")):
@@ -109,7 +113,9 @@ def table(runs: List[Run], split: str) -> List[List[str]]:
         valid = statistics.fmean(run.result["valid"]["hit@10"] for run in group)
         epochs = statistics.fmean(run.result["epochs"] for run in group)
         seconds = statistics.fmean(run.result["seconds"] for run in group)
-        row = [group[0].label(), str(len(group)), *_cells(group, split)]
+        seeds = {run.made_from["settings"]["seed"] for run in group}
+        again = f" ({len(group)} runs)" if len(group) > len(seeds) else ""
+        row = [group[0].label(), f"{len(seeds)}{again}", *_cells(group, split)]
         rows.append([*row, f"{valid:.4f}", f"{epochs:.0f}", f"{seconds:.0f}"])
     return rows
 
@@ -129,10 +135,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     values = split_overrides(arguments.overrides)
     own = {k: v for k, v in values.items() if k in as_dict(Settings())}
     wanted = {k: v for k, v in values.items() if k not in own}
-    known = {*as_dict(SCHEMAS[model]()), *as_dict(Settings())}
+    known = {*shaping(SCHEMAS[model]()), *as_dict(Settings())}
     for key in wanted:
         if key not in known:
-            raise UserError(f"unknown setting '{key}'{nearest(key, known)}")
+            raise UserError(
+                f"'{key}' neither picks runs nor says where they lie{nearest(key, known)} "
+                f"(run_test.sh takes {', '.join(sorted(known))})"
+            )
     settings = build(Settings, {**own, "dataset": dataset})
     compute = pick_compute(settings.device, settings.precision)
     runs = []

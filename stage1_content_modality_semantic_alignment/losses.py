@@ -10,6 +10,8 @@ from typing import Dict, Tuple
 import torch
 from torch.nn.functional import cross_entropy
 
+from common.device import fp32_product
+
 Vectors = Tuple[torch.Tensor, torch.Tensor]  # targets (B, D), positives (B, D)
 
 
@@ -18,13 +20,13 @@ def pair_loss(targets: torch.Tensor, positives: torch.Tensor, temperature: float
 
     The 2B columns hold x_i itself too, with cosine 1, as in the method's description.
     """
-    logits = targets @ torch.cat([positives, targets]).T / temperature  # (B, 2B)
-    return cross_entropy(logits.float(), torch.arange(len(targets), device=targets.device))
+    logits = fp32_product(targets, torch.cat([positives, targets])) / temperature  # (B, 2B)
+    return cross_entropy(logits, torch.arange(len(targets), device=targets.device))
 
 
 def cross_modal_loss(text: torch.Tensor, image: torch.Tensor, temperature: float) -> torch.Tensor:
     """t2i: symmetric cross entropy of the targets' texts (B, D) against their images (B, D), as in CLIP."""
-    logits = (text @ image.T / temperature).float()  # (B, B)
+    logits = fp32_product(text, image) / temperature  # (B, B)
     own = torch.arange(len(text), device=text.device)
     return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
 

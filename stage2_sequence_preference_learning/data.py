@@ -76,11 +76,18 @@ def _columns(split: SequenceDataset) -> Tuple[np.ndarray, np.ndarray, np.ndarray
     inter = split.inter_feat
     histories = inter[split.iid_field + "_list"].numpy()
     lengths = inter[split.item_list_length_field].numpy()
+    if lengths.max() > split.max_item_list_len:
+        raise UserError(
+            f"the .inter files hold histories of {lengths.max()} items, max_seq_length is {split.max_item_list_len}; "
+            f"run recbole_process.py -d {split.dataset_name} max_seq_length={split.max_item_list_len}"
+        )
     return inter[split.uid_field].numpy(), histories, lengths, inter[split.iid_field].numpy()
 
 
 class TrainLoader:
     """Batches of about ``batch_size`` targets, users in a new order each epoch.
+
+    The order follows from ``seed`` and ``epoch``: a resumed run needs to know no more.
 
     With several processes each takes its share of every batch, so that a step is the same size.
     """
@@ -88,32 +95,21 @@ class TrainLoader:
     def __init__(self, split: SequenceDataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         self.sequences = merge_prefixes(*_columns(split))
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.generator = np.random.Generator(np.random.PCG64(seed))
-        self.dataset = split
+        self.seed, self.epoch = seed, 0
 
     def __len__(self) -> int:
         return len(batches_by_targets(self.sequences, np.arange(len(self.sequences)), self.batch_size))
 
     def __iter__(self) -> Iterator[Tuple[Batch, int]]:
         """Yields this process's part of each batch, and the targets in all parts."""
-        order = self.generator.permutation(len(self.sequences))
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.sequences))
+        self.epoch += 1
         for chosen in batches_by_targets(self.sequences, order, self.batch_size):
             n_targets = int(np.diff(self.sequences.target_start)[chosen].sum())
             part = chosen[self.rank :: self.world_size]
             if len(chosen) < self.world_size:  # too few to share: each process computes all of it
                 part, n_targets = chosen, n_targets * self.world_size
             yield pack(self.sequences, part), n_targets
-
-    def state(self) -> Dict[str, Any]:
-        """Where the order of users stands; plain numbers (128-bit ones as text)."""
-        inner = self.generator.bit_generator.state
-        return {"state": str(inner["state"]["state"]), "inc": str(inner["state"]["inc"])}
-
-    def set_state(self, state: Dict[str, Any]) -> None:
-        """Go on from `state`."""
-        inner: Any = self.generator.bit_generator.state
-        inner["state"] = {"state": int(state["state"]), "inc": int(state["inc"])}
-        self.generator.bit_generator.state = inner
 
 
 class EvalLoader:

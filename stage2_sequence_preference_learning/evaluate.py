@@ -61,7 +61,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parsed = parse(Settings, __doc__, None, argv, (checkpoint, scores))
     settings: Settings = parsed.settings
     processes = start_processes(settings.device)
-    compute = pick_compute(settings.device, settings.precision)
+    compute = pick_compute(processes.device(settings.device), settings.precision)
     loaded = load_model(
         parsed.arguments.checkpoint, settings.dataset, settings.datasets_dir, compute, as_dict(settings)
     )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.device import fp32_product
+
 
 def recommendation_loss(preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """Cross entropy of each target over all items.
@@ -15,7 +17,7 @@ def recommendation_loss(preference: Tensor, items: Tensor, targets: Tensor, temp
     Args:
         preference: (N, d); items: (n, d); targets: (N,).
     """
-    return F.cross_entropy(preference.float() @ items.float().T / temperature, targets)
+    return F.cross_entropy(fp32_product(preference, items) / temperature, targets)
 
 
 def contrastive_loss(
@@ -38,7 +40,7 @@ def contrastive_loss(
         mask_same_target: S10. True: other rows with the same target take no part. False: as released,
             their logit is 0, so that each adds 1 to the sum.
     """
-    logits = preference.float() @ contents.float().T / temperature
+    logits = fp32_product(preference, contents) / temperature
     others = ~torch.eye(len(targets), dtype=torch.bool, device=targets.device)
     same_target = (targets[:, None] == targets) & others
     logits = logits.masked_fill(same_target, -torch.inf if mask_same_target else 0.0)

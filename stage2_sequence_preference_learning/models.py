@@ -262,7 +262,12 @@ class SICSRec(ContentModel):
         self._freeze(train_ffw_lora=config["train_ffw_lora"])
 
     def _freeze(self, train_ffw_lora: bool) -> None:
-        """The ID encoder's own weights, and as released (S8) the LoRA after its feed-forward sub-layers."""
+        """The ID encoder's own weights; as released also the LoRA after its feed-forward sub-layers (S8)
+        and the mix layers that nothing reads (S9).
+        """
+        if not self.id_content_trm_decoder.stack_layers:
+            for layer in list(self.id_content_trm_decoder.layers)[:-1]:
+                layer.requires_grad_(False)
         for name, parameter in self.trm_encoder.named_parameters():
             is_lora = "att_lora_layer" in name or ("ffw_lora_layer" in name and train_ffw_lora)
             parameter.requires_grad_(is_lora)

@@ -164,7 +164,7 @@ def pack(sequences: Sequences, chosen: np.ndarray) -> Batch:
 def batches_by_targets(sequences: Sequences, order: np.ndarray, batch_size: int) -> List[np.ndarray]:
     """Cut ``order`` into batches of about ``batch_size`` targets; a sequence is never split.
 
-    A batch ends with the sequence that reaches its share: the k-th batch ends nearest after k · batch_size.
+    The k-th batch ends before the sequence that would lead past k · batch_size targets.
     """
     reached = np.cumsum(np.diff(sequences.target_start)[order])
     batch_of = (reached - 1) // batch_size

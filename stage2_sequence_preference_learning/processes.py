@@ -23,6 +23,10 @@ class Processes:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    def device(self, asked: str) -> str:
+        """The device setting of this process: of several on GPUs, each takes its own."""
+        return f"cuda:{self.local_rank}" if self.size > 1 and _on_cuda(asked) else asked
+
     def sum(self, tensor: torch.Tensor) -> None:
         """Sum a CPU tensor over all processes, in place."""
         if self.size > 1:
@@ -43,15 +47,18 @@ class Processes:
         return self.gather(value)[0]
 
 
+def _on_cuda(device: str) -> bool:
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+
+
 def start_processes(device: str) -> Processes:
     """Join torchrun's group (gloo on CPUs, nccl on GPUs), once; alone without torchrun."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Processes()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if on_cuda:
+    if _on_cuda(device):
         torch.cuda.set_device(local_rank)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_cuda else "gloo")
+        dist.init_process_group("nccl" if _on_cuda(device) else "gloo")
     return Processes(dist.get_rank(), size, local_rank)

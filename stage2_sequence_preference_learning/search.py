@@ -22,8 +22,8 @@ from optuna.trial import TrialState
 
 from common.device import pick_compute
 from common.errors import UserError, nearest
-from common.files import atomic, exclusive, read_json
-from common.settings import check_values
+from common.files import atomic, exclusive, read_json, write_text
+from common.settings import check_values, to_yaml
 from stage2_sequence_preference_learning.settings import NOT_SHAPING, resolve_switches
 from stage2_sequence_preference_learning.spine import METRICS, run_folder, train, what_makes
 
@@ -59,13 +59,15 @@ def check_space(settings: Any) -> None:
             values = [values["low"], values["high"]]
         if not isinstance(values, list) or not values:
             raise UserError(f"search_space: '{key}' must be a list of values, or {{low, high}}")
+        if isinstance(getattr(settings, key), float):
+            values[:] = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
         for value in values:
             check_values(dataclasses.replace(settings, **{key: value}), "search_space")
 
 
 def name_of(chosen: Dict[str, Any]) -> str:
     """The name of a trial's run, such as ``alpha=0.2``."""
-    return ",".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in chosen.items())
+    return ",".join(f"{k}={v}" for k, v in chosen.items())
 
 
 def suggest(trial: optuna.Trial, space: Dict[str, Any], settings: Any) -> Dict[str, Any]:
@@ -101,12 +103,12 @@ def _open_study(folder: Path, settings: Any) -> optuna.Study:
         study_name=f"{MODEL}-{settings.dataset}",
         storage=f"sqlite:///{folder / 'study.db'}",
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=settings.seed),
         load_if_exists=True,
     )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"asked": trial.params})
+        if trial.params and not grid_of(settings.search_space):
+            study.enqueue_trial(trial.params, user_attrs={"asked": trial.params})
     return study
 
 
@@ -147,11 +149,12 @@ def search(settings: Any, force: bool = False) -> Path:
             return float(score)
 
         done = len(study.get_trials(states=(TrialState.COMPLETE,)))
-        if wanted > done:
-            study.optimize(objective, n_trials=wanted - done)
+        for number in range(done, wanted):  # seeded per trial: a search that goes on draws what it would have drawn
+            study.sampler = optuna.samplers.TPESampler(seed=settings.seed + number)
+            study.optimize(objective, n_trials=1)
         report(study, folder, settings.valid_metric)
         best = dataclasses.replace(settings, **study.best_params, run=None)
-        print(f"best of {wanted} trials: {name_of(study.best_params)}, {study.best_value:.4f}")
+        print(f"best of {max(wanted, done)} trials: {name_of(study.best_params)}, {study.best_value:.4f}")
         _adopt(folder, study, best)
     return train(MODEL, dataclasses.replace(best, n_trials=0))
 
@@ -162,11 +165,12 @@ def _adopt(folder: Path, study: optuna.Study, best: Any) -> None:
     target = run_folder(MODEL, best, what_makes(MODEL, best, compute.precision, 1))
     if (target / METRICS).is_file():
         return
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(folder / name_of(study.best_params), part, ignore=shutil.ignore_patterns(".lock"))
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    with exclusive(target):
+        for file in sorted((folder / name_of(study.best_params)).iterdir(), key=lambda f: f.name == METRICS):
+            if not file.name.startswith("."):
+                with atomic(target / file.name) as temporary:  # metrics.json last: it marks the run as done
+                    shutil.copyfile(file, temporary)
+        write_text(target / "settings.yaml", to_yaml(best))
 
 
 def report(study: optuna.Study, folder: Path, metric: str) -> None:

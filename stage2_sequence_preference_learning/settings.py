@@ -44,7 +44,7 @@ class TrainSettings(StageSettings):
     train_batch_size: int = setting(1024, "targets per step, over all processes", minimum=2)
     learning_rate: float = setting(1e-3, "Adam's learning rate", minimum=0)
     epochs: int = setting(300, "at most so many epochs", minimum=1)
-    stopping_step: int = setting(10, "stop after so many validations without a better valid_metric", minimum=0)
+    stopping_step: int = setting(10, "stop once more validations in a row than this were worse", minimum=0)
     valid_metric: str = setting("hit@10", "chooses the epoch", choices=("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"))
     clip_grad_norm: Optional[float] = setting(None, "largest gradient norm; null does not clip", minimum=0)
     test: bool = setting(True, "after training, evaluate the best epoch on the test split")

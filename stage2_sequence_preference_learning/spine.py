@@ -44,8 +44,7 @@ def train(model_name: str, settings: Any, force: bool = False) -> Path:
         UserError: input is missing or does not fit; another process holds the folder.
     """
     processes = start_processes(settings.device)
-    device = f"cuda:{processes.local_rank}" if processes.size > 1 and torch.cuda.is_available() else settings.device
-    compute = pick_compute(device, settings.precision)
+    compute = pick_compute(processes.device(settings.device), settings.precision)
     resolve_switches(settings)
     made_from = what_makes(model_name, settings, compute.precision, processes.size)
     run_dir = run_folder(model_name, settings, made_from)
@@ -106,11 +105,12 @@ def _open_run(run_dir: Path, made_from: Dict[str, Any], settings: Any, force: bo
                 f"{run_dir}: was made otherwise: {changed}; name another run with run=NAME, or redo it with --force"
             )
     if force:
-        for file in run_dir.iterdir():
+        for file in sorted(run_dir.iterdir(), key=lambda f: f.name == MADE):  # what tells of the rest goes last
             if file.is_file() and file.name != ".lock":
                 file.unlink()
-    write_json(made, {**made_from, "commit": commit(), "versions": versions()})
-    write_text(run_dir / "settings.yaml", to_yaml(settings))
+    if not made.is_file():
+        write_text(run_dir / "settings.yaml", to_yaml(settings))
+        write_json(made, {**made_from, "commit": commit(), "versions": versions()})
 
 
 @contextmanager
@@ -164,7 +164,6 @@ def _train(
         "dataset": settings.dataset,
         "settings": made_from["settings"],
         "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()},
-        "commit": commit(),
     }
     trainer = SequenceTrainer(config, model, compute, run_dir, about, processes)
     seed_everything(settings.seed + processes.rank)  # processes draw their own dropout

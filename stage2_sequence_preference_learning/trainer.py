@@ -206,7 +206,7 @@ class SequenceTrainer(Trainer):
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "rng": rng,
-            "sampler": loader.state(),
+            "sampler": {"seed": loader.seed, "epoch": loader.epoch},
             "cur_step": self.cur_step,
             "best_epoch": self.best_epoch,
             "best_valid_score": float(self.best_valid_score),
@@ -222,11 +222,13 @@ class SequenceTrainer(Trainer):
         if not self.processes.agree(path.is_file()):
             return False
         state = load_checkpoint(path)
+        if state["about"] != self.about:
+            raise UserError(f"{path}: belongs to another run than made.json tells of; redo the run with --force")
         load_weights(self.model, state["state_dict"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
-        loader.set_state(state["sampler"])
+        loader.seed, loader.epoch = state["sampler"]["seed"], state["sampler"]["epoch"]
         self.start_epoch, self.cur_step = state["epoch"] + 1, state["cur_step"]
         self.best_epoch = state["best_epoch"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"]

@@ -50,6 +50,15 @@ def test_contrastive_loss_s10(drawn, mask_same_target):
     assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_logits_are_fp32_inside_autocast():
+    torch.manual_seed(0)
+    u, items = torch.randn(64, 32), torch.randn(50, 32)
+    targets = torch.arange(64) % 50
+    plain = recommendation_loss(u, items, targets, 0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(recommendation_loss(u, items, targets, 0.05), plain)
+
+
 def test_rows_of_one_sequence_are_no_negatives_of_each_other(drawn):
     u, c = drawn
     targets, sequences = torch.arange(5), torch.tensor([0, 0, 1, 2, 2])

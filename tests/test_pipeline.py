@@ -106,7 +106,7 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path):
 
 
 def run_of(folder, seed, **settings):
-    made = {"settings": {"seed": seed, "variant": "paper", **settings}, "inputs": {}}
+    made = {"settings": {"seed": seed, "variant": "paper", **settings}, "inputs": {"id_encoder": {"sha256": str(seed)}}}
     metrics = dict.fromkeys(test_script.METRICS, seed / 10)
     result = {"model": "SICSRec", "test": metrics, "valid": {"hit@10": 0.5}, "epochs": 4, "seconds": 2.0}
     return test_script.Run(folder, made, result)

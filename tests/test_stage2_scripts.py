@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stage2 import make_ready
+from stage2 import make_model, make_ready
 
 from common.errors import UserError
 from common.settings import REPOSITORY
 from stage2_sequence_preference_learning import SICSRec_main1, evaluate, id_encoder_main1, recommend
+from stage2_sequence_preference_learning.data import TrainLoader
 from stage2_sequence_preference_learning.models import MODELS
 from stage2_sequence_preference_learning.settings import SCHEMAS
 from stage2_sequence_preference_learning.trainer import SequenceTrainer
@@ -131,6 +132,16 @@ def test_resumed_equals_uninterrupted(datasets_dir, tmp_path, monkeypatch, preci
     assert_same_results(SICSRec_main1.run(cut), whole)
 
 
+def test_order_of_users_follows_from_seed_and_epoch(datasets_dir):
+    _, _, (train, _, _) = make_model(datasets_dir, "ID_SeqEncoder")
+    whole, resumed = TrainLoader(train, 4, seed=3), TrainLoader(train, 4, seed=3)
+    orders = [[batch.targets.tolist() for batch, _ in whole] for _ in range(6)]
+    assert orders[0] != orders[1]
+    for epoch in range(6):
+        resumed.epoch = epoch
+        assert [batch.targets.tolist() for batch, _ in resumed] == orders[epoch]
+
+
 def test_killed_and_started_again_equals_uninterrupted(datasets_dir, tmp_path):
     budget = {"epochs": 40, "stopping_step": 40}
     assert run("id_encoder_main1.py", line(datasets_dir, tmp_path / "whole", **budget)).returncode == 0
@@ -170,7 +181,7 @@ def test_nan_names_step_and_term(datasets_dir, tmp_path, monkeypatch):
 
 def test_several_processes_test_alike(datasets_dir, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29577")
-    both = run("SICSRec_main1.py", line(datasets_dir, tmp_path), launcher)
+    both = run("SICSRec_main1.py", line(datasets_dir, tmp_path, variant="released"), launcher)
     assert both.returncode == 0, both.stderr
     folder = only_run(tmp_path)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -277,6 +288,11 @@ def test_unknown_setting_and_run_made_otherwise(datasets_dir, tmp_path):
     other = SICSRec_main1.id_settings(settings_of(datasets_dir, tmp_path / "r", seed=5), {"run": "mine"})
     with pytest.raises(UserError, match="seed 2024 → 5"):
         id_encoder_main1.run(other)
+
+
+def test_histories_longer_than_positions_name_the_cure(datasets_dir, tmp_path):
+    with pytest.raises(UserError, match=r"run recbole_process.py -d Tiny max_seq_length=3"):
+        SICSRec_main1.run(settings_of(datasets_dir, tmp_path / "r", max_seq_length=3))
 
 
 def test_a_half_written_checkpoint_is_never_taken(datasets_dir, tmp_path):
