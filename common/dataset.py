@@ -221,7 +221,7 @@ def cover_fault(cover: Path) -> Optional[str]:
 def cover_faults(covers: Sequence[Path]) -> Dict[int, str]:
     """Position → fault, for those of the covers that cannot be used. Opens every one."""
     faults = {}
-    for place, cover in enumerate(tqdm(covers, desc="covers checked", unit="cover", leave=False)):
+    for place, cover in enumerate(tqdm(covers, desc="covers checked", disable=None, unit="cover", leave=False)):
         fault = cover_fault(cover)
         if fault:
             faults[place] = fault

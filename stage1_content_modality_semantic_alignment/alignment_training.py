@@ -84,7 +84,9 @@ class AlignmentTrainer:
         order = np.random.default_rng([self.schedule.seed, epoch]).permutation(len(self.pairs))
         sums: Dict[str, float] = {}
         title = f"epoch {epoch + 1}/{self.schedule.epochs}"
-        with tqdm(total=len(order), desc=title, unit="pair", leave=epoch + 1 == self.schedule.epochs) as bar:
+        with tqdm(
+            total=len(order), desc=title, disable=None, unit="pair", leave=epoch + 1 == self.schedule.epochs
+        ) as bar:
             for number in range(self.steps_per_epoch):
                 start = number * self.schedule.batch_size
                 batch = self.pairs[order[start : start + self.schedule.batch_size]]

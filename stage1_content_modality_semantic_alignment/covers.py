@@ -69,7 +69,7 @@ def read_covers(
     paths = [cover_path(dataset.covers, item) for item in items]
     pixels = np.empty((len(items), 3, side, side), dtype=np.uint8)
     faults: Dict[int, str] = {}
-    for place, path in enumerate(tqdm(paths, desc="covers decoded", unit="cover", leave=False)):
+    for place, path in enumerate(tqdm(paths, desc="covers decoded", disable=None, unit="cover", leave=False)):
         try:
             pixels[place] = _decode(path, side)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

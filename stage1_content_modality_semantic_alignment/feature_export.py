@@ -65,7 +65,7 @@ def encode_all(
 ) -> torch.Tensor:
     """Raw inputs (n) → vectors (n, width) on the CPU, in fp32, in batches of similar length."""
     found: Dict[int, torch.Tensor] = {}
-    with tqdm(total=len(raw.lengths), desc="items encoded", unit="item") as bar, torch.inference_mode():
+    with tqdm(total=len(raw.lengths), desc="items encoded", disable=None, unit="item") as bar, torch.inference_mode():
         for positions in batches_by_length(raw.lengths, batch_size):
             with compute.autocast():
                 vectors = encode(*raw.batch(positions, compute.device)).float().cpu()

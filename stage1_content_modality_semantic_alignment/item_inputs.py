@@ -91,7 +91,7 @@ class CachedItems:
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.rows = _scratch_rows(scratch, int(self.lengths.sum()), tower.prefix_width)
         tower.eval()
-        with tqdm(total=len(self.lengths), desc=f"frozen prefix, {tower.modality}", unit="item") as bar:
+        with tqdm(total=len(self.lengths), desc=f"frozen prefix, {tower.modality}", disable=None, unit="item") as bar:
             for positions in batches_by_length(raw.lengths, PREFIX_BATCH):
                 self._fill(raw, positions)
                 bar.update(len(positions))

@@ -158,7 +158,7 @@ def ask(questions: Sequence[Question], selector: Selector, log: AnswerLog) -> Li
     keys = {question: prompt_key(question.prompt, selector.identity) for question in dict.fromkeys(questions)}
     if all(key in log.answers for key in keys.values()):
         return [log.answers[keys[question]] for question in questions]
-    with tqdm(total=len(keys), desc="prompts", unit="prompt") as bar:
+    with tqdm(total=len(keys), desc="prompts", disable=None, unit="prompt") as bar:
         for batch in selector.batches(list(keys)):
             if any(keys[question] not in log.answers for question in batch):
                 answered = zip(batch, selector.answer(batch))

@@ -262,7 +262,7 @@ def _make_covers(settings: Settings, source: Source, raw: Optional[RawData], nam
         shutil.rmtree(covers, ignore_errors=True)
         return
     with new_covers(covers) as folder:
-        for item, cover_name in tqdm(names.items(), desc="covers", unit="cover", leave=False):
+        for item, cover_name in tqdm(names.items(), desc="covers", disable=None, unit="cover", leave=False):
             if source.covers:
                 link(source.covers / f"{cover_name}.jpg", cover_path(folder, item))
             elif to_draw:

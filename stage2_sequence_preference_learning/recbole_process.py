@@ -104,7 +104,9 @@ def _write_split(settings: Settings, dataset: Dataset, split: str) -> int:
     count = 0
     with atomic(inter_path(settings, split)) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
         out.write(HEADER)
-        for row in tqdm(rows(dataset, split, settings.max_seq_length), desc=split, unit="row", leave=False):
+        for row in tqdm(
+            rows(dataset, split, settings.max_seq_length), desc=split, disable=None, unit="row", leave=False
+        ):
             out.write(row)
             count += 1
     return count
