@@ -116,7 +116,13 @@ class SequenceTrainer(Trainer):
         return sum(means.values())
 
     def _valid_epoch(self, valid_data: EvalLoader, show_progress: bool = False) -> Tuple[float, Dict[str, float]]:
-        self.last_valid = self.evaluate(valid_data, load_best_model=False)
+        try:
+            self.last_valid = self.evaluate(valid_data, load_best_model=False)
+        except ValueError as error:
+            raise UserError(
+                f"validation after epoch {len(self.train_loss_dict) - 1}: {error}: the weights are not finite; "
+                "lower learning_rate, set clip_grad_norm=1, or use precision=fp32"
+            ) from error
         return self.last_valid[self.valid_metric], self.last_valid
 
     def _check_terms(self, terms: Dict[str, Tensor], values: Tensor, epoch: int, step: int) -> None:

@@ -179,6 +179,17 @@ def test_nan_names_step_and_term(datasets_dir, tmp_path, monkeypatch):
         SICSRec_main1.run(settings_of(datasets_dir, tmp_path / "results", pretrain_id="none"))
 
 
+def test_weights_that_are_not_finite_stop_at_the_validation(datasets_dir, tmp_path, monkeypatch):
+    def spoil(self, loss):
+        with torch.no_grad():
+            self.model.item_embedding.weight.fill_(float("nan"))
+
+    monkeypatch.setattr(SequenceTrainer, "_update", spoil)
+    monkeypatch.setattr(SequenceTrainer, "_check_terms", lambda *arguments: None)
+    with pytest.raises(UserError, match=r"validation after epoch 0: a score is NaN"):
+        SICSRec_main1.run(settings_of(datasets_dir, tmp_path / "results"))
+
+
 def test_several_processes_test_alike(datasets_dir, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29577")
     both = run("SICSRec_main1.py", line(datasets_dir, tmp_path, variant="released"), launcher)
