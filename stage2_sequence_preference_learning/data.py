@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -67,7 +68,9 @@ def load_splits(config: Any) -> Tuple[SequenceDataset, SequenceDataset, Sequence
         path = Path(config["data_path"]) / f"{config['dataset']}.{split}.inter"
         if not path.is_file():
             raise UserError(f"{path}: no such file; run recbole_process.py -d {config['dataset']}")
-    train, valid, test = SequenceDataset(config).build()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # pandas warns of RecBole's own code
+        train, valid, test = SequenceDataset(config).build()
     return train, valid, test
 
 
@@ -119,9 +122,8 @@ class EvalLoader:
     """
 
     def __init__(self, split: SequenceDataset, rank: int = 0, world_size: int = 1) -> None:
-        self.users, histories, lengths, self.targets = _columns(split)
+        _, histories, lengths, self.targets = _columns(split)
         self.sequences: Sequences = one_target_each(histories, lengths, self.targets)
-        self.dataset = split
         by_length = np.argsort(lengths, kind="stable")
         share = -(-len(by_length) // world_size)
         size = max(1, min(SCORES_AT_ONCE // split.item_num, USERS_AT_ONCE, share))

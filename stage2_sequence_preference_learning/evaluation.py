@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import tempfile
-import warnings
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -17,12 +16,13 @@ from torch import Tensor
 from common.checkpoints import load_published, load_weights
 from common.device import Compute
 from common.errors import UserError
+from common.features import MODALITIES
 from common.files import atomic, checksum, read_json, write_json
 from common.ranking import metrics, target_ranks
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, load_splits
 from stage2_sequence_preference_learning.models import MODELS, SequenceModel
 from stage2_sequence_preference_learning.processes import Processes
-from stage2_sequence_preference_learning.settings import SCHEMAS, recbole_config, resolve_switches
+from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES, recbole_config, resolve_switches
 
 PROTOCOL = {
     "split": "leave one out: last item test, the one before validation",
@@ -34,11 +34,10 @@ PROTOCOL = {
 
 @dataclass
 class Loaded:
-    """A model with its weights, and the splits it is evaluated on."""
+    """A model with its weights, and the split it is tested on."""
 
     model: SequenceModel
     settings: Any
-    valid: SequenceDataset
     test: SequenceDataset
 
 
@@ -64,7 +63,7 @@ def infer_settings(weights: Mapping[str, Tensor]) -> Dict[str, Any]:
         "inner_size": len(weights[f"{stack}.layer.0.feed_forward.dense_1.weight"]),
     }
     if model != "ID_SeqEncoder":
-        found["modalities"] = [m for m in ("text", "image") if f"plm_{m}_embedding.weight" in weights]
+        found["modalities"] = [m for m in MODALITIES if f"plm_{m}_embedding.weight" in weights]
     if model == "SICSRec":
         found["lora_rank"] = len(weights["trm_encoder.layer.0.att_lora_layer.lora_A.weight"])
     return {"model": model, "settings": found}
@@ -89,8 +88,7 @@ def load_model(
     about = loaded.get("about") or infer_settings(weights)
     own = {k: v for k, v in about["settings"].items() if k not in ("precision", "processes")}
     if overrides and overrides.get("variant"):
-        own = {k: v for k, v in own.items() if k not in ("variant",)}
-        own.update(dict.fromkeys(("train_ffw_lora", "stack_mix_layers", "mask_same_target", "rank_normalized")))
+        own.update(dict.fromkeys(SWITCHES))
     schema = SCHEMAS[about["model"]]
     fields = {f.name for f in dataclass_fields(schema)}
     given = {k: v for k, v in (overrides or {}).items() if v is not None and k in fields}
@@ -100,14 +98,12 @@ def load_model(
 
     with tempfile.TemporaryDirectory() as unused:  # RecBole wants a folder for checkpoints
         config = recbole_config(MODELS[about["model"]], settings, compute.device, Path(unused))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # pandas warns of RecBole's own code
-            train, valid, test = load_splits(config)
+        train, _, test = load_splits(config)
     for modality in getattr(settings, "modalities", []):
         train.use_features(modality, torch.zeros_like(weights[f"plm_{modality}_embedding.weight"]))
     model = MODELS[about["model"]](config, train)
     load_weights(model, weights, checkpoint)
-    return Loaded(model.to(compute.device).eval(), settings, valid, test)
+    return Loaded(model.to(compute.device).eval(), settings, test)
 
 
 @torch.no_grad()

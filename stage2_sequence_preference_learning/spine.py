@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import sys
-import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
@@ -145,9 +144,7 @@ def _train(
     config = recbole_config(MODELS[model_name], settings, compute.device, run_dir)
     seed_everything(settings.seed)
     config["n_catalogue"] = load_dataset(settings.dataset_dir, settings.dataset).n_items
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # pandas warns of RecBole's own code
-        train_split, valid_split, _ = load_splits(config)
+    train_split, valid_split, _ = load_splits(config)
     loader = TrainLoader(train_split, settings.train_batch_size, settings.seed, processes.rank, processes.size)
     valid = EvalLoader(valid_split, processes.rank, processes.size)
 
