@@ -27,12 +27,12 @@ from common.dataset import load_dataset
 from common.device import Compute, pick_compute
 from common.errors import run_script
 from common.features import features_path
+from common.processes import Processes
 from common.seeding import seed_everything
 from common.settings import ComputeSettings, parse, setting
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, TrainLoader, load_splits
 from stage2_sequence_preference_learning.evaluation import rank_split
 from stage2_sequence_preference_learning.models import MODELS
-from stage2_sequence_preference_learning.processes import Processes
 from stage2_sequence_preference_learning.settings import SCHEMAS, recbole_config, resolve_switches
 from stage2_sequence_preference_learning.trainer import adam
 

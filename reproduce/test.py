@@ -21,11 +21,11 @@ from common.device import Compute, pick_compute
 from common.errors import UserError, nearest, run_script
 from common.features import MODALITIES
 from common.files import read_json, read_text, write_text
+from common.processes import Processes
 from common.settings import DeviceSettings, as_dict, build, setting, split_overrides
 from reproduce.steps import pipeline
 from reproduce.train import command_line
 from stage2_sequence_preference_learning.evaluation import test_run
-from stage2_sequence_preference_learning.processes import Processes
 from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES, shaping
 
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")

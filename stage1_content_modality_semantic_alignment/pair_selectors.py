@@ -80,7 +80,7 @@ class HfSelector:
         }
 
     def _load(self, kind: Any, **keywords: Any) -> Any:
-        from stage1_content_modality_semantic_alignment.encoders import fetch
+        from common.text_encoders import fetch
 
         cure = (
             "give the folder of a downloaded model with llm=DIR, or use selector=tfidf, which needs none. GLM-4's "
@@ -105,7 +105,7 @@ class HfSelector:
         """The model on its device, set to greedy decoding whatever its own defaults are."""
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        from stage1_content_modality_semantic_alignment.encoders import dtype_keyword
+        from common.text_encoders import dtype_keyword
 
         model = self._load(AutoModelForCausalLM, **dtype_keyword(DTYPES[self.compute.precision]))
         model.generation_config = GenerationConfig(

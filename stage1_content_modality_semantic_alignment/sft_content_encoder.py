@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from common import text_encoders
 from common.dataset import Dataset, covers_path, items_path, load_dataset
 from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
 from common.files import atomic, exclusive, recipe, record, stands
 from common.seeding import seed_everything
 from common.settings import ComputeSettings, parse, setting
-from stage1_content_modality_semantic_alignment import encoders
+from stage1_content_modality_semantic_alignment import image_encoders
 from stage1_content_modality_semantic_alignment.alignment_report import (
     encode_items,
     measure,
@@ -110,9 +111,9 @@ def model_paths(settings: Settings, dataset: Dataset) -> Dict[str, str]:
     paths = {}
     if "text" in settings.modalities:
         language = settings.title_language
-        paths["text"] = encoders.text_model_path(settings.text_model, dataset, language, settings.seed)
+        paths["text"] = text_encoders.text_model_path(settings.text_model, dataset, language, settings.seed)
     if "image" in settings.modalities:
-        paths["image"] = encoders.image_model_path(settings.image_model, dataset, settings.seed)
+        paths["image"] = image_encoders.image_model_path(settings.image_model, dataset, settings.seed)
     return paths
 
 
@@ -132,7 +133,7 @@ def what_makes_it(settings: Settings, dataset: Dataset, models: Dict[str, str], 
     }
     inputs = {"pairs": pairs_path(pairs_dir(settings.dataset_dir, settings.strategy), "id")}
     for modality, path in models.items():
-        inputs.update(encoders.model_inputs(f"{modality}_model", path))
+        inputs.update(text_encoders.model_inputs(f"{modality}_model", path))
     if "text" in models:
         shaping.update(title_language=settings.title_language, max_text_tokens=settings.max_text_tokens)
         inputs["items"] = items_path(dataset.folder, dataset.name)
@@ -154,7 +155,7 @@ def load_inputs(
     raw: Dict[str, RawItems] = {}
     tokenizer = None
     if "image" in models:
-        swin = encoders.load_swin(models["image"])
+        swin = image_encoders.load_swin(models["image"])
         towers["image"] = ImageTower(swin)
         usable, missing, pixels = read_covers(
             dataset, distinct_items(pairs), image_size(swin.config), settings.missing_covers
@@ -165,9 +166,9 @@ def load_inputs(
         pairs, place = kept, {item: position for position, item in enumerate(usable)}
         raw["image"] = Covers(pixels[[place[item] for item in distinct_items(pairs)]])
     if "text" in models:
-        bert, tokenizer = encoders.load_bert(models["text"], settings.max_text_tokens)
+        bert, tokenizer = text_encoders.load_bert(models["text"], settings.max_text_tokens)
         towers["text"] = TextTower(bert)
-        titles = encoders.titles_in(dataset, settings.title_language)
+        titles = text_encoders.titles_in(dataset, settings.title_language)
         shown = [titles[item] for item in distinct_items(pairs)]
         raw["text"] = Titles(tokenizer, shown, settings.max_text_tokens)
     if len(distinct_items(pairs)) < 2:
@@ -228,10 +229,10 @@ def save_encoders(model: ContentModel, tokenizer: Any, folder: Path) -> Dict[str
     for tower in model.towers.values():
         if isinstance(tower, TextTower):
             outputs["bert"] = folder / "bert"
-            encoders.save_bert(tower.bert, tokenizer, outputs["bert"])
+            text_encoders.save_bert(tower.bert, tokenizer, outputs["bert"])
         elif isinstance(tower, ImageTower):
             outputs["swin"] = folder / "swin"
-            encoders.save_swin(tower.swin, outputs["swin"])
+            image_encoders.save_swin(tower.swin, outputs["swin"])
     with atomic(outputs["adapters"]) as temporary:
         weights = {name: weight.contiguous() for name, weight in model.adapters.state_dict().items()}
         save_file(weights, str(temporary))

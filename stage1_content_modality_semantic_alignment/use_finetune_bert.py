@@ -17,11 +17,11 @@ from typing import List, Optional
 
 import torch
 
+from common import text_encoders
 from common.dataset import items_path, load_dataset
 from common.device import Compute
 from common.errors import UserError, run_script
 from common.settings import parse, setting
-from stage1_content_modality_semantic_alignment import encoders
 from stage1_content_modality_semantic_alignment.feature_export import (
     ExportSettings,
     Features,
@@ -53,12 +53,12 @@ def run(settings: Settings, force: bool = False) -> None:
         if trained != language:
             raise UserError(f"{path}: fine-tuned on {trained} titles; export them too, with title_language={trained}")
     else:
-        path = encoders.text_model_path(settings.model_path, dataset, language, settings.seed)
+        path = text_encoders.text_model_path(settings.model_path, dataset, language, settings.seed)
 
     def encode(compute: Compute) -> Features:
-        bert, tokenizer = encoders.load_bert(path, settings.max_text_tokens)
+        bert, tokenizer = text_encoders.load_bert(path, settings.max_text_tokens)
         torch.nn.Module.to(bert, compute.device)
-        titles = Titles(tokenizer, encoders.titles_in(dataset, language), settings.max_text_tokens)
+        titles = Titles(tokenizer, text_encoders.titles_in(dataset, language), settings.max_text_tokens)
 
         def cls_vectors(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             hidden: torch.Tensor = bert(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, hidden)
@@ -72,7 +72,7 @@ def run(settings: Settings, force: bool = False) -> None:
         "title_language": language,
         "max_text_tokens": settings.max_text_tokens,
     }
-    inputs = {"items": items_path(dataset.folder, dataset.name), **encoders.model_inputs("model", path)}
+    inputs = {"items": items_path(dataset.folder, dataset.name), **text_encoders.model_inputs("model", path)}
     export_features(settings, dataset, "text", shaping, inputs, encode, force)
 
 

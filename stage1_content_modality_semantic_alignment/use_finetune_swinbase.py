@@ -18,11 +18,12 @@ from typing import List, Optional
 
 import torch
 
+from common import text_encoders
 from common.dataset import covers_path, items_path, load_dataset
 from common.device import Compute
 from common.errors import run_script
 from common.settings import parse, setting
-from stage1_content_modality_semantic_alignment import encoders
+from stage1_content_modality_semantic_alignment import image_encoders
 from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
 from stage1_content_modality_semantic_alignment.feature_export import (
     ExportSettings,
@@ -51,10 +52,10 @@ def run(settings: Settings, force: bool = False) -> None:
     if settings.model_path is None:
         path = str(finetuned_encoder(settings, "swin"))
     else:
-        path = encoders.image_model_path(settings.model_path, dataset, settings.seed)
+        path = image_encoders.image_model_path(settings.model_path, dataset, settings.seed)
 
     def encode(compute: Compute) -> Features:
-        swin = encoders.load_swin(path)
+        swin = image_encoders.load_swin(path)
         torch.nn.Module.to(swin, compute.device)
         items, missing, pixels = read_covers(
             dataset, range(dataset.n_items), image_size(swin.config), settings.missing_covers
@@ -67,7 +68,7 @@ def run(settings: Settings, force: bool = False) -> None:
         return Features(items, encode_all(logits, Covers(pixels), settings.export_batch_size, compute), missing)
 
     shaping = {"model": settings.model_path or "fine-tuned", "missing_covers": settings.missing_covers}
-    inputs = {"items": items_path(dataset.folder, dataset.name), **encoders.model_inputs("model", path)}
+    inputs = {"items": items_path(dataset.folder, dataset.name), **text_encoders.model_inputs("model", path)}
     if dataset.covers is not None:
         inputs["covers"] = covers_path(dataset.folder)
     export_features(settings, dataset, "image", shaping, inputs, encode, force)

@@ -21,11 +21,11 @@ from common.dataset import load_dataset
 from common.device import pick_compute
 from common.errors import run_script
 from common.files import atomic
+from common.processes import start_processes
 from common.ranking import metrics
 from common.settings import DeviceSettings, as_dict, parse, setting
 from stage2_sequence_preference_learning.data import EvalLoader
 from stage2_sequence_preference_learning.evaluation import Loaded, load_model, rank_split, user_ids
-from stage2_sequence_preference_learning.processes import start_processes
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
@@ -17,19 +16,13 @@ from common.checkpoints import load_published, load_weights
 from common.device import Compute
 from common.errors import UserError
 from common.features import MODALITIES
-from common.files import atomic, checksum, read_json, write_json
+from common.files import checksum, read_json, write_json
+from common.processes import Processes
 from common.ranking import metrics, target_ranks
+from common.runs import METRICS, RANKS, write_ranks
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, load_splits
 from stage2_sequence_preference_learning.models import MODELS, SequenceModel
-from stage2_sequence_preference_learning.processes import Processes
 from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES, recbole_config, resolve_switches
-
-PROTOCOL = {
-    "split": "leave one out: last item test, the one before validation",
-    "candidates": "all items",
-    "ties": "mean rank",
-    "history": {"valid": "unmasked", "test": "unmasked", "test_masked": "masked"},
-}
 
 
 @dataclass
@@ -123,16 +116,6 @@ def rank_split(
     return found.numpy()
 
 
-def write_ranks(path: Path, split: SequenceDataset, ranks: np.ndarray, masked: np.ndarray) -> None:
-    """CSV of each user's test rank: zero-based user and item, rank unmasked and masked."""
-    items = split.item_of_row()[split.inter_feat[split.iid_field].numpy()]
-    with atomic(path) as temporary, open(temporary, "w", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["user", "item", "rank", "rank_masked"])
-        for user, item, rank, rank_masked in zip(user_ids(split), items, ranks, masked):
-            writer.writerow([user, item, f"{rank:g}", f"{rank_masked:g}"])
-
-
 def user_ids(split: SequenceDataset) -> np.ndarray:
     """Zero-based user of each row of a split."""
     tokens = split.field2id_token[split.uid_field][split.inter_feat[split.uid_field].numpy()]
@@ -145,7 +128,7 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Compute, processes: Proc
     Returns:
         The content of metrics.json.
     """
-    path, checkpoint = run_dir / "metrics.json", run_dir / "best.pth"
+    path, checkpoint = run_dir / METRICS, run_dir / "best.pth"
     result: Dict[str, Any] = processes.agree(read_json(path) if processes.first else None)  # written by the first
     if "test" in result and result.get("checkpoint") == checksum(checkpoint):
         return result
@@ -154,6 +137,7 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Compute, processes: Proc
     ranks, masked = (rank_split(loaded.model, loader, compute.device, processes, m) for m in (False, True))
     result.update(test=metrics(ranks), test_masked=metrics(masked), checkpoint=checksum(checkpoint))
     if processes.first:
-        write_ranks(run_dir / "ranks.csv", loaded.test, ranks, masked)
+        targets = loaded.test.item_of_row()[loaded.test.inter_feat[loaded.test.iid_field].numpy()]
+        write_ranks(run_dir / RANKS, user_ids(loaded.test), targets, ranks, masked)
         write_json(path, result)
     return result

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
-
-import torch
+from typing import Any, Dict
 
 from common.checkpoints import check_weights, load_published
 from common.dataset import load_dataset
 from common.device import pick_compute
 from common.errors import UserError
 from common.features import features_path
-from common.files import commit, differences, exclusive, read_json, recipe, versions, write_json, write_text
+from common.files import exclusive, recipe, write_json
+from common.processes import Processes, start_processes
+from common.runs import METRICS, PROTOCOL, count_parameters, log_to, open_run, run_folder
 from common.seeding import seed_everything
-from common.settings import to_yaml
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
-from stage2_sequence_preference_learning.evaluation import PROTOCOL, test_run
+from stage2_sequence_preference_learning.evaluation import test_run
 from stage2_sequence_preference_learning.models import MODELS, SICSRec
-from stage2_sequence_preference_learning.processes import Processes, start_processes
 from stage2_sequence_preference_learning.settings import recbole_config, resolve_switches, shaping
 from stage2_sequence_preference_learning.trainer import SequenceTrainer
-
-MADE, METRICS = "made.json", "metrics.json"
 
 
 def train(model_name: str, settings: Any, force: bool = False) -> Path:
@@ -50,10 +44,10 @@ def train(model_name: str, settings: Any, force: bool = False) -> Path:
     with ExitStack() as held:
         if processes.first:
             held.enter_context(exclusive(run_dir))
-            _open_run(run_dir, made_from, settings, force)
+            open_run(run_dir, made_from, settings, force)
         processes.agree(None)  # the others wait until the folder stands
         if not processes.agree((run_dir / METRICS).is_file()):
-            held.enter_context(_log_to(run_dir / "train.log", processes.first))
+            held.enter_context(log_to(run_dir / "train.log", processes.first))
             _train(model_name, settings, compute, run_dir, made_from, processes)
         elif processes.first:
             print(f"{model_name}: {run_dir} stands, nothing to train")
@@ -86,58 +80,6 @@ def what_makes(model_name: str, settings: Any, precision: str, n_processes: int)
     return recipe(model_name, shape, inputs)
 
 
-def run_folder(model_name: str, settings: Any, made_from: Dict[str, Any]) -> Path:
-    """``<results_dir>/<model>/<dataset>/<run>``; the name tells variant and seed, a digest tells all the rest."""
-    essence = {**made_from, "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()}}
-    digest = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:8]
-    variant = f"{settings.variant}-" if hasattr(settings, "variant") else ""
-    name = settings.run or f"{variant}seed{settings.seed}-{digest}"
-    return Path(settings.results_dir) / model_name / settings.dataset / name
-
-
-def _open_run(run_dir: Path, made_from: Dict[str, Any], settings: Any, force: bool) -> None:
-    made = run_dir / MADE
-    if made.is_file():
-        changed = differences(read_json(made), made_from)
-        if changed and not force:
-            raise UserError(
-                f"{run_dir}: was made otherwise: {changed}; name another run with run=NAME, or redo it with --force"
-            )
-    if force:
-        for file in sorted(run_dir.iterdir(), key=lambda f: f.name == MADE):  # what tells of the rest goes last
-            if file.is_file() and file.name != ".lock":
-                file.unlink()
-    if not made.is_file():
-        write_text(run_dir / "settings.yaml", to_yaml(settings))
-        write_json(made, {**made_from, "commit": commit(), "versions": versions()})
-
-
-@contextmanager
-def _log_to(path: Path, first: bool) -> Iterator[None]:
-    """RecBole logs to the root logger: to the run's file and the screen, from the first process."""
-    logger = logging.getLogger()
-    handlers: List[logging.Handler] = []
-    if first:
-        handlers = [logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)]
-    level, before = logger.level, logger.handlers[:]
-    logger.handlers[:] = handlers or [logging.NullHandler()]
-    logger.setLevel(logging.INFO)
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    try:
-        yield
-    finally:
-        logger.handlers[:] = before
-        logger.setLevel(level)
-        for handler in handlers:
-            handler.close()
-
-
-def _count(model: torch.nn.Module) -> Dict[str, int]:
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"trained": trained, "frozen": sum(p.numel() for p in model.parameters()) - trained}
-
-
 def _train(
     model_name: str, settings: Any, compute: Any, run_dir: Path, made_from: Dict[str, Any], processes: Processes
 ) -> None:
@@ -151,7 +93,7 @@ def _train(
     model = MODELS[model_name](config, train_split).to(compute.device)
     if isinstance(model, SICSRec) and settings.pretrain_id != "none":
         load_id_encoder(model, Path(settings.pretrain_id), made_from["inputs"])
-    parameters = _count(model)
+    parameters = count_parameters(model)
     logger = logging.getLogger()
     logger.info(f"{model_name} on {compute.device} in {compute.precision}: {run_dir}")
     logger.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} frozen")

@@ -23,11 +23,11 @@ from tqdm import tqdm
 from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.device import Compute
 from common.errors import UserError
+from common.processes import Processes
 from common.ranking import metrics
 from common.seeding import rng_state, set_rng_state
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader
 from stage2_sequence_preference_learning.evaluation import rank_split
-from stage2_sequence_preference_learning.processes import Processes
 
 LAST, BEST = "last.pth", "best.pth"
 

@@ -19,10 +19,11 @@ from torch import nn
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, BertModel, SwinForImageClassification
 
+from common import text_encoders
 from common.device import pick_compute
 from common.errors import UserError
 from common.settings import as_dict
-from stage1_content_modality_semantic_alignment import encoders, sft_content_encoder
+from stage1_content_modality_semantic_alignment import sft_content_encoder
 from stage1_content_modality_semantic_alignment.alignment_report import pair_metrics, retrieval_metrics
 from stage1_content_modality_semantic_alignment.content_model import ContentModel
 from stage1_content_modality_semantic_alignment.covers import normalise, read_covers, write_processor_config
@@ -359,12 +360,12 @@ def save_then_die(content, path):
 torch.save = save_then_die
 """,
         "while the encoders are written": """
-encoders.write_processor_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+image_encoders.write_processor_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """,
     }[moment]
     code = f"""
 import os, signal
-from stage1_content_modality_semantic_alignment import encoders, sft_content_encoder
+from stage1_content_modality_semantic_alignment import image_encoders, sft_content_encoder
 {patch}
 sft_content_encoder.run(sft_content_encoder.Settings(**{as_dict(killed)!r}))
 """
@@ -385,7 +386,7 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(
     sft_content_encoder.run(settings)
     other = make_tiny_run(tmp_path / "b", modalities=["text"], epochs=1, batch_size=8)
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
-        patched.setattr(encoders, "save_bert", lambda *_: 1 / 0)
+        patched.setattr(text_encoders, "save_bert", lambda *_: 1 / 0)
         sft_content_encoder.run(other)
     assert (folder_of(other) / "checkpoint.pt").exists()
     other.batch_size = settings.batch_size
@@ -411,10 +412,10 @@ def test_small_encoders_are_the_same_on_every_run_and_differ_by_seed(tmp_path: P
 def test_the_vocabulary_of_the_titles_is_the_same_in_another_process() -> None:
     titles = tiny_titles()[1]
     code = f"""
-from stage1_content_modality_semantic_alignment.encoders import train_vocabulary
+from common.text_encoders import train_vocabulary
 print(train_vocabulary({titles!r}, 80))
 """
-    assert run_python(code).stdout.strip().endswith(str(encoders.train_vocabulary(titles, 80)))
+    assert run_python(code).stdout.strip().endswith(str(text_encoders.train_vocabulary(titles, 80)))
 
 
 # --- covers ---

@@ -10,13 +10,14 @@ import torch
 from stage1_helpers import make_tiny_run, run_python
 from tiny import N_ITEMS, tiny_titles
 
+from common import text_encoders
 from common.dataset import load_dataset
 from common.errors import UserError
 from common.features import features_path, load_features
 from common.files import read_json
 from common.settings import as_dict
 from stage1_content_modality_semantic_alignment import (
-    encoders,
+    image_encoders,
     llm_driven_sample,
     sft_content_encoder,
     use_finetune_bert,
@@ -54,7 +55,7 @@ def test_text_rows_are_the_cls_vectors_by_item(finetuned: Any, capsys: pytest.Ca
     use_finetune_bert.run(text_settings(finetuned))
     rows = features_of(finetuned, "text")
     folder = sft_content_encoder.finetuned_dir(finetuned.finetune_dir, "Tiny", "hand")
-    bert, tokenizer = encoders.load_bert(str(folder / "bert"), 40)
+    bert, tokenizer = text_encoders.load_bert(str(folder / "bert"), 40)
     for item, title in enumerate(tiny_titles()[1]):
         tokens = tokenizer([title], truncation=True, max_length=40, return_tensors="pt")
         expected = bert(**tokens).last_hidden_state[0, 0]
@@ -70,7 +71,7 @@ def test_image_rows_are_the_logits_by_item(finetuned: Any) -> None:
     use_finetune_swinbase.run(image_settings(finetuned))
     rows = features_of(finetuned, "image")
     folder = sft_content_encoder.finetuned_dir(finetuned.finetune_dir, "Tiny", "hand")
-    swin = encoders.load_swin(str(folder / "swin"))
+    swin = image_encoders.load_swin(str(folder / "swin"))
     dataset = load_dataset(finetuned.dataset_dir, "Tiny")
     for item in range(N_ITEMS):
         _, _, pixels = read_covers(dataset, [item], 32, "stop")

@@ -1,27 +1,20 @@
-"""Encoders from a local folder, the Hugging Face hub, or ``small``: made on the spot, without a network."""
+"""Text encoders of BERT's architecture: a local folder, the Hugging Face hub, or ``small``: made on the spot.
+
+What stage 1 and ADRec share; ``small`` needs no network.
+"""
 
 from __future__ import annotations
 
-import shutil
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    SwinConfig,
-    SwinForImageClassification,
-)
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from common.dataset import Dataset, items_path
 from common.errors import UserError
-from common.files import exclusive, recipe, record, stands, write_json, write_text
-from stage1_content_modality_semantic_alignment.covers import write_processor_config
+from common.files import atomic_folder, exclusive, recipe, record, stands, write_json, write_text
 
 SMALL = "small"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -52,7 +45,12 @@ def fetch(kind: Any, name: str, cure: str, **keywords: Any) -> Any:
         raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason} {cure}") from error
 
 
-def _load(kind: Any, name: str, model_type: str, may_be_new: Tuple[str, ...]) -> Any:
+def load_encoder(kind: Any, name: str, model_type: str, may_be_new: Tuple[str, ...]) -> Any:
+    """An encoder in fp32 of an architecture asked for; only weights that begin with ``may_be_new`` may be missing.
+
+    Raises:
+        UserError: it cannot be had, is of another architecture, or lacks weights.
+    """
     config = fetch(AutoConfig, name, ENCODER_CURE)
     if config.model_type != model_type:
         raise UserError(f"'{name}' is a {config.model_type} model; here a {model_type} model is needed")
@@ -72,7 +70,7 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[BertModel, Any]:
     Raises:
         UserError: it cannot be had, is of another architecture, lacks weights, or reads fewer tokens.
     """
-    model = _load(BertModel, name, "bert", ("pooler.",))
+    model = load_encoder(BertModel, name, "bert", ("pooler.",))
     if max_text_tokens > model.config.max_position_embeddings:
         raise UserError(
             f"'{name}' reads at most {model.config.max_position_embeddings} tokens; lower max_text_tokens "
@@ -81,44 +79,11 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[BertModel, Any]:
     return model, fetch(AutoTokenizer, name, ENCODER_CURE)
 
 
-def load_swin(name: str) -> SwinForImageClassification:
-    """A Swin with its classifier, in fp32.
-
-    Raises:
-        UserError: it cannot be had, is of another architecture, or lacks weights.
-    """
-    model: SwinForImageClassification = _load(SwinForImageClassification, name, "swin", ("classifier.",))
-    return model
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path`` that takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def save_bert(model: BertModel, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer in Hugging Face format."""
     with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-
-
-def save_swin(model: SwinForImageClassification, folder: Path) -> None:
-    """Write model and image processor in Hugging Face format."""
-    with atomic_folder(folder) as temporary:
-        model.save_pretrained(temporary)
-        write_processor_config(temporary, model.config)
 
 
 def train_vocabulary(titles: Sequence[str], size: int = SMALL_VOCABULARY) -> List[str]:
@@ -158,21 +123,6 @@ def _make_small_bert(titles: Sequence[str], folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", about)
 
 
-def _make_small_swin(folder: Path) -> None:
-    config = SwinConfig(
-        image_size=64,
-        patch_size=4,
-        embed_dim=32,
-        depths=[2, 2, 2],
-        num_heads=[2, 4, 8],
-        window_size=4,
-        initializer_range=64**-0.5,
-    )
-    config.num_labels = SMALL_WIDTH
-    SwinForImageClassification(config).save_pretrained(folder)
-    write_processor_config(folder, config)
-
-
 def titles_in(dataset: Dataset, language: str) -> List[str]:
     """Titles by item id; ``language`` is ``cn`` or ``en``."""
     return dataset.titles_cn if language == "cn" else dataset.titles_en
@@ -185,20 +135,12 @@ def text_model_path(name: str, dataset: Dataset, language: str, seed: int) -> st
     folder = dataset.folder / "encoders" / f"bert-small-{language}"
     inputs = {"items": items_path(dataset.folder, dataset.name)}
     made_from = recipe("small_bert", {"seed": seed, "language": language}, inputs)
-    _make_once(folder, made_from, seed, lambda part: _make_small_bert(titles_in(dataset, language), part))
+    make_once(folder, made_from, seed, lambda part: _make_small_bert(titles_in(dataset, language), part))
     return str(folder)
 
 
-def image_model_path(name: str, dataset: Dataset, seed: int) -> str:
-    """Where to load the image encoder from; ``small`` is made first where it does not stand."""
-    if name != SMALL:
-        return name
-    folder = dataset.folder / "encoders" / "swin-small"
-    _make_once(folder, recipe("small_swin", {"seed": seed}, {}), seed, _make_small_swin)
-    return str(folder)
-
-
-def _make_once(folder: Path, made_from: Dict[str, Any], seed: int, make: Any) -> None:
+def make_once(folder: Path, made_from: Dict[str, Any], seed: int, make: Any) -> None:
+    """Make an encoder's folder with ``make(part)``, seeded, unless it stands, made from the same."""
     about = folder.with_name(f"{folder.name}.json")
     with exclusive(folder.parent):
         if stands(about, made_from):

@@ -1,0 +1,102 @@
+"""A run's folder ``<results_dir>/<model>/<dataset>/<run>/``: its name, what made it, its log, its result.
+
+made.json      the recipe, with commit and versions; a folder made otherwise is not gone on with
+settings.yaml  all settings
+train.log      what the screen showed
+metrics.json   validation, once training is done; test, once tested
+ranks.csv      the test rank of each user
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List
+
+import torch
+
+from common.errors import UserError
+from common.files import atomic, commit, differences, read_json, versions, write_json, write_text
+from common.settings import to_yaml
+
+MADE, METRICS, RANKS = "made.json", "metrics.json", "ranks.csv"
+PROTOCOL = {
+    "split": "leave one out: last item test, the one before validation",
+    "candidates": "all items",
+    "ties": "mean rank",
+    "history": {"valid": "unmasked", "test": "unmasked", "test_masked": "masked"},
+}
+
+
+def run_folder(model_name: str, settings: Any, made_from: Dict[str, Any]) -> Path:
+    """``<results_dir>/<model>/<dataset>/<run>``; the name tells variant and seed, a digest tells all the rest."""
+    essence = {**made_from, "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()}}
+    digest = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:8]
+    variant = f"{settings.variant}-" if hasattr(settings, "variant") else ""
+    name = settings.run or f"{variant}seed{settings.seed}-{digest}"
+    return Path(settings.results_dir) / model_name / settings.dataset / name
+
+
+def open_run(run_dir: Path, made_from: Dict[str, Any], settings: Any, force: bool) -> None:
+    """Begin a run's folder, or go on with one that was begun from the same recipe.
+
+    Raises:
+        UserError: the folder was made otherwise, and ``force`` does not say to redo it.
+    """
+    made = run_dir / MADE
+    if made.is_file():
+        changed = differences(read_json(made), made_from)
+        if changed and not force:
+            raise UserError(
+                f"{run_dir}: was made otherwise: {changed}; name another run with run=NAME, or redo it with --force"
+            )
+    if force:
+        for file in sorted(run_dir.iterdir(), key=lambda f: f.name == MADE):  # what tells of the rest goes last
+            if file.is_file() and file.name != ".lock":
+                file.unlink()
+    if not made.is_file():
+        write_text(run_dir / "settings.yaml", to_yaml(settings))
+        write_json(made, {**made_from, "commit": commit(), "versions": versions()})
+
+
+@contextmanager
+def log_to(path: Path, first: bool) -> Iterator[None]:
+    """Send the root logger, RecBole's too, to the run's file and the screen, from the first process alone."""
+    logger = logging.getLogger()
+    handlers: List[logging.Handler] = []
+    if first:
+        handlers = [logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)]
+    level, before = logger.level, logger.handlers[:]
+    logger.handlers[:] = handlers or [logging.NullHandler()]
+    logger.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    try:
+        yield
+    finally:
+        logger.handlers[:] = before
+        logger.setLevel(level)
+        for handler in handlers:
+            handler.close()
+
+
+def count_parameters(model: torch.nn.Module) -> Dict[str, int]:
+    """How many parameters are trained and how many are frozen."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"trained": trained, "frozen": sum(p.numel() for p in model.parameters()) - trained}
+
+
+def write_ranks(
+    path: Path, users: Iterable[int], items: Iterable[int], ranks: Iterable[float], masked: Iterable[float]
+) -> None:
+    """CSV of each user's test rank: zero-based user and item, rank with the history unmasked and masked."""
+    with atomic(path) as temporary, open(temporary, "w", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["user", "item", "rank", "rank_masked"])
+        for user, item, rank, rank_masked in zip(users, items, ranks, masked):
+            writer.writerow([user, item, f"{rank:g}", f"{rank_masked:g}"])
