@@ -42,6 +42,17 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """All processes' rows, end to end in the order of the ranks; each may have another number of them."""
+        if self.size == 1:
+            return rows
+        counts: List[int] = self.gather(len(rows))
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts)])
+
     def agree(self, value: Any) -> Any:
         """The first process's value, on all."""
         return self.gather(value)[0]

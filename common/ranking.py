@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -53,4 +53,29 @@ def metrics(ranks: np.ndarray, topk: Sequence[int] = TOPK) -> Dict[str, float]:
     for k in topk:
         result[f"ndcg@{k}"] = float(np.mean(np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)))
     result["mrr"] = float(np.mean(1.0 / ranks))
+    return result
+
+
+FREQUENCIES = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, None)}
+
+
+def train_counts(sequences: Sequence[np.ndarray], n_items: int) -> np.ndarray:
+    """How often each item occurs in the users' train parts, which end before the last two items: (n_items,)."""
+    return np.bincount(np.concatenate([sequence[:-2] for sequence in sequences]), minlength=n_items)
+
+
+def metrics_by_frequency(
+    ranks: np.ndarray, targets: np.ndarray, sequences: Sequence[np.ndarray], topk: Sequence[int] = TOPK
+) -> Dict[str, Dict[str, Any]]:
+    """`metrics` of the users whose target was seen 0, 1-4, 5-19, 20+ times in training, and how many they are.
+
+    Args:
+        ranks, targets: (N,) each user's rank and zero-based target.
+        sequences: all users' items.
+    """
+    seen = train_counts(sequences, int(max(targets.max(), max(s.max() for s in sequences))) + 1)[targets]
+    result: Dict[str, Dict[str, Any]] = {}
+    for name, (low, high) in FREQUENCIES.items():
+        inside = (seen >= low) & (seen <= (np.inf if high is None else high))
+        result[name] = {"users": int(inside.sum()), **(metrics(ranks[inside], topk) if inside.any() else {})}
     return result

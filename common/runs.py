@@ -100,3 +100,16 @@ def write_ranks(
         writer.writerow(["user", "item", "rank", "rank_masked"])
         for user, item, rank, rank_masked in zip(users, items, ranks, masked):
             writer.writerow([user, item, f"{rank:g}", f"{rank_masked:g}"])
+
+
+def best_run(results_dir: str, model: str, dataset: str) -> Path:
+    """The checkpoint of the model's run with the best validation HIT@10.
+
+    Raises:
+        UserError: nothing was trained.
+    """
+    folder = Path(results_dir) / model / dataset
+    runs = [path for path in sorted(folder.glob(f"*/{METRICS}")) if (path.parent / "best.pth").is_file()]
+    if not runs:
+        raise UserError(f"{folder}: no run; train with run_train.sh {model} {dataset}, or give --checkpoint FILE")
+    return max(runs, key=lambda path: float(read_json(path)["valid"]["hit@10"])).parent / "best.pth"

@@ -21,7 +21,7 @@ import torch
 from common.dataset import Dataset, load_dataset
 from common.device import pick_compute
 from common.errors import UserError, run_script
-from common.files import read_json
+from common.runs import best_run
 from common.settings import DeviceSettings, parse, setting
 from stage2_sequence_preference_learning.evaluation import Loaded, load_model
 from stage2_sequence_preference_learning.packing import batch_of_rows
@@ -34,19 +34,6 @@ class Settings(DeviceSettings):
     results_dir: str = setting("results", "where runs lie")
     mask_history: bool = setting(True, "leave out what is in the history")
     title_language: str = setting("en", "titles to print", choices=("en", "cn"))
-
-
-def best_run(results_dir: str, dataset: str) -> Path:
-    """The checkpoint of SICSRec's run with the best validation HIT@10.
-
-    Raises:
-        UserError: nothing was trained.
-    """
-    folder = Path(results_dir) / "SICSRec" / dataset
-    runs = [path for path in sorted(folder.glob("*/metrics.json")) if (path.parent / "best.pth").is_file()]
-    if not runs:
-        raise UserError(f"{folder}: no run; train with run_train.sh SICSRec {dataset}, or give --checkpoint FILE")
-    return max(runs, key=lambda path: float(read_json(path)["valid"]["hit@10"])).parent / "best.pth"
 
 
 def history_of(dataset: Dataset, user: Optional[int], items: Optional[str]) -> np.ndarray:
@@ -102,7 +89,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     titles = dataset.titles_en if settings.title_language == "en" else dataset.titles_cn
     history = history_of(dataset, arguments.user, arguments.items)
-    checkpoint = arguments.checkpoint or best_run(settings.results_dir, settings.dataset)
+    checkpoint = arguments.checkpoint or best_run(settings.results_dir, "SICSRec", settings.dataset)
     compute = pick_compute(settings.device, settings.precision)
     loaded = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute)
     scores = scores_after(loaded, history, compute.device)

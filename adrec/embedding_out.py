@@ -1,0 +1,75 @@
+"""Item vectors of a trained ADRec: every item's text, encoded once.
+
+    python adrec/embedding_out.py -d Scientific                                  # the run best on validation
+    python adrec/embedding_out.py -d Scientific --checkpoint results/ADRec/Scientific/RUN/best.pth
+
+Reads:  a run's best.pth and text_encoder/; the data set's item texts
+Writes: beside best.pth: item_embeddings.pth, float32 (items, d), row = zero-based item id;
+        item_embeddings.safetensors with the same as "embeddings" and "item_ids"; item_embeddings.json, what made them
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional
+
+import torch
+from safetensors.torch import save_file
+
+from adrec.checkpoint import Loaded, load_encoders
+from adrec.evaluation import encode_items
+from common.checkpoints import load_checkpoint, save_checkpoint
+from common.dataset import Dataset, items_path, load_dataset
+from common.device import Compute, pick_compute
+from common.errors import run_script
+from common.files import atomic, recipe, record, stands
+from common.item_fields import item_fields_path
+from common.runs import best_run
+from common.settings import DeviceSettings, parse, setting
+
+
+@dataclass
+class Settings(DeviceSettings):
+    """Where runs lie."""
+
+    results_dir: str = setting("results", "where runs lie")
+
+
+def item_embeddings(
+    loaded: Loaded, dataset: Dataset, checkpoint: Path, compute: Compute, force: bool = False
+) -> torch.Tensor:
+    """The vectors of a data set's items, not normalised: (items, d) float32. Written once, then read."""
+    path = checkpoint.with_name("item_embeddings.pth")
+    inputs = {"checkpoint": checkpoint, "items": items_path(dataset.folder, dataset.name)}
+    if item_fields_path(dataset.folder, dataset.name).is_file():
+        inputs["fields"] = item_fields_path(dataset.folder, dataset.name)
+    made_from = recipe("embedding_out", {"dataset": dataset.name, "precision": compute.precision}, inputs)
+    if not force and stands(path.with_suffix(".json"), made_from):
+        stored: torch.Tensor = load_checkpoint(path)["embeddings"]
+        return stored.to(compute.device)
+    vectors = encode_items(loaded.encoders, loaded.tokens_of(dataset), compute, **loaded.padding)
+    tensors = {"embeddings": vectors.cpu(), "item_ids": torch.arange(dataset.n_items)}
+    save_checkpoint(path, tensors)
+    with atomic(path.with_suffix(".safetensors")) as temporary:
+        save_file(tensors, temporary)
+    outputs = {"pth": path, "safetensors": path.with_suffix(".safetensors")}
+    record(path.with_suffix(".json"), made_from, outputs, {"shape": list(vectors.shape)})
+    return vectors
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Parse the command line, encode, write."""
+    extra = ((("--checkpoint",), {"type": Path, "metavar": "FILE", "help": "a run's best.pth"}),)
+    parsed = parse(Settings, __doc__, None, argv, extra)
+    settings = parsed.settings
+    compute = pick_compute(settings.device, settings.precision)
+    checkpoint = parsed.arguments.checkpoint or best_run(settings.results_dir, "ADRec", settings.dataset)
+    dataset = load_dataset(settings.dataset_dir, settings.dataset)
+    loaded = load_encoders(checkpoint, settings.dataset, settings.datasets_dir, compute)
+    vectors = item_embeddings(loaded, dataset, checkpoint, compute, parsed.force)
+    print(f"{checkpoint.with_name('item_embeddings.pth')}: {vectors.shape[0]} items, {vectors.shape[1]} wide")
+
+
+if __name__ == "__main__":
+    run_script(main)

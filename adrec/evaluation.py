@@ -1,0 +1,68 @@
+"""Full ranking by cosine: items encoded once from their texts, histories from the items' vectors."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adrec.data import Rows, Tokens, by_length
+from adrec.model import Encoders
+from adrec.ragged import Ragged
+from common.device import Compute, fp32_product
+from common.ranking import target_ranks
+
+TEXTS_AT_ONCE, USERS_AT_ONCE = 256, 1024
+TOPK = (5, 10, 50)
+
+
+@torch.no_grad()
+def encode_items(
+    encoders: Encoders, tokens: Tokens, compute: Compute, padded_to: Optional[int] = None, pad: int = 0
+) -> Tensor:
+    """Vectors of all texts in evaluation mode, not normalised: (n, d) float32 on the device."""
+    encoders.eval()
+    out = torch.empty(len(tokens), encoders.text.width, device=compute.device)
+    for items in by_length(tokens.lengths, TEXTS_AT_ONCE):
+        with compute.autocast():
+            vectors = encoders.text(tokens.texts(items, compute.device, padded_to, pad))
+        out[torch.from_numpy(items).to(compute.device)] = vectors.float()
+    return out
+
+
+@torch.no_grad()
+def encode_histories(encoders: Encoders, items: Tensor, rows: Rows, places: np.ndarray) -> Tensor:
+    """Unit vectors of some rows' histories, which come in the order of their lengths; fp32.
+
+    Args:
+        items: (n, d) of `encode_items`.
+    """
+    history, lengths = rows.histories(places)
+    layout = Ragged.of(lengths, items.device)
+    return F.normalize(encoders.sequence(items[torch.from_numpy(history).to(items.device)], layout), dim=1)
+
+
+@torch.no_grad()
+def rank_rows(encoders: Encoders, items: Tensor, rows: Rows, masked: bool = False) -> np.ndarray:
+    """The target's rank among all items for each row: (N,) float64.
+
+    Args:
+        masked: leave what is in a row's history out of its ranking. The history is what the model sees,
+            the last ``max_seq_length`` items.
+    """
+    encoders.eval()
+    unit = F.normalize(items, dim=1)
+    found = np.empty(len(rows))
+    for places in by_length(rows.stop - rows.start, USERS_AT_ONCE):
+        scores = fp32_product(encode_histories(encoders, items, rows, places), unit)
+        excluded: Optional[List[Tensor]] = None
+        if masked:
+            history, lengths = rows.histories(places)
+            pairs = (np.repeat(np.arange(len(places)), lengths), history)
+            excluded = [torch.from_numpy(index).to(items.device) for index in pairs]
+        targets = torch.from_numpy(rows.targets[places]).to(items.device)
+        found[places] = target_ranks(scores, targets, excluded).cpu().numpy()
+    return found

@@ -1,0 +1,77 @@
+"""Test a trained ADRec: rank all items for every user, by cosine.
+
+    python adrec/test_main.py -d Scientific                                      # the run best on validation
+    python adrec/test_main.py -d Scientific --checkpoint results/ADRec/Scientific/RUN/best.pth
+
+Reads:  a run's best.pth, its item vectors (made by embedding_out.py where they do not stand), the data set's sequences
+Writes: into the run's metrics.json test, test_masked (history left out) and test_by_frequency (how often the
+        target was seen in training: 0, 1-4, 5-19, 20+); ranks.csv
+
+The test split is read: choose nothing by what this prints.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from adrec.checkpoint import load_encoders
+from adrec.data import held_out_rows
+from adrec.embedding_out import Settings, item_embeddings
+from adrec.evaluation import TOPK, rank_rows
+from common.dataset import load_dataset
+from common.device import Compute, pick_compute
+from common.errors import UserError, run_script
+from common.files import checksum, read_json, write_json
+from common.ranking import metrics, metrics_by_frequency
+from common.runs import METRICS, RANKS, best_run, write_ranks
+from common.settings import parse
+
+
+def test_run(run_dir: Path, datasets_dir: str, compute: Compute, force: bool = False) -> Dict[str, Any]:
+    """Test a finished run's best checkpoint, once; a second call reads the result.
+
+    Returns:
+        The content of metrics.json.
+    """
+    path, checkpoint = run_dir / METRICS, run_dir / "best.pth"
+    result: Dict[str, Any] = read_json(path)
+    if not force and "test" in result and result.get("checkpoint") == checksum(checkpoint):
+        return result
+    dataset = load_dataset(Path(datasets_dir) / result["dataset"], result["dataset"])
+    loaded = load_encoders(checkpoint, dataset.name, datasets_dir, compute)
+    items = item_embeddings(loaded, dataset, checkpoint, compute)
+    rows = held_out_rows(dataset, "test", loaded.settings.max_seq_length)
+    ranks, masked = (rank_rows(loaded.encoders, items, rows, history_masked) for history_masked in (False, True))
+    result.update(
+        test=metrics(ranks, TOPK),
+        test_masked=metrics(masked, TOPK),
+        test_by_frequency=metrics_by_frequency(ranks, rows.targets, dataset.sequences, TOPK),
+        checkpoint=checksum(checkpoint),
+    )
+    write_ranks(run_dir / RANKS, dataset.users, rows.targets.tolist(), ranks.tolist(), masked.tolist())
+    write_json(path, result)
+    return result
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Load, rank, print."""
+    extra = ((("--checkpoint",), {"type": Path, "metavar": "FILE", "help": "a run's best.pth"}),)
+    parsed = parse(Settings, __doc__, None, argv, extra)
+    settings: Settings = parsed.settings
+    compute = pick_compute(settings.device, settings.precision)
+    checkpoint = parsed.arguments.checkpoint or best_run(settings.results_dir, "ADRec", settings.dataset)
+    if not (checkpoint.parent / METRICS).is_file():
+        raise UserError(f"{checkpoint.parent}: the run is not finished; start adrec/main.py again to go on")
+    result = test_run(checkpoint.parent, settings.datasets_dir, compute, parsed.force)
+    print(f"ADRec on {settings.dataset}, test: {checkpoint.parent}")
+    print("history / seen     users  " + "  ".join(f"{name:>8}" for name in result["test"]))
+    groups = {f"seen {name}": found for name, found in result["test_by_frequency"].items()}
+    n_users = sum(int(found["users"]) for found in groups.values())
+    for name, found in {"unmasked": result["test"], "masked": result["test_masked"], **groups}.items():
+        shown = "  ".join(f"{found[metric]:8.4f}" if metric in found else " " * 8 for metric in result["test"])
+        print(f"{name:<16} {int(found.get('users', n_users)):>7}  {shown}")
+
+
+if __name__ == "__main__":
+    run_script(main)
