@@ -6,9 +6,11 @@ Paper: SICSRec (arXiv 2510.10556), the data sets of its experiments. Rules and f
     python stage1_content_modality_semantic_alignment/prepare_dataset.py -d Bili_Food data_dir=/data/NineRec
 
 Reads   ml-100k   MovieLens 100K inside the installed recbole (or in data_dir); covers are drawn, they are not posters
+        letter    <D>.inter.json, <D>.item.json
         ninerec   <D>_pair.csv, <D>_item.csv, <D>_cover/ or <D>_cover1/
-        prepared  sequential_data.txt, <D>_item_sort.csv, covers/ or <D>_cover/ or <D>_cover1/
+        prepared  sequential_data.txt, <D>_item_sort.csv, <D>_item_fields.csv, covers/ or <D>_cover/ or <D>_cover1/
 Writes  <datasets_dir>/<D>/sequential_data.txt, <D>_item_sort.csv, covers/<id>.jpg where there are covers,
+        <D>_item_fields.csv where the source has further texts of items (common/item_fields.py),
         user_ids.csv and item_ids.csv (our ids and the original ones) for raw data, prepare.json (the record)
 """
 
@@ -35,10 +37,12 @@ from common.dataset import (
 )
 from common.errors import UserError, run_script
 from common.files import atomic, exclusive, read_json, recipe, record, stands
+from common.item_fields import item_fields_path, read_item_fields, write_item_fields
 from common.settings import CommonSettings, parse, setting
 from stage1_content_modality_semantic_alignment.covers_folder import link, made_here, new_covers, refuse_foreign
 from stage1_content_modality_semantic_alignment.dataset_statistics import describe, statistics
 from stage1_content_modality_semantic_alignment.drawn_covers import draw_cover
+from stage1_content_modality_semantic_alignment.processed_sources import read_letter
 from stage1_content_modality_semantic_alignment.raw_sources import (
     RawData,
     ml100k_in_recbole,
@@ -47,7 +51,8 @@ from stage1_content_modality_semantic_alignment.raw_sources import (
 )
 
 CONFIGS = Path(__file__).parent / "configs" / "prepare_dataset"
-SOURCES = ("ml-100k", "ninerec", "prepared")  # in the order in which auto looks for them: raw files win
+SOURCES = ("ml-100k", "ninerec", "letter", "prepared")  # in the order in which auto looks for them: raw files win
+LAYOUT = 2  # counts up when the files of the layout change: what stands is then made again; 2: _item_fields.csv
 DRAWN = " (drawn from title and genres: no posters)"
 
 
@@ -90,7 +95,11 @@ def files_of(kind: str, folder: Path, dataset: str) -> Dict[str, Path]:
         return {"inter": folder / "ml-100k.inter", "item": folder / "ml-100k.item"}
     if kind == "ninerec":
         return {"pair": folder / f"{dataset}_pair.csv", "item": folder / f"{dataset}_item.csv"}
-    return {"sequences": sequences_path(folder), "items": items_path(folder, dataset)}
+    if kind == "letter":
+        return {"inter": folder / f"{dataset}.inter.json", "item": folder / f"{dataset}.item.json"}
+    files = {"sequences": sequences_path(folder), "items": items_path(folder, dataset)}
+    fields = item_fields_path(folder, dataset)
+    return {**files, "fields": fields} if fields.exists() else files
 
 
 def find_source(settings: Settings) -> Source:
@@ -135,7 +144,12 @@ def _find_covers(settings: Settings, folder: Path, kind: str) -> Optional[Path]:
     standing = covers_path(settings.dataset_dir)
     beside = [folder / f"{settings.dataset}_cover", folder / f"{settings.dataset}_cover1"]
     users_own = [] if made_here(standing) else [standing]
-    places = {"ml-100k": [], "ninerec": beside, "prepared": [covers_path(folder), *beside, *users_own]}[kind]
+    places = {
+        "ml-100k": [],
+        "ninerec": beside,
+        "letter": beside,
+        "prepared": [covers_path(folder), *beside, *users_own],
+    }[kind]
     if settings.covers_dir is not None:
         places = [Path(settings.covers_dir)]
     found = next((place for place in places if next(place.glob("*.jpg"), None)), None)
@@ -164,7 +178,7 @@ def run(settings: Settings, force: bool = False) -> None:
 
 def _made_from(settings: Settings, source: Source) -> Dict[str, Any]:
     names = ["missing_covers", *(["last_items", "draw_covers"] if source.kind == "ml-100k" else [])]
-    shaping = {"source": source.kind, **{name: getattr(settings, name) for name in names}}
+    shaping = {"source": source.kind, "layout": LAYOUT, **{name: getattr(settings, name) for name in names}}
     made_from = recipe("prepare_dataset", shaping, source.files)
     if source.covers:
         made_from["inputs"]["covers"] = {"path": str(source.covers), "sha256": covers_checksum(source.covers)}
@@ -199,21 +213,21 @@ def _prepare(settings: Settings, source: Source, made_from: Dict[str, Any]) -> N
     """Check the whole source, then write: covers, titles, sequences, and last the record."""
     home, name = settings.dataset_dir, settings.dataset
     raw = _read_raw(settings, source)
-    cover_names = raw.item_ids if raw else list(map(str, range(load_dataset(source.folder, name).n_items)))
+    cover_names = raw.item_ids if raw else _prepared_items(source.folder, name)
     faults = _check_source_covers(settings, source, cover_names)
     in_place = raw is None and source.folder.resolve() == home.resolve()
     covers_in_place = source.covers is not None and source.covers.resolve() == covers_path(home).resolve()
     if not covers_in_place:
         refuse_foreign(covers_path(home))
-    _retract(home, keep_data=in_place)
+    _retract(home, name, keep_data=in_place)
     if not covers_in_place:
         _make_covers(settings, source, raw, {i: n for i, n in enumerate(cover_names) if i not in faults})
-    outputs = {"sequences": sequences_path(home), "items": items_path(home, name)}
     if raw:
-        outputs.update(_write_raw(home, name, raw))
-    elif not in_place:
-        _copy(source.files["items"], outputs["items"])
-        _copy(source.files["sequences"], outputs["sequences"])
+        outputs = _write_raw(home, name, raw)
+    else:
+        outputs = {meaning: home / path.name for meaning, path in source.files.items()}
+        for meaning in () if in_place else ("items", *outputs.keys() - {"items", "sequences"}, "sequences"):
+            _copy(source.files[meaning], outputs[meaning])
     dataset = load_dataset(home, name)
     with_cover = dataset.n_items - len(faults) if dataset.covers else 0
     print(describe(dataset, with_cover, DRAWN if source.covers is None else ""))
@@ -225,11 +239,12 @@ def _prepare(settings: Settings, source: Source, made_from: Dict[str, Any]) -> N
     record(_record_path(home), made_from, outputs, extra)
 
 
-def _retract(home: Path, keep_data: bool) -> None:
+def _retract(home: Path, name: str, keep_data: bool) -> None:
     """From here until the new files are whole, nothing passes for a prepared data set."""
     _record_path(home).unlink(missing_ok=True)
     if not keep_data:
         sequences_path(home).unlink(missing_ok=True)
+        item_fields_path(home, name).unlink(missing_ok=True)
 
 
 def _read_raw(settings: Settings, source: Source) -> Optional[RawData]:
@@ -237,7 +252,16 @@ def _read_raw(settings: Settings, source: Source) -> Optional[RawData]:
         return read_ml100k(source.files["inter"], source.files["item"], settings.last_items)
     if source.kind == "ninerec":
         return read_ninerec(source.files["pair"], source.files["item"])
+    if source.kind == "letter":
+        return read_letter(source.files["inter"], source.files["item"])
     return None
+
+
+def _prepared_items(folder: Path, name: str) -> List[str]:
+    """Check prepared files; the names that their items' covers bear."""
+    n_items = load_dataset(folder, name).n_items
+    read_item_fields(folder, name, n_items)
+    return list(map(str, range(n_items)))
 
 
 def _check_source_covers(settings: Settings, source: Source, names: Sequence[str]) -> Dict[int, str]:
@@ -276,7 +300,10 @@ def _copy(source: Path, target: Path) -> None:
 
 def _write_raw(home: Path, name: str, raw: RawData) -> Dict[str, Path]:
     """Write the data set and, as id,original_id, what the raw files call its users and items."""
-    written = {}
+    written = {"sequences": sequences_path(home), "items": items_path(home, name)}
+    if raw.fields:
+        written["fields"] = item_fields_path(home, name)
+        write_item_fields(home, name, raw.fields)
     for kind, originals in (("user_ids", raw.user_ids), ("item_ids", raw.item_ids)):
         written[kind] = home / f"{kind}.csv"
         with atomic(written[kind]) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:

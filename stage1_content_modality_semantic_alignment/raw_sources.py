@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -19,13 +19,15 @@ from common.files import read_text
 class RawData:
     """A data set in our ids; ``user_ids`` and ``item_ids`` hold the original ones by ours.
 
-    ``to_draw`` holds title and genres by item, where covers may be drawn.
+    ``fields`` holds further texts by item (common/item_fields.py); ``to_draw`` title and genres by item, where covers
+    may be drawn.
     """
 
     sequences: Dict[int, List[int]]
     titles: List[Tuple[str, str]]
     user_ids: List[str]
     item_ids: List[str]
+    fields: Dict[str, List[str]] = field(default_factory=dict)
     to_draw: Optional[List[Tuple[str, List[str]]]] = None
 
 
@@ -41,7 +43,8 @@ def read_ml100k(inter: Path, item: Path, last_items: int) -> RawData:
     """All ratings as interactions, each user's last ``last_items``; only items that then occur are kept.
 
     Time order, ties by original item id. Our ids: users and items by ascending original id. The title,
-    ``film (year): genre, genre``, serves as the Chinese and as the English one.
+    ``film (year): genre, genre``, serves as the Chinese and as the English one; apart, the two are the fields title
+    and category.
     """
     ratings = _read_atomic(inter, ["user_id", "item_id", "rating", "timestamp"])
     users, items, times = (_numbers(inter, ratings, column) for column in (0, 1, 3))
@@ -64,6 +67,7 @@ def read_ml100k(inter: Path, item: Path, last_items: int) -> RawData:
         titles=[(title, title) for title in titles],
         user_ids=[str(user) for user in user_ids.tolist()],
         item_ids=[str(i) for i in item_ids.tolist()],
+        fields={"title": [title for title, _ in films], "category": [", ".join(genres) for _, genres in films]},
         to_draw=films,
     )
 
@@ -175,8 +179,8 @@ def _titles_of(path: Path, items: Dict[str, int]) -> Dict[int, Tuple[str, str]]:
     """Our item id → titles, for those of ``items`` (original → our id) that have a row."""
     titles: Dict[int, Tuple[str, str]] = {}
     lines: Dict[str, int] = {}
-    for line, (field, cn, en) in read_rows(path, 3, "item, Chinese title, English title"):
-        item = field.strip()
+    for line, (original, cn, en) in read_rows(path, 3, "item, Chinese title, English title"):
+        item = original.strip()
         if item in lines:
             raise UserError(f"{path}:{line}: item {item} stands already on line {lines[item]}; keep one of the two")
         lines[item] = line

@@ -15,6 +15,7 @@ from tiny import tiny_cover
 
 from common.dataset import check_covers, load_dataset
 from common.errors import UserError
+from common.item_fields import read_item_fields
 from common.settings import REPOSITORY
 from stage1_content_modality_semantic_alignment.drawn_covers import draw_cover
 from stage1_content_modality_semantic_alignment.raw_sources import dated
@@ -31,6 +32,11 @@ def test_ml100k_has_the_stated_form(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert dataset.covers is None
     assert dataset.titles_en[0] == "Toy Story (1995): Animation, Children's, Comedy"
     assert dataset.titles_cn == dataset.titles_en
+    fields = read_item_fields(home, "ml-100k", 1382)
+    assert {name: texts[0] for name, texts in fields.items()} == {
+        "title": "Toy Story (1995)",
+        "category": "Animation, Children's, Comedy",
+    }
     originals = [line.split(",")[1] for line in (home / "item_ids.csv").read_text().splitlines()[1:]]
     assert [int(original) for original in originals] == sorted(int(original) for original in originals)
     assert {int(item) for sequence in dataset.sequences for item in sequence} == set(range(1382))
@@ -123,9 +129,8 @@ def test_two_preparations_are_byte_equal(tmp_path: Path) -> None:
     first = prepare(tmp_path / "a", "ml-100k", last_items=3)
     second = prepare(tmp_path / "b", "ml-100k", last_items=3)
     assert contents(first) == contents(second)
-    assert (
-        len(contents(first)) == load_dataset(first, "ml-100k").n_items + 5
-    )  # the data, two id files, the covers' mark
+    n_items = load_dataset(first, "ml-100k").n_items
+    assert len(contents(first)) == n_items + 6  # the data, fields, two id files, the covers' mark
 
 
 def test_killed_while_covers_are_drawn(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""The optional file of items' further fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, List
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from common.item_fields import item_fields_path, read_item_fields, write_item_fields
+
+# what UTF-8 holds; csv has no NUL on Python 3.9 and 3.10
+TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=20)
+FIELDS = st.integers(1, 5).flatmap(
+    lambda n: st.dictionaries(
+        st.from_regex("[a-z][a-z0-9_]{0,6}", fullmatch=True).filter(lambda name: name != "item"),
+        st.lists(TEXT, min_size=n, max_size=n),
+        min_size=1,
+        max_size=3,
+    )
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(FIELDS)
+def test_what_is_written_is_read(tmp_path: Path, fields: Dict[str, List[str]]) -> None:
+    write_item_fields(tmp_path, "D", fields)
+    n_items = len(next(iter(fields.values())))
+    read = read_item_fields(tmp_path, "D", n_items)
+    assert read == fields
+    assert list(read) == list(fields)
+
+
+def test_the_file_is_optional_and_plain(tmp_path: Path) -> None:
+    assert read_item_fields(tmp_path, "D", 3) == {}
+    write_item_fields(tmp_path, "D", {"brand": ["A, B", ""], "category": ['6" pipes', "x"]})
+    assert item_fields_path(tmp_path, "D").read_text() == 'item,brand,category\n0,"A, B","6"" pipes"\n1,"","x"\n'
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", ":1: the header is not item,<field>"),
+        ("item\n0\n", ":1: the header"),
+        ("id,brand\n0,a\n", ":1: the header"),
+        ("item,Brand\n0,a\n", ":1: the header"),
+        ("item,brand,brand\n0,a,b\n", ":1: the header"),
+        ("item,brand\n0,a,b\n1,b\n", ":2: 3 columns where 2 belong"),
+        ("item,brand\n0,a\n2,b\n", ":3: item '2' where item 1 belongs"),
+        ("item,brand\n0,a\n1,b\n2,c\n", ":4: item '2' where no more rows belongs"),
+        ("item,brand\n0,a\n", ": 1 items where 2 belong"),
+        ('item,brand\n0,"a\n', ":2: not CSV"),
+    ],
+)
+def test_faults_name_file_and_line(tmp_path: Path, text: str, told: str) -> None:
+    item_fields_path(tmp_path, "D").write_text(text)
+    with pytest.raises(UserError) as raised:
+        read_item_fields(tmp_path, "D", 2)
+    assert str(raised.value).startswith(f"{item_fields_path(tmp_path, 'D')}{told}")
+
+
+def test_wrong_encoding_names_the_line(tmp_path: Path) -> None:
+    item_fields_path(tmp_path, "D").write_bytes(b"item,brand\n0,\xff\n")
+    with pytest.raises(UserError, match=":2: not UTF-8"):
+        read_item_fields(tmp_path, "D", 1)
+
+
+def test_fields_that_cannot_be_read_again_are_not_written(tmp_path: Path) -> None:
+    for fields in ({}, {"item": ["a"]}, {"Brand": ["a"]}, {"a": ["x"], "b": []}):
+        with pytest.raises(ValueError):
+            write_item_fields(tmp_path, "D", fields)
+    assert not item_fields_path(tmp_path, "D").exists()
