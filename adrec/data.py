@@ -207,7 +207,7 @@ class Batches:
             return torch.from_numpy(array).to(self.device)
 
         return Batch(
-            self.tokens.texts(items, self.device, self.padded_to, self.pad),
+            lambda: self.tokens.texts(items, self.device, self.padded_to, self.pad),
             moved(items),
             moved(place[history]),
             Ragged.of(lengths, self.device),

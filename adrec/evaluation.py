@@ -25,6 +25,8 @@ def encode_items(
 ) -> Tensor:
     """Vectors of all texts in evaluation mode, not normalised: (n, d) float32 on the device."""
     encoders.eval()
+    if encoders.fixed is not None:
+        return encoders.fixed
     out = torch.empty(len(tokens), encoders.text.width, device=compute.device)
     for items in by_length(tokens.lengths, TEXTS_AT_ONCE):
         with compute.autocast():

@@ -13,27 +13,27 @@ ANGLE_EPS = 1e-6  # A8: at cos = ±1 the angle's gradient is infinite
 
 
 def angular_margin_infonce(
-    query: Tensor, positive: Tensor, negatives: Tensor, scale: float, margin: float, left_out: Optional[Tensor] = None
+    positive: Tensor, negatives: Tensor, scale: float, margin: float, left_out: Optional[Tensor] = None
 ) -> Tensor:
     """−log e^{s cos(θ⁺+m)} / (e^{s cos(θ⁺+m)} + Σ e^{s cos θ⁻}), one value per query.
 
     Args:
-        query, positive: (B, d) unit vectors.
-        negatives: (K, d) unit vectors, the same for all queries.
+        positive: (B,) cos θ⁺.
+        negatives: (B, K) cos θ⁻.
         scale, margin: s, and m in radians.
         left_out: (B, K) bool, negatives that do not count for a query.
 
     Returns:
         (B,) float32.
     """
-    cosine = (query * positive).sum(dim=1).clamp(-1 + ANGLE_EPS, 1 - ANGLE_EPS)  # (B,)
+    cosine = positive.clamp(-1 + ANGLE_EPS, 1 - ANGLE_EPS)
     # cos(θ + m) = cos θ cos m − sin θ sin m
     with_margin = cosine * math.cos(margin) - (1 - cosine.square()).sqrt() * math.sin(margin)
-    others = query @ negatives.T  # (B, K)
     if left_out is not None:
-        others = others.masked_fill(left_out, -torch.inf)
-    logits = scale * torch.cat([with_margin[:, None], others], dim=1)  # (B, 1 + K)
-    return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device), reduction="none")
+        negatives = negatives.masked_fill(left_out, -torch.inf)
+    logits = scale * torch.cat([with_margin[:, None], negatives], dim=1)  # (B, 1 + K)
+    first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits, first, reduction="none")
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any, Dict, List, Optional
 from adrec import test_main
 from adrec.checkpoint import padding_of, save_text_encoder
 from adrec.data import cached_tokens, held_out_rows, item_texts, train_rows
+from adrec.evaluation import encode_items
 from adrec.model import ADRec
 from adrec.settings import PROPS, ADRecSettings, resolve_switches, shaping
 from adrec.text_encoder import TextEncoder
@@ -105,6 +106,9 @@ def _train(
     vocabulary = text.keep_tokens(used)
     tokens = tokens.renumbered(used)
     model = ADRec(text, settings, processes.gather_rows).to(compute.device)
+    padding = padding_of(settings, tokenizer, used)
+    if not settings.train_text:
+        model.fix_items(encode_items(model.query, tokens, compute, **padding))
     parameters = count_parameters(model)
     logging.info(f"ADRec on {compute.device} in {compute.precision}: {run_dir}")
     logging.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} in the key encoders")
@@ -117,7 +121,6 @@ def _train(
     }
     train = train_rows(dataset, settings.max_seq_length)
     valid = held_out_rows(dataset, "valid", settings.max_seq_length)
-    padding = padding_of(settings, tokenizer, used)
     trainer = Trainer(model, train, valid, tokens, vocabulary, padding, compute, run_dir, about, processes)
     seed_everything(settings.seed + processes.rank)  # processes draw their own dropout
     if trainer.resume():

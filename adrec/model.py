@@ -20,6 +20,7 @@ from adrec.text_encoder import TextEncoder, Texts
 from common.device import fp32_product
 
 TERMS = ("seq_item", "item_seq", "seq_seq", "item_item")
+SUPERVISED = ("seq_item", "item_seq")
 NO_ITEM = -1  # what a random vector of a fresh queue stands for
 
 
@@ -27,7 +28,7 @@ NO_ITEM = -1  # what a random vector of a fresh queue stands for
 class Batch:
     """B rows: histories and the item that comes next. Each of the n distinct items is encoded once (A4)."""
 
-    texts: Texts  # of the n distinct items
+    texts: Callable[[], Texts]  # of the n distinct items; not called where their vectors are fixed
     items: Tensor  # (n,) their ids
     history: Tensor  # (T,) place among the distinct items, histories end to end
     layout: Ragged  # of the histories
@@ -43,10 +44,16 @@ class Encoders(nn.Module):
     def __init__(self, text: TextEncoder, sequence: SequenceEncoder) -> None:
         super().__init__()
         self.text, self.sequence = text, sequence
+        self.fixed: Optional[Tensor] = None
+
+    def fix_items(self, vectors: Tensor) -> None:
+        """Take all items' vectors (n_items, d) as they are, and train the text encoder no more."""
+        self.fixed = vectors
+        self.text.requires_grad_(False)
 
     def forward(self, batch: Batch) -> Tuple[Tensor, Tensor]:
         """Unit vectors of the B histories and of the B targets, both (B, d) float32."""
-        items = self.text(batch.texts)  # (n, d)
+        items = self.text(batch.texts()) if self.fixed is None else self.fixed[batch.items]  # (n, d)
         sequences = self.sequence(items[batch.history], batch.layout)
         return F.normalize(sequences, dim=1), F.normalize(items[batch.targets], dim=1)
 
@@ -108,6 +115,11 @@ class ADRec(nn.Module):
         self.sequence_queue = Queue(settings.queue_size, text.width)
         self.settings, self.gather = settings, gather
 
+    def fix_items(self, vectors: Tensor) -> None:
+        """Take all items' vectors (n_items, d) as they are, on both sides; the sequence encoders alone go on."""
+        for side in (self.query, self.key):
+            side.fix_items(vectors)
+
     @torch.no_grad()
     def momentum_update(self) -> None:
         """key = m · key + (1 − m) · query."""
@@ -116,8 +128,8 @@ class ADRec(nn.Module):
         torch._foreach_mul_(keys, self.settings.momentum)
         torch._foreach_add_(keys, queries, alpha=1 - self.settings.momentum)
 
-    def forward(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
-        """The loss of a batch, and what is logged: each term, similarities, alignment, uniformity.
+    def forward(self, batch: Batch, log_similarities: bool = False) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """The loss of a batch, and what is logged: each term and, if asked for, similarities.
 
         Moves the key encoders and the queues on by one step, too.
         """
@@ -128,38 +140,42 @@ class ADRec(nn.Module):
             sequence_keys, item_keys = self.key(batch)  # dropout on: a key is another view than its query
         target_ids = batch.items[batch.targets]  # (B,)
 
-        terms = {
-            "seq_item": self._contrast(sequences, item_keys, self.item_queue, target_ids),
-            "item_seq": self._contrast(items, sequence_keys, self.sequence_queue, target_ids),
-        }
-        if not s.enqueue_last:  # A6 released: the positives stand among the negatives of the next two terms
-            self._enqueue(sequence_keys, item_keys, target_ids)
-        terms["seq_seq"] = self._contrast(sequences, sequence_keys, self.sequence_queue, target_ids)
-        terms["item_item"] = self._contrast(items, item_keys, self.item_queue, target_ids)
-        loss = sum(getattr(s, f"weight_{name}") * term for name, term in terms.items())
-        logged = {**terms, **self._similarities(sequences, items, item_keys)}
+        with torch.autocast(sequences.device.type, enabled=False):  # a cosine in bf16 is off by up to 0.004, times s
+            first = self._terms(sequences, items, sequence_keys, item_keys, target_ids)
+            second = first
+            if not s.enqueue_last:  # A6 released: the positives stand among the negatives of the next two terms
+                self._enqueue(sequence_keys, item_keys, target_ids)
+                second = self._terms(sequences, items, sequence_keys, item_keys, target_ids)
+        terms = {name: (first if name in SUPERVISED else second)[name] for name in TERMS}
+        loss = torch.stack([getattr(s, f"weight_{name}") * term for name, term in terms.items()]).sum()
+        logged = dict(terms)
+        if log_similarities:
+            logged.update(self._similarities(sequences, items, item_keys))
         if s.enqueue_last:
             self._enqueue(sequence_keys, item_keys, target_ids)
-        assert isinstance(loss, Tensor)
         return loss, {name: value.detach() for name, value in logged.items()}
 
-    def _contrast(self, query: Tensor, positive: Tensor, queue: Queue, target_ids: Tensor) -> Tensor:
-        """Mean over the batch of one term."""
+    def _terms(
+        self, sequences: Tensor, items: Tensor, sequence_keys: Tensor, item_keys: Tensor, target_ids: Tensor
+    ) -> Dict[str, Tensor]:
+        """The four terms with the queues as they are, each a mean over the batch."""
         s = self.settings
-        with torch.autocast(query.device.type, enabled=False):
+        queries = torch.cat([sequences, items])  # (2B, d)
+        found = {}
+        for kind, keys, queue in (("seq", sequence_keys, self.sequence_queue), ("item", item_keys, self.item_queue)):
             negatives = queue.vectors.clone()  # the queue moves on before the gradient is computed
-            left_out = queue.items == target_ids[:, None] if s.mask_same_item else None  # (B, K)
+            same = [queue.items == target_ids[:, None]] if s.mask_same_item else []  # (B, K)
             if s.in_batch_negatives:
-                negatives = torch.cat([negatives, positive])
-                left_out = self._left_out_of_batch(left_out, target_ids, len(queue.vectors))
-            return angular_margin_infonce(query, positive, negatives, s.scale, s.margin, left_out).mean()
-
-    def _left_out_of_batch(self, left_out: Optional[Tensor], target_ids: Tensor, size: int) -> Tensor:
-        """Of the batch's keys, a row's own, and those of the same item, are none of its negatives: (B, K + B)."""
-        same = target_ids[:, None] == target_ids[None]  # (B, B)
-        if left_out is None:
-            left_out = torch.zeros(len(target_ids), size, dtype=torch.bool, device=same.device)
-        return torch.cat([left_out, same], dim=1)
+                negatives = torch.cat([negatives, keys])
+                same = same or [torch.zeros(len(keys), s.queue_size, dtype=torch.bool, device=keys.device)]
+                same.append(target_ids == target_ids[:, None])  # a row's own key, and those of the same item
+            left_out = torch.cat(same, dim=1) if same else None
+            to_negatives = (queries @ negatives.T).split(len(keys))  # two of (B, K)
+            for name, query, others in zip(("seq", "item"), (sequences, items), to_negatives):
+                positive = (query * keys).sum(dim=1)
+                losses = angular_margin_infonce(positive, others, s.scale, s.margin, left_out)
+                found[f"{name}_{kind}"] = losses.mean()
+        return found
 
     def _enqueue(self, sequence_keys: Tensor, item_keys: Tensor, target_ids: Tensor) -> None:
         ids = self.gather(target_ids)
@@ -168,6 +184,7 @@ class ADRec(nn.Module):
 
     @torch.no_grad()
     def _similarities(self, sequences: Tensor, items: Tensor, item_keys: Tensor) -> Dict[str, Tensor]:
+        """How close positives and the item queue are to the sequences, alignment and uniformity."""
         to_queue = fp32_product(sequences, self.item_queue.vectors)  # (B, K)
         found = {
             "positive_cosine": (sequences * item_keys).sum(dim=1).mean(),

@@ -85,10 +85,10 @@ def _attend(group: Group, query: Tensor, key: Tensor, value: Tensor, heads: int,
         return rows.view(n, length, heads, -1).transpose(1, 2)
 
     q, k, v = padded(query), padded(key), padded(value)
-    if p > 0 and q.device.type == "cpu":  # torch's kernel has no fast path with dropout here
+    if q.device.type == "cpu":  # torch's kernel is slow here: for short sequences, and with dropout
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         weights = scores.masked_fill(~group.keys, -torch.inf).softmax(dim=-1)
-        mixed = dropout(weights, p, True).to(v.dtype) @ v
+        mixed = dropout(weights, p, p > 0).to(v.dtype) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=group.keys, dropout_p=p)
     return mixed.transpose(1, 2).reshape(n * length, -1)[group.real.flatten()]

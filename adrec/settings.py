@@ -68,8 +68,9 @@ class ADRecSettings(ComputeSettings):
     )
     learning_rate: float = setting(4e-4, "Adam's learning rate", minimum=0)
     text_learning_rate: Optional[float] = setting(
-        None, "ours: another one for the text encoder; null: the same; 0 leaves it as it is", minimum=0
+        None, "ours: another one for the text encoder; null: the same", minimum=0
     )
+    train_text: bool = setting(True, "false (ours): the text encoder stays as it is, each item is encoded once")
     warmup_steps: int = setting(0, "ours: steps over which the learning rates grow from 0", minimum=0)
     lr_step: int = setting(4, "epochs between decays of the learning rate (A9)", minimum=1)
     lr_gamma: float = setting(0.2, "factor of each decay", minimum=0)

@@ -33,7 +33,9 @@ def make_optimizer(model: ADRec, settings: Any) -> torch.optim.Adam:
     """Adam over the query side, its two encoders apart; fused where torch can."""
     text, sequence = model.query.text.parameters(), model.query.sequence.parameters()
     rate = settings.learning_rate if settings.text_learning_rate is None else settings.text_learning_rate
-    groups = [{"params": list(text), "lr": rate}, {"params": list(sequence), "lr": settings.learning_rate}]
+    groups = [{"params": list(sequence), "lr": settings.learning_rate}]
+    if settings.train_text:
+        groups.append({"params": list(text), "lr": rate})
     try:
         return torch.optim.Adam(groups, fused=True)
     except RuntimeError:  # torch before 2.4 has it for CUDA alone
@@ -136,8 +138,9 @@ class Trainer:
         batch = self.batches.of(share)
         self._set_rates()
         self.model.train()
+        logs = self.total_steps % self.settings.log_steps == 0
         with self.compute.autocast():
-            loss, logged = self.stepped(batch)
+            loss, logged = self.stepped(batch, logs)
         values = {name: value.item() for name, value in logged.items() if name in TERMS}
         for name, value in values.items():
             if not math.isfinite(value):
@@ -148,10 +151,10 @@ class Trainer:
         # processes average their gradients: a row weighs the same wherever it is computed
         weight = len(share) * self.processes.size / max(len(rows), self.processes.size)
         self._update(loss * weight)
-        if self.tensorboard and self.total_steps % self.settings.log_steps == 0:
+        if self.tensorboard and logs:
             for name, logged_value in logged.items():
                 self.tensorboard.add_scalar(f"train/{name}", logged_value.item(), self.total_steps)
-            self.tensorboard.add_scalar("train/learning_rate", self.optimizer.param_groups[1]["lr"], self.total_steps)
+            self.tensorboard.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], self.total_steps)
         return {"loss": float(loss.item()), **values}
 
     def _update(self, loss: torch.Tensor) -> None:

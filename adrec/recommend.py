@@ -1,0 +1,101 @@
+"""What ADRec recommends next; items that were in no training data take part, for a text is all it takes.
+
+    python adrec/recommend.py -d Scientific --user 3 -k 10
+    python adrec/recommend.py -d Scientific --items 12,40,7
+    python adrec/recommend.py -d Scientific --user 3 --new-items new.csv
+
+Users and items by their zero-based ids, as in sequential_data.txt and <D>_item_sort.csv. new.csv is a CSV
+file whose header names text fields, title among them, and whose rows are items (their ids follow the data
+set's). Without --checkpoint the run of ADRec on this data set that is best on validation serves.
+
+Reads:  a run's best.pth and text_encoder/; the data set's texts and sequences
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from adrec.checkpoint import Loaded, load_encoders
+from adrec.data import Rows, compose, tokenise
+from adrec.embedding_out import item_embeddings
+from adrec.evaluation import encode_histories, encode_items
+from common.dataset import load_dataset, read_rows
+from common.device import Compute, fp32_product, pick_compute
+from common.errors import UserError, run_script
+from common.files import read_text
+from common.recommending import ARGUMENTS, Settings, check_arguments, history_of, print_recommendations
+from common.runs import best_run
+from common.settings import parse
+
+NEW_ITEMS = (
+    ("--new-items",),
+    {"type": Path, "metavar": "FILE.csv", "help": "further items: a header of text fields, one row an item"},
+)
+
+
+def read_new_items(path: Path) -> List[Dict[str, str]]:
+    """The text fields of each new item.
+
+    Raises:
+        UserError: no header with a title, no row, a row without a title, or a row of another width.
+    """
+    header = next(csv.reader(io.StringIO(read_text(path))), [])
+    if "title" not in header:
+        raise UserError(f"{path}:1: the header names no field 'title'; write for example title,brand,category")
+    rows = list(read_rows(path, len(header), ", ".join(header)))[1:]
+    items = [(line, dict(zip(header, row))) for line, row in rows]
+    for line, item in items:
+        if not item["title"].strip():
+            raise UserError(f"{path}:{line}: the title is empty; give one, or take the item out")
+    if not items:
+        raise UserError(f"{path}:1: holds a header alone; write one row an item")
+    return [item for _, item in items]
+
+
+def encode_new(loaded: Loaded, items: List[Dict[str, str]], compute: Compute) -> torch.Tensor:
+    """Vectors of items that may never have been seen: (n, d)."""
+    texts = [compose(item, loaded.settings, loaded.tokenizer) for item in items]
+    tokens = tokenise(texts, loaded.tokenizer, loaded.settings.max_text_tokens)
+    return encode_items(loaded.encoders, tokens, compute, **loaded.padding)
+
+
+def scores_after(loaded: Loaded, items: torch.Tensor, history: np.ndarray) -> np.ndarray:
+    """Cosine of every item with a history of zero-based items: (n,)."""
+    kept = history[-loaded.settings.max_seq_length :]
+    one = np.zeros(1, dtype=np.int64)
+    row = Rows(kept, one, one + len(kept), one, one)
+    sequence = encode_histories(loaded.encoders, items, row, np.arange(1))
+    return fp32_product(sequence, F.normalize(items, dim=1))[0].cpu().numpy().astype(np.float64)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Load, score, print the titles."""
+    parsed = parse(Settings, __doc__, None, argv, (*ARGUMENTS, NEW_ITEMS))
+    settings, arguments = parsed.settings, parsed.arguments
+    check_arguments(arguments)
+    dataset = load_dataset(settings.dataset_dir, settings.dataset)
+    history = history_of(dataset, arguments.user, arguments.items)
+    new = read_new_items(arguments.new_items) if arguments.new_items else []
+    checkpoint = arguments.checkpoint or best_run(settings.results_dir, "ADRec", settings.dataset)
+    compute = pick_compute(settings.device, settings.precision)
+    loaded = load_encoders(checkpoint, settings.dataset, settings.datasets_dir, compute)
+    items = item_embeddings(loaded, dataset, checkpoint, compute, parsed.force)
+    titles = list(dataset.titles_en if settings.title_language == "en" else dataset.titles_cn)
+    if new:
+        items = torch.cat([items, encode_new(loaded, new, compute)])
+        titles += [f"{item['title']} (new)" for item in new]
+    scores = scores_after(loaded, items, history)
+    if settings.mask_history:
+        scores[history] = -np.inf
+    print_recommendations(f"ADRec ({checkpoint})", history, scores, titles, arguments.k)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,277 @@
+"""ADRec's mathematics against plain formulas: encoders, loss, queues, momentum, switches."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+import pytest
+import torch
+from adrec_helpers import plain_items, plain_sequence, tiny_adrec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from adrec.data import epoch_batches
+from adrec.losses import alignment, angular_margin_infonce, uniformity
+from adrec.model import ADRec, Queue
+from adrec.sequence_encoder import SequenceEncoder
+
+# --- the loss ---
+
+
+def test_angular_margin_loss_by_hand() -> None:
+    """Three vectors in the plane: the positive at 60°, negatives at 90° and 180°; s = 2, m = 30°."""
+    query, positive = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, math.sqrt(3) / 2]])
+    negatives = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    found = angular_margin_infonce((query * positive).sum(1), query @ negatives.T, 2.0, math.pi / 6)
+    # cos(60° + 30°) = 0, cos 90° = 0, cos 180° = -1
+    by_hand = -math.log(math.exp(0) / (math.exp(0) + math.exp(0) + math.exp(-2)))
+    assert found.item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_without_margin_it_is_infonce_and_what_is_left_out_does_not_count() -> None:
+    torch.manual_seed(0)
+    positive, negatives = torch.rand(4) - 0.5, torch.rand(4, 7) - 0.5
+    left_out = torch.rand(4, 7) > 0.5
+    found = angular_margin_infonce(positive, negatives, 5.0, 0.0, left_out)
+    for i in range(4):
+        kept = negatives[i][~left_out[i]]
+        terms = torch.cat([positive[i : i + 1], kept]).double() * 5
+        assert found[i].item() == pytest.approx(-(terms[0] - terms.exp().sum().log()).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("cosine", [-1.0, 1.0])
+def test_gradient_is_finite_where_vectors_are_parallel(cosine: float) -> None:
+    positive = torch.tensor([cosine], requires_grad=True)
+    angular_margin_infonce(positive, torch.zeros(1, 2), 18.0, 0.1).sum().backward()
+    assert torch.isfinite(positive.grad).all()
+
+
+def test_alignment_and_uniformity_by_hand() -> None:
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert alignment(x, y).item() == pytest.approx((0 + 2) / 2)
+    assert uniformity(x).item() == pytest.approx(-2 * 2)  # one pair, squared distance 2
+
+
+# --- the queue ---
+
+
+@settings(deadline=None, max_examples=40)
+@given(size=st.integers(1, 9), batches=st.lists(st.integers(1, 14), min_size=1, max_size=6))
+def test_queue_is_first_in_first_out_for_ragged_batches_and_beyond_its_size(size: int, batches: List[int]) -> None:
+    queue = Queue(size, 2)
+    expected = [(*row, -1) for row in queue.vectors.tolist()]
+    number = 0
+    oldest_first = list(range(size))  # places, the oldest first
+    for count in batches:
+        keys = torch.arange(number, number + count).float()[:, None].repeat(1, 2)
+        queue.push(keys, torch.arange(number, number + count))
+        for key in range(number, number + count):
+            place = oldest_first.pop(0)
+            expected[place] = (float(key), float(key), key)
+            oldest_first.append(place)
+        number += count
+    assert [(*v, i) for v, i in zip(queue.vectors.tolist(), queue.items.tolist())] == expected
+
+
+def test_a_fresh_queue_holds_unit_vectors_of_no_item() -> None:
+    queue = Queue(20, 8)
+    assert torch.allclose(queue.vectors.norm(dim=1), torch.ones(20))
+    assert (queue.items == -1).all()
+
+
+# --- the encoders ---
+
+
+def first_batch(batches: Any, rows: Any, model: ADRec, count: int = 6) -> Any:
+    return batches.of(epoch_batches(rows, model.settings, 0)[0][:count])
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("plm_layer", [1, 2])
+def test_fast_path_equals_encoding_every_occurrence_padded(tmp_path: Path, variant: str, plm_layer: int) -> None:
+    """A1 to A4: truncated, packed and once per item is the same as BERT on every padded text."""
+    model, batches, rows, tokens, _ = tiny_adrec(tmp_path, variant=variant, plm_layer=plm_layer)
+    model.eval()
+    items = plain_items(model, "query", tokens, released=variant == "released")
+    chosen = epoch_batches(rows, model.settings, 0)[0]
+    batch = batches.of(chosen)
+    assert torch.allclose(model.query.text(batch.texts()), items[batch.items], atol=1e-5)
+    sequences, targets = model.query(batch)
+    ordered = chosen[np.argsort(rows.stop[chosen] - rows.start[chosen], kind="stable")]
+    for i, row in enumerate(ordered):
+        history = torch.from_numpy(rows.items[rows.start[row] : rows.stop[row]])
+        expected = F.normalize(plain_sequence(model, "query", items[history]), dim=0)
+        assert torch.allclose(sequences[i], expected, atol=1e-5)
+        assert torch.allclose(targets[i], F.normalize(items[rows.targets[row]], dim=0), atol=1e-5)
+
+
+def test_released_mean_sums_padding_too(tmp_path: Path) -> None:
+    """A2: the two variants differ wherever a text is shorter than max_text_tokens."""
+    model, batches, rows, _, _ = tiny_adrec(tmp_path, variant="paper")
+    model.eval()
+    mean_over_real = model.query.text(first_batch(batches, rows, model).texts())
+    batches.padded_to = 48
+    assert not torch.allclose(mean_over_real, model.query.text(first_batch(batches, rows, model).texts()), atol=1e-2)
+
+
+def test_released_initialisation(tmp_path: Path) -> None:
+    """A7: U(−1/√d, 1/√d) for every weight, LayerNorm's too; plain: LayerNorm is 1 and 0."""
+    d = 64
+    released, plain = (SequenceEncoder(d, 1, 2, 128, 1e-4, plain_init=p) for p in (False, True))
+    for parameter in released.parameters():
+        assert parameter.abs().max() <= d**-0.5 and parameter.std() > 0.8 * d**-0.5 / math.sqrt(3)
+    norm = plain.layers[0].attention_norm
+    assert (norm.weight == 1).all() and (norm.bias == 0).all()
+    assert plain.layers[0].dense_1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_positions_from_the_end_make_the_order_matter(tmp_path: Path) -> None:
+    from adrec.ragged import Ragged
+
+    items = torch.randn(4, 8)
+    swapped = items[[1, 0, 2, 3]]
+    layout = Ragged.of(np.array([4]), torch.device("cpu"))
+    without, with_positions = (SequenceEncoder(8, 1, 2, 16, 1e-4, True, positions=p).eval() for p in (0, 5))
+    assert torch.allclose(without(items, layout), without(swapped, layout), atol=1e-6)
+    assert not torch.allclose(with_positions(items, layout), with_positions(swapped, layout), atol=1e-6)
+
+
+# --- one step ---
+
+
+def plain_terms(model: ADRec, batch: Any, own_keys_are_negatives: bool) -> Dict[str, float]:
+    """The four terms by their formula, in double, from the model's own vectors; dropout off."""
+    s = model.settings
+    vectors = {side: [v.double() for v in getattr(model, side)(batch)] for side in ("query", "key")}
+    queries, keys = dict(zip(("seq", "item"), vectors["query"])), dict(zip(("seq", "item"), vectors["key"]))
+    queues = {"seq": model.sequence_queue, "item": model.item_queue}
+    terms = {}
+    for a in ("seq", "item"):
+        for b in ("seq", "item"):
+            negatives = queues[b].vectors.double()
+            if own_keys_are_negatives and a == b:
+                negatives = torch.cat([keys[b], negatives[len(keys[b]) :]])  # a fresh queue: they took its first places
+            values = []
+            for query, key in zip(queries[a], keys[b]):
+                theta = torch.arccos((query @ key).clamp(-1, 1))
+                top = torch.exp(s.scale * torch.cos(theta + s.margin))
+                values.append(-torch.log(top / (top + torch.exp(s.scale * (negatives @ query)).sum())))
+            terms[f"{a}_{b}"] = torch.stack(values).mean().item()
+    return terms
+
+
+@pytest.mark.parametrize("enqueue_last", [True, False])
+def test_terms_weights_and_queue_order(tmp_path: Path, enqueue_last: bool) -> None:
+    """A6: by default a positive is never among the negatives; released, it is in the two unsupervised terms."""
+    model, batches, rows, _, _ = tiny_adrec(tmp_path, enqueue_last=enqueue_last)
+    for parameter in model.key.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    model.settings.momentum = 1.0  # the keys stay where they are, so that they can be computed again
+    batch = first_batch(batches, rows, model)
+    expected = plain_terms(model, batch, own_keys_are_negatives=not enqueue_last)
+    loss, logged = model(batch)
+    assert {name: logged[name].item() for name in expected} == pytest.approx(expected, abs=1e-4)
+    weights = {"seq_item": 0.3, "item_seq": 0.3, "seq_seq": 0.2, "item_item": 0.2}
+    assert loss.item() == pytest.approx(sum(weights[name] * expected[name] for name in expected), abs=1e-4)
+    with torch.no_grad():
+        sequence_keys, item_keys = model.key(batch)
+    assert torch.allclose(model.sequence_queue.vectors[:6], sequence_keys)
+    assert torch.allclose(model.item_queue.vectors[:6], item_keys)
+    assert model.item_queue.items[:6].tolist() == batch.items[batch.targets].tolist()
+
+
+def test_masking_the_same_item_and_in_batch_negatives(tmp_path: Path) -> None:
+    model, batches, rows, _, _ = tiny_adrec(tmp_path, mask_same_item=True, in_batch_negatives=True)
+    s = model.settings
+    batch = first_batch(batches, rows, model)
+    ids = batch.items[batch.targets]
+    model.item_queue.push(F.normalize(torch.randn(6, 16), dim=1), ids.flip(0))
+    queue, queue_items = model.item_queue.vectors.double().clone(), model.item_queue.items.clone()
+    s.momentum = 1.0
+    with torch.no_grad():
+        sequences, _ = model.query(batch)
+        _, keys = model.key(batch)
+    values = []
+    for i in range(6):
+        theta = torch.arccos(sequences[i].double() @ keys[i].double())
+        logits = [torch.cos(theta + s.margin)]
+        logits += [v @ sequences[i].double() for v, item in zip(queue, queue_items) if item != ids[i]]
+        logits += [k.double() @ sequences[i].double() for k, item in zip(keys, ids) if item != ids[i]]
+        stacked = s.scale * torch.stack(logits)
+        values.append(stacked.logsumexp(0) - stacked[0])
+    assert model(batch)[1]["seq_item"].item() == pytest.approx(torch.stack(values).mean().item(), abs=1e-4)
+
+
+def test_momentum_update_to_the_bit(tmp_path: Path) -> None:
+    model, *_ = tiny_adrec(tmp_path)
+    for parameter in model.query.parameters():
+        parameter.data.add_(torch.randn_like(parameter))
+    before = copy.deepcopy(model.key)
+    model.momentum_update()
+    m = model.settings.momentum
+    for key, query, old in zip(model.key.parameters(), model.query.parameters(), before.parameters()):
+        assert torch.equal(key, (old * m).add(query.detach(), alpha=1 - m))
+
+
+def test_gradient_reaches_all_of_the_query_side_and_nothing_of_the_key_side(tmp_path: Path) -> None:
+    model, batches, rows, _, _ = tiny_adrec(tmp_path, dropout=0.1)
+    model.train()
+    loss, _ = model(first_batch(batches, rows, model))
+    loss.backward()
+    assert not [n for n, p in model.key.named_parameters() if p.grad is not None or p.requires_grad]
+    unreached = [n for n, p in model.query.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # a softmax does not see a constant that is added to all keys
+    assert [n for n in unreached if not n.endswith("key.bias")] == []
+
+
+def test_dropout_makes_key_another_view_than_query(tmp_path: Path) -> None:
+    model, batches, rows, _, _ = tiny_adrec(tmp_path, dropout=0.1)
+    model.train()
+    batch = first_batch(batches, rows, model)
+    with torch.no_grad():
+        assert not torch.allclose(model.query(batch)[1], model.key(batch)[1])
+        model.eval()
+        assert torch.allclose(model.query(batch)[1], model.key(batch)[1])
+
+
+def test_kept_tokens_train_the_same_as_the_whole_table(tmp_path: Path) -> None:
+    """Cutting the embedding table to the catalogue's tokens changes no loss and no weight."""
+    losses, tables = [], []
+    for cut in (False, True):
+        model, batches, rows, tokens, tokenizer = tiny_adrec(tmp_path / str(cut))
+        vocabulary = None
+        if cut:
+            used = tokens.vocabulary(tokenizer.pad_token_id)
+            vocabulary = model.query.text.keep_tokens(used)
+            model.key.text.keep_tokens(used)
+            batches.tokens = tokens.renumbered(used)
+        optimizer = torch.optim.Adam(model.query.parameters(), lr=0.01)
+        torch.manual_seed(1)
+        for chosen in epoch_batches(rows, model.settings, 0)[:4]:
+            loss, _ = model(batches.of(chosen))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+        table = model.query.text.embeddings.word_embeddings.weight.detach()
+        tables.append(table if vocabulary is None else vocabulary.whole(table))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert torch.allclose(tables[0], tables[1], atol=1e-6)
+
+
+def test_fixed_items_equal_the_text_encoder_in_evaluation(tmp_path: Path) -> None:
+    model, batches, rows, tokens, _ = tiny_adrec(tmp_path, dropout=0.1)
+    model.eval()
+    batch = first_batch(batches, rows, model)
+    before = model.query(batch)
+    model.fix_items(plain_items(model, "query", tokens, released=False).detach())
+    model.train()
+    after = model.query(batch)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(before, after))
+    model(batch)[0].backward()
+    assert all(p.grad is None for p in model.query.text.parameters())
