@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Type
 
+from adrec import main as adrec_main
 from common.errors import UserError, nearest
 from stage1_content_modality_semantic_alignment import (
     llm_driven_sample,
@@ -58,6 +59,7 @@ PIPELINES: Dict[str, Sequence[Step]] = {
     "SICSRec": (PREPARE, *STAGE_1, INTER, ID, Step("SICSRec", SICSRec_main1)),
     "Content_SeqEncoder": (PREPARE, *STAGE_1, INTER, Step("Content_SeqEncoder", content_encoder_main1)),
     "ID_SeqEncoder": (PREPARE, INTER, ID),
+    "ADRec": (PREPARE, Step("ADRec", adrec_main)),
 }
 
 

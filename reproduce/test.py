@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from adrec import test_main as adrec_test
+from adrec.settings import SWITCHES as ADREC_SWITCHES
+from adrec.settings import ADRecSettings
 from common.device import Compute, pick_compute
 from common.errors import UserError, nearest, run_script
 from common.features import MODALITIES
@@ -26,8 +29,12 @@ from common.settings import DeviceSettings, as_dict, build, setting, split_overr
 from reproduce.steps import pipeline
 from reproduce.train import command_line
 from stage2_sequence_preference_learning.evaluation import test_run
-from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES, shaping
+from stage2_sequence_preference_learning.settings import SCHEMAS as STAGE2_SCHEMAS
+from stage2_sequence_preference_learning.settings import SWITCHES as STAGE2_SWITCHES
+from stage2_sequence_preference_learning.settings import shaping
 
+SCHEMAS = {**STAGE2_SCHEMAS, "ADRec": ADRecSettings}
+SWITCHES = (*STAGE2_SWITCHES, *ADREC_SWITCHES)
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 UNTOLD = ("dataset", "seed", "variant", "precision", "processes", "modalities")  # told elsewhere, or alike in all rows
 
@@ -91,7 +98,10 @@ def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]
 def test_all(runs: List[Run], datasets_dir: str, compute: Compute) -> None:
     """Test the runs that have not been tested."""
     for run in runs:
-        run.result = test_run(run.folder, datasets_dir, compute, Processes())
+        if run.result["model"] == "ADRec":
+            run.result = adrec_test.test_run(run.folder, datasets_dir, compute)
+        else:
+            run.result = test_run(run.folder, datasets_dir, compute, Processes())
 
 
 def _cells(runs: List[Run], split: str) -> List[str]:

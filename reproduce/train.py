@@ -3,6 +3,7 @@
     bash run_train.sh                                       the quickstart: SICSRec on ml-100k
     bash run_train.sh SICSRec Bili_Food data_dir=DIR        DIR holds NineRec's raw files, or prepared ones
     bash run_train.sh SICSRec Bili_Food data_dir=DIR features_dir=DIR2     with stage 1's features at hand
+    bash run_train.sh ADRec Scientific data_dir=DIR         text alone
     bash run_train.sh SICSRec ml-100k alpha=0.4 sft_content_encoder.epochs=3
 
 key=value goes to every step that has the key, step.key=value to one step. epochs, learning_rate and
@@ -64,7 +65,7 @@ def _help_epilog() -> str:
     lines: Dict[str, None] = {}
     for model, steps in PIPELINES.items():
         lines[f"steps of {model}: {' → '.join(step.name for step in steps)}"] = None
-    for step in PIPELINES["SICSRec"]:
+    for step in dict.fromkeys((*PIPELINES["SICSRec"], *PIPELINES["ADRec"])):
         lines[f"settings of {step.name}: {', '.join(step.keys)}"] = None
     lines["--help of each script tells what its settings mean; --print-config what they are"] = None
     return "\n".join(lines)

@@ -62,8 +62,22 @@ def tiny_adrec_dataset(folder: Path) -> Dataset:
 
 
 def tiny_settings(folder: Path, **values: Any) -> ADRecSettings:
-    sizes = {"n_layers": 2, "n_heads": 2, "inner_size": 24, "queue_size": 30, "train_batch_size": 6, "precision": "fp32"}
-    own = {"dataset": "Tiny", "datasets_dir": str(folder), "max_text_tokens": 40, "max_seq_length": 5, "scale": 8.0}
+    sizes = {
+        "n_layers": 2,
+        "n_heads": 2,
+        "inner_size": 24,
+        "queue_size": 30,
+        "train_batch_size": 6,
+        "precision": "fp32",
+    }
+    own = {
+        "dataset": "Tiny",
+        "datasets_dir": str(folder),
+        "max_text_tokens": 40,
+        "max_seq_length": 5,
+        "scale": 8.0,
+        "precision": "fp32",
+    }
     return resolve_switches(ADRecSettings(**{**sizes, **own, **values}))
 
 
