@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 import transformers
@@ -20,7 +18,7 @@ from transformers import (
 
 from common.dataset import Dataset, items_path
 from common.errors import UserError
-from common.files import exclusive, recipe, record, stands, write_json, write_text
+from common.files import atomic_folder, exclusive, recipe, record, stands, write_json, write_text
 from stage1_content_modality_semantic_alignment.covers import write_processor_config
 
 SMALL = "small"
@@ -89,22 +87,6 @@ def load_swin(name: str) -> SwinForImageClassification:
     """
     model: SwinForImageClassification = _load(SwinForImageClassification, name, "swin", ("classifier.",))
     return model
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path`` that takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_bert(model: BertModel, tokenizer: Any, folder: Path) -> None:
