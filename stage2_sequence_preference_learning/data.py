@@ -62,12 +62,22 @@ class SequenceDataset(SequentialDataset):
         self._features[modality] = table
 
 
+def inter_files(folder: Path, name: str) -> Dict[str, Path]:
+    """Split → its ``.inter`` file.
+
+    Raises:
+        UserError: one is missing.
+    """
+    paths = {split: folder / f"{name}.{split}.inter" for split in ("train", "valid", "test")}
+    for path in paths.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run recbole_process.py -d {name}")
+    return paths
+
+
 def load_splits(config: Any) -> Tuple[SequenceDataset, SequenceDataset, SequenceDataset]:
     """The train, validation and test split of a data set."""
-    for split in ("train", "valid", "test"):
-        path = Path(config["data_path"]) / f"{config['dataset']}.{split}.inter"
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run recbole_process.py -d {config['dataset']}")
+    inter_files(Path(config["data_path"]), config["dataset"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # pandas warns of RecBole's own code
         train, valid, test = SequenceDataset(config).build()

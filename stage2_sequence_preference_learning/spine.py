@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import sys
 from contextlib import ExitStack, contextmanager
@@ -17,10 +15,10 @@ from common.dataset import load_dataset
 from common.device import pick_compute
 from common.errors import UserError
 from common.features import features_path
-from common.files import commit, differences, exclusive, read_json, recipe, versions, write_json, write_text
+from common.files import commit, differences, digest, exclusive, read_json, recipe, versions, write_json, write_text
 from common.seeding import seed_everything
 from common.settings import to_yaml
-from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, inter_files, load_splits
 from stage2_sequence_preference_learning.evaluation import PROTOCOL, test_run
 from stage2_sequence_preference_learning.models import MODELS, SICSRec
 from stage2_sequence_preference_learning.processes import Processes, start_processes
@@ -65,11 +63,7 @@ def train(model_name: str, settings: Any, force: bool = False) -> Path:
 def what_makes(model_name: str, settings: Any, precision: str, n_processes: int) -> Dict[str, Any]:
     """The recipe of a run: settings that shape it, checksums of all its inputs."""
     folder, name = settings.dataset_dir, settings.dataset
-    inter = {split: folder / "recbole" / name / f"{name}.{split}.inter" for split in ("train", "valid", "test")}
-    for path in inter.values():
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run recbole_process.py -d {name}")
-    inputs: Dict[str, Path] = dict(inter)
+    inputs = inter_files(folder / "recbole" / name, name)
     for modality in getattr(settings, "modalities", []):
         path = features_path(Path(settings.features_dir or folder), name, modality)
         if not path.is_file():
@@ -88,10 +82,8 @@ def what_makes(model_name: str, settings: Any, precision: str, n_processes: int)
 
 def run_folder(model_name: str, settings: Any, made_from: Dict[str, Any]) -> Path:
     """``<results_dir>/<model>/<dataset>/<run>``; the name tells variant and seed, a digest tells all the rest."""
-    essence = {**made_from, "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()}}
-    digest = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:8]
     variant = f"{settings.variant}-" if hasattr(settings, "variant") else ""
-    name = settings.run or f"{variant}seed{settings.seed}-{digest}"
+    name = settings.run or f"{variant}seed{settings.seed}-{digest(made_from)}"
     return Path(settings.results_dir) / model_name / settings.dataset / name
 
 
@@ -197,8 +189,8 @@ def load_id_encoder(model: SICSRec, path: Path, inputs: Dict[str, Any]) -> None:
     if not weights:
         raise UserError(f"{path}: holds no 'state_dict'; give pretrain_id the checkpoint of an ID_SeqEncoder")
     trained_on = loaded.get("about", {}).get("inputs", {})  # published files do not tell
-    for split, digest in trained_on.items():
-        if inputs[split]["sha256"] != digest:
+    for split, sha256 in trained_on.items():
+        if inputs[split]["sha256"] != sha256:
             raise UserError(f"pretrain_id={path}: was trained on another {split} split; train the ID encoder again")
     check_weights(model.id_encoder_state(), weights, f"pretrain_id={path}")
     model.load_id_encoder(weights)
