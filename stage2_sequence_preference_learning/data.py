@@ -49,7 +49,7 @@ class SequenceDataset(SequentialDataset):
             UserError: see `common.features.load_features`.
         """
         if modality not in self._features:
-            folder = Path(self.config["features_dir"] or Path(self.config["datasets_dir"]) / self.dataset_name)
+            folder = Path(self.config["features_dir"])
             by_item = load_features(features_path(folder, self.dataset_name, modality), self.config["n_catalogue"])
             rows = torch.from_numpy(self.item_of_row())
             table = torch.zeros(len(rows), by_item.shape[1])

@@ -22,7 +22,7 @@ from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, in
 from stage2_sequence_preference_learning.evaluation import PROTOCOL, test_run
 from stage2_sequence_preference_learning.models import MODELS, SICSRec
 from stage2_sequence_preference_learning.processes import Processes, start_processes
-from stage2_sequence_preference_learning.settings import recbole_config, resolve_switches, shaping
+from stage2_sequence_preference_learning.settings import features_folder, recbole_config, resolve_switches, shaping
 from stage2_sequence_preference_learning.trainer import SequenceTrainer
 
 MADE, METRICS = "made.json", "metrics.json"
@@ -65,7 +65,7 @@ def what_makes(model_name: str, settings: Any, precision: str, n_processes: int)
     folder, name = settings.dataset_dir, settings.dataset
     inputs = inter_files(folder / "recbole" / name, name)
     for modality in getattr(settings, "modalities", []):
-        path = features_path(Path(settings.features_dir or folder), name, modality)
+        path = features_path(features_folder(settings), name, modality)
         if not path.is_file():
             raise UserError(
                 f"{path}: no such features; run stage 1, point features_dir=DIR to where they lie, "

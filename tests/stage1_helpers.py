@@ -7,37 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Sequence
 
-import numpy as np
 import torch
 from tiny import make_tiny_dataset
-from torch import nn
 from transformers import BertConfig, BertModel, SwinConfig, SwinForImageClassification
 
-from common.device import pick_compute
 from stage1_content_modality_semantic_alignment.covers import write_processor_config
 from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
 from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CPU = pick_compute("cpu", "fp32")
 PAIRS = [(0, 5), (1, 6), (2, 7), (3, 8), (4, 9), (10, 0), (11, 1), (0, 5)]
-
-
-class TokenItems:
-    """Token sequences of given lengths, as `Titles` gives them."""
-
-    def __init__(self, lengths: List[int]) -> None:
-        chosen = torch.Generator().manual_seed(0)
-        self.lengths = np.array(lengths)
-        self.tokens = [torch.randint(5, 60, (length,), generator=chosen) for length in lengths]
-
-    def batch(self, positions: Any, device: torch.device) -> Tuple[torch.Tensor, torch.Tensor]:
-        tokens = [self.tokens[p] for p in positions]
-        ids = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
-        mask = torch.stack([torch.arange(ids.shape[1]) < len(t) for t in tokens]).long()
-        return ids, mask
 
 
 def tiny_bert(dropout: float = 0.1, implementation: str = "sdpa", vocabulary: int = 60) -> BertModel:

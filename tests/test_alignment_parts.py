@@ -13,7 +13,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from stage1_helpers import CPU, TokenItems, make_tiny_run, tiny_bert, tiny_swin
+from stage1_helpers import make_tiny_run, tiny_bert, tiny_swin
+from token_items import CPU, TokenItems
 from torch.nn.functional import normalize
 
 from stage1_content_modality_semantic_alignment import sft_content_encoder

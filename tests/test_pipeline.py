@@ -75,7 +75,7 @@ def test_from_files_to_table_and_again(tmp_path):
     source = make_tiny_dataset(tmp_path / "source")
     folders = [f"datasets_dir={tmp_path / 'd'}", f"results_dir={tmp_path / 'r'}"]
     words = ["SICSRec", "Tiny", f"data_dir={source}", *folders, f"finetune_dir={tmp_path / 'f'}", *SMALL]
-    words += ["selector=tfidf", "strategy=tfidf", "text_model=small", "image_model=small", "tfidf_threshold=0.01"]
+    words += ["selector=tfidf", "text_model=small", "image_model=small", "tfidf_threshold=0.01"]
     first = bash("run_train.sh", *words)
     assert first.returncode == 0, first.stderr + first.stdout
     second = bash("run_train.sh", *words)

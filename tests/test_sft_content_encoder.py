@@ -12,8 +12,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from stage1_helpers import CPU, TokenItems, make_tiny_run, run_python, tiny_bert, tiny_swin
+from stage1_helpers import make_tiny_run, run_python, tiny_bert, tiny_swin
 from tiny import tiny_titles
+from token_items import CPU, TokenItems
 from torch import nn
 from transformers import AutoTokenizer, BertModel, SwinForImageClassification
 
@@ -94,7 +95,7 @@ def weights_of(folder: Path) -> Dict[str, torch.Tensor]:
 
 
 def folder_of(settings: Settings) -> Path:
-    return sft_content_encoder.finetuned_dir(settings.finetune_dir, settings.dataset, settings.strategy)
+    return settings.finetuned_dir
 
 
 def test_a_run_trains_what_it_should_leaves_the_rest_bit_equal_and_then_stands(
