@@ -117,6 +117,8 @@ def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
     yield from check_pairs(folder / "pairs", dataset.n_items)
     yield from check_encoders(folder / "encoders", folders.get("finetune_dir", Path("finetune_llm")) / name)
     yield from check_features(folders.get("features_dir", folder), name, dataset.n_items)
+    if (folder / "released").is_dir():
+        yield from check_features(folder / "released", name, dataset.n_items)
     yield from check_inter(folder / "recbole" / name, name, len(dataset.users))
 
 
@@ -210,7 +212,7 @@ def feature_table(path: Path, n_items: int) -> str:
     from common.features import load_features
 
     rows, width = load_features(path, n_items).shape
-    return f"{rows} items, {width} wide"
+    return f"{rows} items, {width} wide, in {path.parent}"
 
 
 def check_encoders(made: Path, finetuned: Path) -> Iterator[Finding]:

@@ -19,6 +19,17 @@ def features_path(folder: Path, dataset: str, modality: str) -> Path:
     return Path(folder) / f"{dataset}_{modality}_llm_stage1.pth"
 
 
+def variant_dir(dataset_dir: Path, variant: str) -> Path:
+    """Where stage 1 puts a variant's features: ``released`` ones by themselves, so that neither undoes the other."""
+    return dataset_dir / "released" if variant == "released" else dataset_dir
+
+
+def find_features(dataset_dir: Path, variant: str) -> Path:
+    """The folder to read a variant's features from: the data set's, where stage 1 did not run as released."""
+    own = variant_dir(dataset_dir, variant)
+    return own if own.is_dir() else dataset_dir
+
+
 def save_features(
     path: Path, features: torch.Tensor, made_from: Mapping[str, Any], zero_rows: Sequence[int] = ()
 ) -> None:

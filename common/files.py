@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, one writer per folder, and what made each output."""
+"""Files and folders that are whole or absent: atomic writes, one writer per folder, and what made each output."""
 
 from __future__ import annotations
 
@@ -44,18 +44,25 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path`` that takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    """Yield an empty folder beside ``path``; it takes the place of ``path`` when the block ends well.
+
+    Whenever it is killed, ``path`` is the old folder, the new one, or absent: never a part of either.
+    """
+    path = Path(path)
+    temporary, old = (path.with_name(f".{path.name}.{end}") for end in ("part", "old"))
     try:
+        for rest in (temporary, old):
+            shutil.rmtree(rest, ignore_errors=True)
+        temporary.mkdir(parents=True)
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            path.replace(old)
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for rest in (temporary, old):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -147,8 +154,15 @@ def recipe(step: str, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -
 
 
 def _essence(made_from: Mapping[str, Any]) -> Dict[str, Any]:
+    """A recipe without the paths of its inputs: where they lie shapes nothing."""
     inputs = {name: entry["sha256"] for name, entry in made_from.get("inputs", {}).items()}
     return {"step": made_from.get("step"), "settings": made_from.get("settings"), "inputs": inputs}
+
+
+def digest(made_from: Mapping[str, Any], **more: Any) -> str:
+    """Eight hexadecimal digits that tell a recipe, and ``more`` beside it, from any other."""
+    text = json.dumps({**_essence(made_from), **more}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

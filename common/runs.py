@@ -10,8 +10,6 @@ ranks.csv      the test rank of each user
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import logging
 import sys
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from typing import Any, Dict, Iterable, Iterator, List
 import torch
 
 from common.errors import UserError
-from common.files import atomic, commit, differences, read_json, versions, write_json, write_text
+from common.files import atomic, commit, differences, digest, read_json, versions, write_json, write_text
 from common.settings import to_yaml
 
 MADE, METRICS, RANKS = "made.json", "metrics.json", "ranks.csv"
@@ -35,10 +33,8 @@ PROTOCOL = {
 
 def run_folder(model_name: str, settings: Any, made_from: Dict[str, Any]) -> Path:
     """``<results_dir>/<model>/<dataset>/<run>``; the name tells variant and seed, a digest tells all the rest."""
-    essence = {**made_from, "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()}}
-    digest = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:8]
     variant = f"{settings.variant}-" if hasattr(settings, "variant") else ""
-    name = settings.run or f"{variant}seed{settings.seed}-{digest}"
+    name = settings.run or f"{variant}seed{settings.seed}-{digest(made_from)}"
     return Path(settings.results_dir) / model_name / settings.dataset / name
 
 

@@ -36,7 +36,7 @@ from stage2_sequence_preference_learning.settings import shaping
 SCHEMAS = {**STAGE2_SCHEMAS, "ADRec": ADRecSettings}
 SWITCHES = (*STAGE2_SWITCHES, *ADREC_SWITCHES)
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
-UNTOLD = ("dataset", "seed", "variant", "precision", "processes", "modalities")  # told elsewhere, or alike in all rows
+UNTOLD = ("dataset", "seed", "variant", "precision", "modalities")  # told elsewhere, or alike in all rows
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Run:
     def label(self) -> str:
         """Model, variant, and what differs from the model's defaults."""
         settings, schema = self.made_from["settings"], SCHEMAS[self.result["model"]]
-        defaults = as_dict(schema())
+        defaults = {**as_dict(schema()), "processes": 1}
         switched = settings.get("variant") == "paper"
         told = [settings["variant"]] if "variant" in settings else []
         if "modalities" in settings and settings["modalities"] != defaults["modalities"]:

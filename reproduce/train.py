@@ -37,7 +37,15 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Planned:
     if model == "SICSRec":
         id_settings = SICSRec_main1.id_settings(final, routed[ID.name])
         planned = [(step, id_settings if step is ID else settings) for step, settings in planned]
+    _name_strategy(planned)
     return [(step, settings) for step, settings in planned if _is_needed(step, final)]
+
+
+def _name_strategy(planned: Planned) -> None:
+    """Every step of stage 1 works on the pairs that this run's selector chooses."""
+    with_strategy = [settings for _, settings in planned if hasattr(settings, "strategy")]
+    for settings in with_strategy:  # the first of them chooses
+        settings.strategy = settings.strategy or with_strategy[0].strategy_name
 
 
 def _is_needed(step: Step, final: Any) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Iterator
 
 from common.errors import UserError
+from common.files import atomic_folder
 
 MARK = ".made_by_prepare_dataset"
 
@@ -27,18 +28,9 @@ def refuse_foreign(covers: Path) -> None:
 @contextmanager
 def new_covers(covers: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of ``covers`` when the block ends well."""
-    part = covers.with_name(f".{covers.name}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
+    with atomic_folder(covers) as part:
         yield part
         (part / MARK).touch()
-        shutil.rmtree(covers, ignore_errors=True)
-        part.rename(covers)
-    except OSError as error:
-        raise UserError(f"{covers}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def link(source: Path, target: Path) -> None:

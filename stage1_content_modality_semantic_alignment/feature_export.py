@@ -12,20 +12,18 @@ from tqdm import tqdm
 from common.dataset import Dataset
 from common.device import Compute, pick_compute
 from common.errors import UserError
-from common.features import features_path, save_features
+from common.features import features_path, save_features, variant_dir
 from common.files import checksum, exclusive, read_json, recipe, stands
 from common.seeding import seed_everything
-from common.settings import ComputeSettings, setting
+from common.settings import setting
 from stage1_content_modality_semantic_alignment.item_inputs import RawItems, batches_by_length
-from stage1_content_modality_semantic_alignment.sft_content_encoder import finetuned_dir
+from stage1_content_modality_semantic_alignment.strategy import StrategySettings
 
 
 @dataclass
-class ExportSettings(ComputeSettings):
+class ExportSettings(StrategySettings):
     """Settings that both export scripts know."""
 
-    strategy: str = setting("glm-4-9b-chat-hf", "which pairs the encoder was fine-tuned on")
-    finetune_dir: str = setting("finetune_llm", "fine-tuned encoders, one folder each data set")
     model_path: Optional[str] = setting(
         None, "an encoder that was not fine-tuned: name on the hub, folder, or small; null: the fine-tuned one"
     )
@@ -38,7 +36,7 @@ def finetuned_encoder(settings: ExportSettings, part: str) -> Path:
     Raises:
         UserError: it was not made, or was changed since.
     """
-    folder = finetuned_dir(settings.finetune_dir, settings.dataset, settings.strategy)
+    folder = settings.finetuned_dir
     about = folder / "sft.json"
     outputs = read_json(about).get("outputs", {}) if about.is_file() else {}
     if part not in outputs:
@@ -55,8 +53,7 @@ def finetuned_encoder(settings: ExportSettings, part: str) -> Path:
 
 def finetuned_on(settings: ExportSettings) -> Dict[str, Any]:
     """The settings that shaped the fine-tuned encoder."""
-    folder = finetuned_dir(settings.finetune_dir, settings.dataset, settings.strategy)
-    found: Dict[str, Any] = read_json(folder / "sft.json")["settings"]
+    found: Dict[str, Any] = read_json(settings.finetuned_dir / "sft.json")["settings"]
     return found
 
 
@@ -104,9 +101,9 @@ def export_features(
         shaping: settings that shape the features; ``inputs``: the files they are made from.
     """
     compute = pick_compute(settings.device, settings.precision)
-    path = features_path(dataset.folder, dataset.name, modality)
+    path = features_path(variant_dir(dataset.folder, settings.variant), dataset.name, modality)
     made_from = recipe(f"{modality}_features", {**shaping, "precision": compute.precision}, inputs)
-    with exclusive(dataset.folder / ".locks" / f"{modality}_features"):
+    with exclusive(path.parent / ".locks" / f"{modality}_features"):
         if not force and stands(path.with_suffix(".json"), made_from):
             print(f"{path}: stands, made from the same")
             return

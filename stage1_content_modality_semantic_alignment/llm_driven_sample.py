@@ -53,7 +53,7 @@ class Settings(ComputeSettings):
     variant: str = setting("paper", "paper, or released: what the authors' code does", choices=("paper", "released"))
     selector: str = setting("hf", "hf: an LLM in Hugging Face format; tfidf: no LLM", choices=("hf", "tfidf"))
     strategy: Optional[str] = setting(
-        None, "name of the pairs' folder; null: tfidf, or the last part of the LLM's name"
+        None, "name of the pairs' folder; null: tfidf, or the last part of the LLM's name, and -released if so"
     )
     llm: str = setting("zai-org/glm-4-9b-chat-hf", "a causal LM: name on the hub, or folder")
     trust_remote_code: bool = setting(False, "run Python code that comes with the LLM")
@@ -78,7 +78,8 @@ class Settings(ComputeSettings):
     @property
     def strategy_name(self) -> str:
         """``strategy``, or the name derived from who chooses."""
-        return self.strategy or ("tfidf" if self.selector == "tfidf" else Path(self.llm).name)
+        asked = "tfidf" if self.selector == "tfidf" else Path(self.llm).name
+        return self.strategy or (f"{asked}-released" if self.variant == "released" else asked)
 
 
 def run(settings: Settings, force: bool = False) -> None:

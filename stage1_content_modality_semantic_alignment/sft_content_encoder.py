@@ -28,7 +28,7 @@ from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
 from common.files import atomic, exclusive, recipe, record, stands
 from common.seeding import seed_everything
-from common.settings import ComputeSettings, parse, setting
+from common.settings import parse, setting
 from stage1_content_modality_semantic_alignment import image_encoders
 from stage1_content_modality_semantic_alignment.alignment_report import (
     encode_items,
@@ -37,23 +37,21 @@ from stage1_content_modality_semantic_alignment.alignment_report import (
     write_report,
 )
 from stage1_content_modality_semantic_alignment.alignment_training import AlignmentTrainer, Schedule, distinct_items
-from stage1_content_modality_semantic_alignment.content_model import ADAPTER_WIDTH, ContentModel, ItemVectors
+from stage1_content_modality_semantic_alignment.content_model import ContentModel, ItemVectors
 from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
 from stage1_content_modality_semantic_alignment.item_inputs import CachedItems, Covers, LiveItems, RawItems, Titles
 from stage1_content_modality_semantic_alignment.pairs import Pair, pairs_dir, pairs_path, read_pairs
+from stage1_content_modality_semantic_alignment.strategy import StrategySettings
 from stage1_content_modality_semantic_alignment.towers import ImageTower, TextTower, Tower
 
 CONFIGS = Path(__file__).parent / "configs" / "sft_content_encoder"
 
 
 @dataclass
-class Settings(ComputeSettings):
+class Settings(StrategySettings):
     """Settings of this step; the defaults are the paper's."""
 
-    variant: str = setting("paper", "paper, or released: what the authors' code does", choices=("paper", "released"))
     modalities: List[str] = setting(["text", "image"], "what items have", choices=("text", "image"))
-    strategy: str = setting("glm-4-9b-chat-hf", "which pairs: the name that llm_driven_sample.py gave them")
-    finetune_dir: str = setting("finetune_llm", "fine-tuned encoders, one folder each data set")
     text_model: str = setting(
         "google-bert/bert-base-chinese", "a BERT: name on the hub, folder, or small (made from the titles)"
     )
@@ -81,19 +79,14 @@ class Settings(ComputeSettings):
         return self.variant == "paper" if value is None else value
 
 
-def finetuned_dir(finetune_dir: str, dataset: str, strategy: str) -> Path:
-    """Where the encoders fine-tuned on one strategy's pairs lie."""
-    return Path(finetune_dir) / dataset / str(ADAPTER_WIDTH) / strategy
-
-
 def run(settings: Settings, force: bool = False) -> None:
     """Do the step, or say that its output stands. Raises `UserError` for bad input."""
     if len(set(settings.modalities)) != len(settings.modalities) or not settings.modalities:
         raise UserError(f"modalities={settings.modalities}: name text, image, or both, once each")
     compute = pick_compute(settings.device, settings.precision)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    pairs = read_pairs(pairs_path(pairs_dir(settings.dataset_dir, settings.strategy), "id"), dataset.n_items)
-    folder = finetuned_dir(settings.finetune_dir, settings.dataset, settings.strategy)
+    pairs = read_pairs(pairs_path(pairs_dir(settings.dataset_dir, settings.strategy_name), "id"), dataset.n_items)
+    folder = settings.finetuned_dir
     with exclusive(folder):
         models = model_paths(settings, dataset)
         made_from = what_makes_it(settings, dataset, models, compute)
@@ -131,7 +124,7 @@ def what_makes_it(settings: Settings, dataset: Dataset, models: Dict[str, str], 
         "train_adapters": settings.switch(settings.train_adapters),
         "freeze_in_eval": settings.switch(settings.freeze_in_eval),
     }
-    inputs = {"pairs": pairs_path(pairs_dir(settings.dataset_dir, settings.strategy), "id")}
+    inputs = {"pairs": pairs_path(pairs_dir(settings.dataset_dir, settings.strategy_name), "id")}
     for modality, path in models.items():
         inputs.update(text_encoders.model_inputs(f"{modality}_model", path))
     if "text" in models:
@@ -172,7 +165,7 @@ def load_inputs(
         shown = [titles[item] for item in distinct_items(pairs)]
         raw["text"] = Titles(tokenizer, shown, settings.max_text_tokens)
     if len(distinct_items(pairs)) < 2:
-        raise UserError(f"{settings.strategy}: the pairs name fewer than two items: there is nothing to tell apart")
+        raise UserError(f"{settings.strategy_name}: the pairs name fewer than two items: nothing to tell apart")
     # text first, whatever the order in the settings: adapters draw their start in this order
     return pairs, {name: towers[name] for name in ("text", "image") if name in towers}, raw, tokenizer
 
@@ -214,7 +207,7 @@ def fine_tune(
     outputs = save_encoders(model, tokenizer, folder)
     outputs["report"] = folder / "report.json"
     plot_alignment(folder / "alignment.png", before, after)
-    about = {"dataset": settings.dataset, "strategy": settings.strategy, "pairs": len(pairs), "items": len(place)}
+    about = {"dataset": settings.dataset, "strategy": settings.strategy_name, "pairs": len(pairs), "items": len(place)}
     before_metrics, after_metrics = (measure(spaces, positions, settings.seed) for spaces in (before, after))
     write_report(folder, before_metrics, after_metrics, about)
     record(folder / "sft.json", made_from, outputs)

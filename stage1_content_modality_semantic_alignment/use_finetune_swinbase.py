@@ -7,7 +7,7 @@ cover stops the run, or leaves its own row zero (S12); it never shifts the other
     python stage1_content_modality_semantic_alignment/use_finetune_swinbase.py -d Bili_Food missing_covers=zero
 
 Reads   <finetune_dir>/<D>/64/<strategy>/swin/, covers of the data set
-Writes  <datasets_dir>/<D>/<D>_image_llm_stage1.pth, float (items, labels), and a JSON that says what made it
+Writes  <datasets_dir>/<D>/[released/]<D>_image_llm_stage1.pth, float (items, labels), and a JSON that says what made it
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class SequenceDataset(SequentialDataset):
             UserError: see `common.features.load_features`.
         """
         if modality not in self._features:
-            folder = Path(self.config["features_dir"] or Path(self.config["datasets_dir"]) / self.dataset_name)
+            folder = Path(self.config["features_dir"])
             by_item = load_features(features_path(folder, self.dataset_name, modality), self.config["n_catalogue"])
             rows = torch.from_numpy(self.item_of_row())
             table = torch.zeros(len(rows), by_item.shape[1])
@@ -62,12 +62,22 @@ class SequenceDataset(SequentialDataset):
         self._features[modality] = table
 
 
+def inter_files(folder: Path, name: str) -> Dict[str, Path]:
+    """Split → its ``.inter`` file.
+
+    Raises:
+        UserError: one is missing.
+    """
+    paths = {split: folder / f"{name}.{split}.inter" for split in ("train", "valid", "test")}
+    for path in paths.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run recbole_process.py -d {name}")
+    return paths
+
+
 def load_splits(config: Any) -> Tuple[SequenceDataset, SequenceDataset, SequenceDataset]:
     """The train, validation and test split of a data set."""
-    for split in ("train", "valid", "test"):
-        path = Path(config["data_path"]) / f"{config['dataset']}.{split}.inter"
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run recbole_process.py -d {config['dataset']}")
+    inter_files(Path(config["data_path"]), config["dataset"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # pandas warns of RecBole's own code
         train, valid, test = SequenceDataset(config).build()

@@ -8,9 +8,7 @@ copied to where a run with its settings belongs, and it alone is tested.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import os
 import shutil
 from pathlib import Path
@@ -22,7 +20,7 @@ from optuna.trial import TrialState
 
 from common.device import pick_compute
 from common.errors import UserError, nearest
-from common.files import atomic, exclusive, read_json, write_text
+from common.files import atomic, digest, exclusive, read_json, write_text
 from common.settings import check_values, to_yaml
 from stage2_sequence_preference_learning.settings import NOT_SHAPING, resolve_switches
 from stage2_sequence_preference_learning.spine import METRICS, run_folder, train, what_makes
@@ -87,13 +85,8 @@ def _folder(settings: Any) -> Path:
     fixed = dict.fromkeys(settings.search_space)
     compute = pick_compute(settings.device, settings.precision)
     made_from = what_makes(MODEL, settings, compute.precision, 1)
-    essence = {
-        "settings": {**made_from["settings"], **fixed},
-        "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()},
-        "space": settings.search_space,
-    }
-    digest = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:8]
-    return Path(settings.results_dir) / MODEL / settings.dataset / f"search-{digest}"
+    searched = digest(made_from, settings={**made_from["settings"], **fixed}, space=settings.search_space)
+    return Path(settings.results_dir) / MODEL / settings.dataset / f"search-{searched}"
 
 
 def _open_study(folder: Path, settings: Any) -> optuna.Study:

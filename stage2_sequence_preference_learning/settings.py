@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional
 import torch
 from recbole.config import Config
 
+from common.features import find_features
 from common.settings import ComputeSettings, as_dict, setting
 
 PROPS = Path(__file__).parent / "props"
@@ -63,7 +64,9 @@ class ContentSettings(TrainSettings):
         "paper", "paper: faults mended; released: as the authors' code", choices=("paper", "released")
     )
     modalities: List[str] = setting(["text", "image"], "stage 1's features in use", choices=("text", "image"))
-    features_dir: Optional[str] = setting(None, "folder of <D>_{text,image}_llm_stage1.pth; null: the data set's")
+    features_dir: Optional[str] = setting(
+        None, "folder of <D>_{text,image}_llm_stage1.pth; null: where stage 1 put them"
+    )
     temperature: float = setting(0.05, "τ of both tasks", minimum=1e-6)
     lamba: float = setting(0.01, "λ of the tables' norms", minimum=0)
     alpha: float = setting(1.0, "α, weight of the content-aware contrastive task", minimum=0)
@@ -102,6 +105,11 @@ class SICSRecSettings(ContentSettings):
 SCHEMAS = {"ID_SeqEncoder": IDSettings, "Content_SeqEncoder": ContentSettings, "SICSRec": SICSRecSettings}
 # these name, place or drive a run; they do not shape its numbers
 NOT_SHAPING = ("results_dir", "datasets_dir", "features_dir", "run", "test", "pretrain_id", "n_trials", "search_space")
+
+
+def features_folder(settings: Any) -> Path:
+    """``features_dir``, or where stage 1 put the features of this variant."""
+    return Path(settings.features_dir or find_features(settings.dataset_dir, settings.variant))
 
 
 def resolve_switches(settings: Any) -> Any:
@@ -151,6 +159,8 @@ def recbole_config(model: Any, settings: Any, device: torch.device, run_dir: Pat
         show_progress=sys.stderr.isatty(),
         reproducibility=True,
     )
+    if hasattr(settings, "features_dir"):
+        values["features_dir"] = str(features_folder(settings))
     with _no_command_line():
         config = Config(model=model, dataset=settings.dataset, config_dict=values)
     config["data_path"] = str(

@@ -17,10 +17,10 @@ from common.files import exclusive, recipe, write_json
 from common.processes import Processes, start_processes
 from common.runs import METRICS, PROTOCOL, count_parameters, log_to, open_run, run_folder
 from common.seeding import seed_everything
-from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, inter_files, load_splits
 from stage2_sequence_preference_learning.evaluation import test_run
 from stage2_sequence_preference_learning.models import MODELS, SICSRec
-from stage2_sequence_preference_learning.settings import recbole_config, resolve_switches, shaping
+from stage2_sequence_preference_learning.settings import features_folder, recbole_config, resolve_switches, shaping
 from stage2_sequence_preference_learning.trainer import SequenceTrainer
 
 
@@ -59,13 +59,9 @@ def train(model_name: str, settings: Any, force: bool = False) -> Path:
 def what_makes(model_name: str, settings: Any, precision: str, n_processes: int) -> Dict[str, Any]:
     """The recipe of a run: settings that shape it, checksums of all its inputs."""
     folder, name = settings.dataset_dir, settings.dataset
-    inter = {split: folder / "recbole" / name / f"{name}.{split}.inter" for split in ("train", "valid", "test")}
-    for path in inter.values():
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run recbole_process.py -d {name}")
-    inputs: Dict[str, Path] = dict(inter)
+    inputs = inter_files(folder / "recbole" / name, name)
     for modality in getattr(settings, "modalities", []):
-        path = features_path(Path(settings.features_dir or folder), name, modality)
+        path = features_path(features_folder(settings), name, modality)
         if not path.is_file():
             raise UserError(
                 f"{path}: no such features; run stage 1, point features_dir=DIR to where they lie, "
@@ -139,8 +135,8 @@ def load_id_encoder(model: SICSRec, path: Path, inputs: Dict[str, Any]) -> None:
     if not weights:
         raise UserError(f"{path}: holds no 'state_dict'; give pretrain_id the checkpoint of an ID_SeqEncoder")
     trained_on = loaded.get("about", {}).get("inputs", {})  # published files do not tell
-    for split, digest in trained_on.items():
-        if inputs[split]["sha256"] != digest:
+    for split, sha256 in trained_on.items():
+        if inputs[split]["sha256"] != sha256:
             raise UserError(f"pretrain_id={path}: was trained on another {split} split; train the ID encoder again")
     check_weights(model.id_encoder_state(), weights, f"pretrain_id={path}")
     model.load_id_encoder(weights)

@@ -16,8 +16,10 @@ import pytest
 from common.errors import UserError
 from common.files import (
     atomic,
+    atomic_folder,
     checksum,
     differences,
+    digest,
     exclusive,
     read_json,
     read_text,
@@ -74,11 +76,53 @@ def test_sigkill_in_the_middle_leaves_the_old_file_and_the_next_run_writes(tmp_p
     assert path.read_text() == "new"
 
 
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "kept"
+    for content in ("old", "new"):
+        with atomic_folder(path) as temporary:
+            assert not any(temporary.iterdir())
+            (temporary / content).touch()
+    assert [p.name for p in path.parent.iterdir()] == ["kept"]
+    assert [p.name for p in path.iterdir()] == ["new"]
+
+
+def test_an_exception_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "old").touch()
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "kept") as temporary:
+        (temporary / "half").touch()
+        raise ZeroDivisionError
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["kept", "kept/old"]
+
+
+HALF_FOLDER = """
+import sys, time
+from pathlib import Path
+from common import files
+files.shutil.rmtree = lambda *_, **__: None
+Path.replace, original = lambda a, b: (original(a, b), print("moved", flush=True), time.sleep(60)), Path.replace
+with files.atomic_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "new").touch()
+"""
+
+
+def test_sigkill_between_the_moves_leaves_no_folder_and_the_next_run_makes_it(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.mkdir()
+    kill_when(HALF_FOLDER, "moved", path)
+    assert not path.exists()
+    with atomic_folder(path) as temporary:
+        (temporary / "newer").touch()
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["kept", "kept/newer"]
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_text(tmp_path / "file" / "below.txt", "text")
     with pytest.raises(UserError, match="cannot be written"), exclusive(tmp_path / "file"):
+        pass
+    with pytest.raises(UserError, match="cannot be written"), atomic_folder(tmp_path / "file" / "below"):
         pass
 
 
@@ -217,6 +261,15 @@ def test_differences_names_steps_settings_and_inputs() -> None:
     new = {"step": "b", "settings": {"x": 1, "y": 2}, "inputs": {"f": {"sha256": "2"}}}
     assert differences(old, new) == "step a → b, y None → 2, f changed"
     assert differences(old, json.loads(json.dumps(old))) == ""
+
+
+def test_the_digest_tells_recipes_apart_but_not_where_their_inputs_lie() -> None:
+    made = {"step": "a", "settings": {"x": 1}, "inputs": {"f": {"sha256": "1", "path": "here"}}}
+    assert len(digest(made)) == 8
+    assert digest(made) == digest({**made, "inputs": {"f": {"sha256": "1", "path": "there"}}, "commit": "c"})
+    others = [{"step": "b"}, {"settings": {"x": 2}}, {"inputs": {"f": {"sha256": "2"}}}]
+    digests = {digest(made), digest(made, space={}), *(digest({**made, **other}) for other in others)}
+    assert len(digests) == 5
 
 
 HOLD = """

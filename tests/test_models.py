@@ -224,7 +224,7 @@ def test_features_are_matched_by_token(datasets_dir):
 
 def test_features_of_other_data_are_refused(datasets_dir):
     _, settings, (train, _, _) = make_model(datasets_dir, "ID_SeqEncoder")
-    train.config["n_catalogue"], train.config["features_dir"] = 16, None
+    train.config["n_catalogue"], train.config["features_dir"] = 16, str(settings.dataset_dir)
     train._features.clear()
     with pytest.raises(UserError, match="15 rows, the data set has 16 items"):
         train.item_features("text")

@@ -75,7 +75,7 @@ def test_from_files_to_table_and_again(tmp_path):
     source = make_tiny_dataset(tmp_path / "source")
     folders = [f"datasets_dir={tmp_path / 'd'}", f"results_dir={tmp_path / 'r'}"]
     words = ["SICSRec", "Tiny", f"data_dir={source}", *folders, f"finetune_dir={tmp_path / 'f'}", *SMALL]
-    words += ["selector=tfidf", "strategy=tfidf", "text_model=small", "image_model=small", "tfidf_threshold=0.01"]
+    words += ["selector=tfidf", "text_model=small", "image_model=small", "tfidf_threshold=0.01"]
     first = bash("run_train.sh", *words)
     assert first.returncode == 0, first.stderr + first.stdout
     second = bash("run_train.sh", *words)
@@ -113,8 +113,9 @@ def run_of(folder, seed, **settings):
 
 
 def test_table_takes_mean_and_deviation_over_seeds(tmp_path):
-    runs = [run_of(tmp_path, 1), run_of(tmp_path, 3), run_of(tmp_path, 2, alpha=0.7)]
+    runs = [run_of(tmp_path, seed, processes=1) for seed in (1, 3)]
+    runs += [run_of(tmp_path, 2, alpha=0.7, processes=1), run_of(tmp_path, 2, processes=2)]
     rows = test_script.table(runs, "test")
-    assert [row[0] for row in rows[1:]] == ["SICSRec (paper)", "SICSRec (paper, alpha=0.7)"]
+    assert [row[0] for row in rows[1:]] == [f"SICSRec (paper{told})" for told in ("", ", alpha=0.7", ", processes=2")]
     assert rows[1][1:3] == ["2", "0.2000 ± 0.1414"]  # of 0.1 and 0.3: √(2 · 0.1² / (2 − 1))
     assert rows[2][1:3] == ["1", "0.2000"]

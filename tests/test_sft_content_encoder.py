@@ -1,128 +1,32 @@
+"""sft_content_encoder.py: what it trains, on which modalities, where it stops, and that it keeps its word."""
+
 from __future__ import annotations
 
 import json
-import math
 import signal
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image
 from safetensors.torch import load_file
 from stage1_helpers import make_tiny_run, run_python, tiny_bert, tiny_swin
 from tiny import tiny_titles
+from token_items import CPU, TokenItems
 from torch import nn
-from torch.nn.functional import normalize
 from transformers import AutoTokenizer, BertModel, SwinForImageClassification
 
 from common import text_encoders
-from common.device import pick_compute
 from common.errors import UserError
 from common.settings import as_dict
 from stage1_content_modality_semantic_alignment import sft_content_encoder
-from stage1_content_modality_semantic_alignment.alignment_report import pair_metrics, retrieval_metrics
 from stage1_content_modality_semantic_alignment.content_model import ContentModel
-from stage1_content_modality_semantic_alignment.covers import normalise, read_covers, write_processor_config
-from stage1_content_modality_semantic_alignment.item_inputs import CachedItems, Covers, LiveItems, batches_by_length
+from stage1_content_modality_semantic_alignment.item_inputs import Covers, LiveItems
 from stage1_content_modality_semantic_alignment.losses import alignment_losses
 from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 from stage1_content_modality_semantic_alignment.towers import ImageTower, TextTower, Tower
-
-try:  # transformers 5: this one needs no torchvision
-    PROCESSOR: Any = import_module("transformers.models.vit.image_processing_pil_vit").ViTImageProcessorPil
-except ImportError:
-    PROCESSOR = transformers.ViTImageProcessor
-
-CPU = pick_compute("cpu", "fp32")
-
-
-# --- losses, against slow formulas ---
-
-
-def cosines(left: torch.Tensor, right: torch.Tensor) -> List[List[float]]:
-    return [[sum(a * b for a, b in zip(x, y)) for y in right.tolist()] for x in left.tolist()]
-
-
-def slow_cross_entropy(logits: List[List[float]], labels: List[int]) -> float:
-    losses = [math.log(sum(math.exp(v) for v in row)) - row[label] for row, label in zip(logits, labels)]
-    return sum(losses) / len(losses)
-
-
-def unit_vectors(rows: int, seed: int) -> torch.Tensor:
-    return normalize(torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
-
-
-def test_losses_are_the_formulas() -> None:
-    text, image = (unit_vectors(4, 1), unit_vectors(4, 2)), (unit_vectors(4, 3), unit_vectors(4, 4))
-    terms = alignment_losses({"text": text, "image": image}, temperature=0.5)
-    for name, (targets, positives) in (("t2t", text), ("i2i", image)):
-        columns = torch.cat([positives, targets])  # 2B columns, the own positive is the label
-        logits = [[v / 0.5 for v in row] for row in cosines(targets, columns)]
-        assert terms[name].item() == pytest.approx(slow_cross_entropy(logits, [0, 1, 2, 3]), abs=1e-6)
-    logits = [[v / 0.5 for v in row] for row in cosines(text[0], image[0])]
-    there = slow_cross_entropy(logits, [0, 1, 2, 3])
-    back = slow_cross_entropy([list(column) for column in zip(*logits)], [0, 1, 2, 3])
-    assert terms["t2i"].item() == pytest.approx((there + back) / 2, abs=1e-6)
-
-
-def test_only_the_terms_of_the_modalities_at_hand_exist() -> None:
-    vectors = (unit_vectors(2, 1), unit_vectors(2, 2))
-    assert list(alignment_losses({"text": vectors}, 0.05)) == ["t2t"]
-    assert list(alignment_losses({"image": vectors}, 0.05)) == ["i2i"]
-    assert list(alignment_losses({"text": vectors, "image": vectors}, 0.05)) == ["t2t", "i2i", "t2i"]
-
-
-# --- the cached prefix ---
-
-
-class TokenItems:
-    """Token sequences of given lengths, as `Titles` gives them."""
-
-    def __init__(self, lengths: List[int]) -> None:
-        chosen = torch.Generator().manual_seed(0)
-        self.lengths = np.array(lengths)
-        self.tokens = [torch.randint(5, 60, (length,), generator=chosen) for length in lengths]
-
-    def batch(self, positions: Any, device: torch.device) -> Tuple[torch.Tensor, torch.Tensor]:
-        tokens = [self.tokens[p] for p in positions]
-        ids = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
-        mask = torch.stack([torch.arange(ids.shape[1]) < len(t) for t in tokens]).long()
-        return ids, mask
-
-
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-@torch.no_grad()
-def test_cached_text_prefix_equals_the_full_forward(tmp_path: Path, implementation: str) -> None:
-    bert = tiny_bert(dropout=0.0, implementation=implementation)
-    raw = TokenItems([3, 17, 2, 40, 9, 9, 28])
-    cached = CachedItems(TextTower(bert), raw, CPU, tmp_path)
-    for positions in ([0], [3], [2, 1, 0], [6, 5, 4, 3, 2, 1, 0]):
-        ids, mask = raw.batch(positions, CPU.device)
-        full = bert(input_ids=ids, attention_mask=mask).pooler_output
-        assert (cached.vectors(positions) - full).abs().max() < 1e-5
-        longest = max(raw.lengths[positions])
-        assert cached.hidden(positions)[0].shape == (len(positions), longest, 16)  # trimmed
-
-
-@pytest.mark.parametrize("side", [32, 24])
-@torch.no_grad()
-def test_cached_image_prefix_equals_the_full_forward(tmp_path: Path, side: int) -> None:
-    swin = tiny_swin(dropout=0.0, side=side)
-    pixels = torch.randint(256, (7, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    cached = CachedItems(ImageTower(swin), Covers(pixels), CPU, tmp_path)
-    for positions in ([0], [6, 1, 3], list(range(7))):
-        full = swin(pixel_values=normalise(pixels[positions])).logits
-        assert (cached.vectors(positions) - full).abs().max() < 1e-5
-    assert not list(tmp_path.iterdir())  # the scratch file has no name
-
-
-def test_batches_by_length_hold_every_position_once() -> None:
-    assert batches_by_length(np.array([3, 9, 3, 1, 9]), 2) == [[1, 4], [0, 2], [3]]
-
 
 # --- what is trained: S5, S6 ---
 
@@ -192,7 +96,7 @@ def weights_of(folder: Path) -> Dict[str, torch.Tensor]:
 
 
 def folder_of(settings: Settings) -> Path:
-    return sft_content_encoder.finetuned_dir(settings.finetune_dir, settings.dataset, settings.strategy)
+    return settings.finetuned_dir
 
 
 def test_a_run_trains_what_it_should_leaves_the_rest_bit_equal_and_then_stands(
@@ -416,39 +320,3 @@ from common.text_encoders import train_vocabulary
 print(train_vocabulary({titles!r}, 80))
 """
     assert run_python(code).stdout.strip().endswith(str(text_encoders.train_vocabulary(titles, 80)))
-
-
-# --- covers ---
-
-
-def test_covers_are_prepared_as_the_image_processor_does(tmp_path: Path) -> None:
-    settings = make_tiny_run(tmp_path)
-    dataset = sft_content_encoder.load_dataset(settings.dataset_dir, "Tiny")
-    items, missing, pixels = read_covers(dataset, range(3), 24, "stop")
-    config = tiny_swin(side=24).config
-    write_processor_config(tmp_path, config)
-    about = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    processor: Any = PROCESSOR(**{key: value for key, value in about.items() if key != "image_processor_type"})
-    covers = [Image.open(tmp_path / "datasets" / "Tiny" / "covers" / f"{item}.jpg") for item in items]
-    theirs = processor(images=covers, return_tensors="pt")["pixel_values"]
-    assert (items, missing) == ([0, 1, 2], [])
-    assert torch.allclose(normalise(pixels), theirs, atol=1e-5)
-
-
-# --- the report ---
-
-
-def test_pair_metrics_by_hand() -> None:
-    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    found = pair_metrics(vectors, np.array([[0, 1], [0, 2]]), seed=0)
-    assert found["pair_cosine"] == pytest.approx(-0.5)
-    assert found["alignment"] == pytest.approx((2 + 4) / 2)
-    assert found["uniformity"] == pytest.approx(math.log((math.exp(-4) * 2 + math.exp(-8)) / 3), rel=1e-5)
-
-
-def test_retrieval_by_hand_and_a_tie_is_no_hit() -> None:
-    text = torch.eye(3)
-    assert retrieval_metrics(text, torch.eye(3)) == {"recall@1": 1.0, "recall@10": 1.0}
-    assert retrieval_metrics(text, torch.ones(3, 3))["recall@1"] == 0.0
-    shifted = torch.eye(3)[[1, 2, 0]]
-    assert retrieval_metrics(text, shifted)["recall@1"] == 0.0

@@ -54,7 +54,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_text_rows_are_the_cls_vectors_by_item(finetuned: Any, capsys: pytest.CaptureFixture[str]) -> None:
     use_finetune_bert.run(text_settings(finetuned))
     rows = features_of(finetuned, "text")
-    folder = sft_content_encoder.finetuned_dir(finetuned.finetune_dir, "Tiny", "hand")
+    folder = finetuned.finetuned_dir
     bert, tokenizer = text_encoders.load_bert(str(folder / "bert"), 40)
     for item, title in enumerate(tiny_titles()[1]):
         tokens = tokenizer([title], truncation=True, max_length=40, return_tensors="pt")
@@ -70,7 +70,7 @@ def test_text_rows_are_the_cls_vectors_by_item(finetuned: Any, capsys: pytest.Ca
 def test_image_rows_are_the_logits_by_item(finetuned: Any) -> None:
     use_finetune_swinbase.run(image_settings(finetuned))
     rows = features_of(finetuned, "image")
-    folder = sft_content_encoder.finetuned_dir(finetuned.finetune_dir, "Tiny", "hand")
+    folder = finetuned.finetuned_dir
     swin = image_encoders.load_swin(str(folder / "swin"))
     dataset = load_dataset(finetuned.dataset_dir, "Tiny")
     for item in range(N_ITEMS):
@@ -130,7 +130,7 @@ def test_titles_of_another_language_or_changed_encoders_are_refused(tmp_path: Pa
     sft_content_encoder.run(run)
     with pytest.raises(UserError, match="title_language=en"):
         use_finetune_bert.run(text_settings(run, title_language="cn"))
-    config = sft_content_encoder.finetuned_dir(run.finetune_dir, "Tiny", "hand") / "bert" / "config.json"
+    config = run.finetuned_dir / "bert" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "layer_norm_eps": 0.1}))
     with pytest.raises(UserError, match="not the encoder that sft.json tells of"):
         use_finetune_bert.run(text_settings(run))
