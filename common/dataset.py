@@ -14,7 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import BinaryIO, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -199,19 +199,22 @@ def _check_users(path: Path, users: np.ndarray, lengths: np.ndarray, line_number
         raise UserError(f"{path}:{line}: user {users[again[0]]} stands already on line {earlier}; join the two lines")
 
 
-def covers_checksum(covers: Path) -> str:
+def covers_checksum(covers: Path, suffixes: Tuple[str, ...] = (".jpg",)) -> str:
     """SHA-256 of a covers folder's names and sizes, not contents: thousands of files in some milliseconds."""
     with os.scandir(covers) as entries:
-        listing = sorted(f"{entry.name} {entry.stat().st_size}\n" for entry in entries if entry.name.endswith(".jpg"))
+        listing = sorted(f"{entry.name} {entry.stat().st_size}\n" for entry in entries if entry.name.endswith(suffixes))
     return hashlib.sha256("".join(listing).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def cover_fault(cover: Path) -> Optional[str]:
     """Why a cover cannot be used, or None: it is decoded whole."""
-    if not cover.is_file():
-        return "missing"
+    return picture_fault(cover) if cover.is_file() else "missing"
+
+
+def picture_fault(picture: Union[Path, BinaryIO]) -> Optional[str]:
+    """Why a picture cannot be decoded, or None."""
     try:
-        with Image.open(cover) as image:
+        with Image.open(picture) as image:
             image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"does not decode: {error}"

@@ -120,7 +120,8 @@ def check_values(settings: Any, source: str) -> None:
                 continue
             if meta.get("choices") and one not in meta["choices"]:
                 allowed = ", ".join(map(str, meta["choices"]))
-                raise UserError(f"{source}: setting '{f.name}' is {one!r}; it must be one of: {allowed}")
+                hint = nearest(str(one), map(str, meta["choices"]))
+                raise UserError(f"{source}: setting '{f.name}' is {one!r}; it must be one of: {allowed}{hint}")
             low, high = meta.get("minimum"), meta.get("maximum")
             if (low is not None and not one >= low) or (high is not None and not one <= high):
                 span = f"at least {low}" if high is None else f"from {low} to {high}"
@@ -207,11 +208,12 @@ def parse(
     config_dir: Optional[Path] = None,
     argv: Optional[List[str]] = None,
     extra: Sequence[Tuple[Tuple[str, ...], Dict[str, Any]]] = (),
+    aliases: Sequence[Tuple[str, str, str]] = (),
 ) -> Run[S]:
     """Parse a script's command line: ``-d DATASET [--config FILE] [key=value …]``.
 
-    ``extra`` holds further ``add_argument`` calls as (names, keywords). Prints the settings and
-    exits for ``--print-config``.
+    ``extra`` holds further ``add_argument`` calls as (names, keywords), ``aliases`` options that give a setting, as
+    (option, setting, placeholder). Prints the settings and exits for ``--print-config``.
     """
     parser = argparse.ArgumentParser(
         description=doc,
@@ -225,13 +227,16 @@ def parse(
     parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and stop")
     for names, keywords in extra:
         parser.add_argument(*names, **keywords)
+    for option, name, placeholder in aliases:
+        parser.add_argument(option, dest=name, metavar=placeholder, help=f"the same as {name}={placeholder} (below)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings; they win over the YAML")
     arguments = parser.parse_intermixed_args(argv)
     values = split_overrides(arguments.overrides)
-    if arguments.dataset is not None:
-        if "dataset" in values:
-            raise UserError("command line: the data set is given twice, by -d and by dataset=")
-        values["dataset"] = arguments.dataset
+    for option, name in (("-d", "dataset"), *((option, name) for option, name, _ in aliases)):
+        if getattr(arguments, name) is not None:
+            if name in values:
+                raise UserError(f"command line: '{name}' is given twice, by {option} and by {name}=")
+            values[name] = getattr(arguments, name)
     settings = build(schema, values, config_dir, arguments.config)
     if arguments.print_config:
         print(to_yaml(settings), end="")

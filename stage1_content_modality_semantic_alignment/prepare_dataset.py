@@ -1,14 +1,22 @@
 """Bring raw or prepared data into the one layout that every later step reads.
 
-Paper: SICSRec (arXiv 2510.10556), the data sets of its experiments. Rules and formats: docs/data_formats.md.
+Papers: the data sets of SICSRec's (arXiv 2510.10556) and ADRec's experiments. Rules and formats: docs/data_formats.md.
 
     python stage1_content_modality_semantic_alignment/prepare_dataset.py -d ml-100k
     python stage1_content_modality_semantic_alignment/prepare_dataset.py -d Bili_Food data_dir=/data/NineRec
+    python stage1_content_modality_semantic_alignment/prepare_dataset.py --from table -d Mine data_dir=/data/mine \\
+        inter_file=clicks.csv item_file=products.csv covers_dir=/data/mine/pictures
 
-Reads   ml-100k   MovieLens 100K inside the installed recbole (or in data_dir); covers are drawn, they are not posters
-        letter    <D>.inter.json, <D>.item.json
-        ninerec   <D>_pair.csv, <D>_item.csv, <D>_cover/ or <D>_cover1/
-        prepared  sequential_data.txt, <D>_item_sort.csv, <D>_item_fields.csv, covers/ or <D>_cover/ or <D>_cover1/
+Reads   by --from KIND, or as the files' names tell; all kinds but ml-100k and prepared pass the filters
+        ml-100k      MovieLens 100K inside the installed recbole (or in data_dir); covers are drawn, not posters
+        ninerec      <D>_pair.csv, <D>_item.csv, <D>_cover/ or <D>_cover1/
+        amazon2018   <D>_5.json.gz or <D>.json.gz, meta_<D>.json.gz
+        amazon2023   <D>.jsonl.gz, or the benchmark's <D>.csv or <D>.{train,valid,test}.csv; meta_<D>.jsonl.gz
+        recformer    {train,val,test,umap,smap,meta_data}.json
+        unisrec      <D>.{train,valid,test}.inter, <D>.text, <D>.user2index, <D>.item2index
+        letter       <D>.inter.json, <D>.item.json
+        table        inter_file and item_file: CSV, TSV, JSON lines or Parquet
+        prepared     sequential_data.txt, <D>_item_sort.csv, <D>_item_fields.csv, covers/ or <D>_cover/ or <D>_cover1/
 Writes  <datasets_dir>/<D>/sequential_data.txt, <D>_item_sort.csv, covers/<id>.jpg where there are covers,
         <D>_item_fields.csv where the source has further texts of items (common/item_fields.py),
         user_ids.csv and item_ids.csv (our ids and the original ones) for raw data, prepare.json (the record)
@@ -25,7 +33,6 @@ from typing import Any, Dict, List, Optional, Sequence
 from tqdm import tqdm
 
 from common.dataset import (
-    cover_faults,
     cover_path,
     covers_checksum,
     covers_path,
@@ -39,19 +46,14 @@ from common.errors import UserError, run_script
 from common.files import atomic, exclusive, read_json, recipe, record, stands
 from common.item_fields import item_fields_path, read_item_fields, write_item_fields
 from common.settings import CommonSettings, parse, setting
-from stage1_content_modality_semantic_alignment.covers_folder import link, made_here, new_covers, refuse_foreign
+from stage1_content_modality_semantic_alignment.covers_folder import new_covers, refuse_foreign
 from stage1_content_modality_semantic_alignment.dataset_statistics import describe, statistics
 from stage1_content_modality_semantic_alignment.drawn_covers import draw_cover
-from stage1_content_modality_semantic_alignment.processed_sources import read_letter
-from stage1_content_modality_semantic_alignment.raw_sources import (
-    RawData,
-    ml100k_in_recbole,
-    read_ml100k,
-    read_ninerec,
-)
+from stage1_content_modality_semantic_alignment.sources.filters import PRESETS
+from stage1_content_modality_semantic_alignment.sources.kinds import OWN, SOURCES, Source, find_source, read_source
+from stage1_content_modality_semantic_alignment.sources.raw import RawData
 
 CONFIGS = Path(__file__).parent / "configs" / "prepare_dataset"
-SOURCES = ("ml-100k", "ninerec", "letter", "prepared")  # in the order in which auto looks for them: raw files win
 LAYOUT = 2  # counts up when the files of the layout change: what stands is then made again; 2: _item_fields.csv
 DRAWN = " (drawn from title and genres: no posters)"
 
@@ -66,98 +68,50 @@ class Settings(CommonSettings):
     )
     source: str = setting("auto", "what the files are; auto tells by their names", choices=("auto", *SOURCES))
     covers_dir: Optional[str] = setting(
-        None, "folder of covers named as the source names its items; null: looked for beside the files"
+        None, "covers named as the source names its items, a folder or an LMDB; null: looked for beside the files"
     )
     missing_covers: str = setting(
         "stop", "covers that are missing or broken: stop, or leave them out and list them", choices=("stop", "zero")
     )
+    cover_side: int = setting(
+        0, "covers are kept in copies that fit into so many pixels a side; 0: as they are", minimum=0
+    )
     last_items: int = setting(20, "ml-100k only: how many of each user's last ratings are kept", minimum=3)
     draw_covers: bool = setting(True, "ml-100k only: draw covers from titles and genres; false: text only")
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is prepared from: its kind (one of SOURCES), its files by meaning, its folder of covers."""
-
-    kind: str
-    files: Dict[str, Path]
-    covers: Optional[Path]
-
-    @property
-    def folder(self) -> Path:
-        """Where the files lie."""
-        return next(iter(self.files.values())).parent
-
-
-def files_of(kind: str, folder: Path, dataset: str) -> Dict[str, Path]:
-    """The files of a source by meaning; by the first of them it is recognised."""
-    if kind == "ml-100k":
-        return {"inter": folder / "ml-100k.inter", "item": folder / "ml-100k.item"}
-    if kind == "ninerec":
-        return {"pair": folder / f"{dataset}_pair.csv", "item": folder / f"{dataset}_item.csv"}
-    if kind == "letter":
-        return {"inter": folder / f"{dataset}.inter.json", "item": folder / f"{dataset}.item.json"}
-    files = {"sequences": sequences_path(folder), "items": items_path(folder, dataset)}
-    fields = item_fields_path(folder, dataset)
-    return {**files, "fields": fields} if fields.exists() else files
-
-
-def find_source(settings: Settings) -> Source:
-    """Tell what is to be prepared by the files that lie in ``data_dir``, or in its folder named after the data set."""
-    kinds = SOURCES if settings.source == "auto" else (settings.source,)
-    folders = _folders(settings)
-    for folder in folders:
-        for kind in kinds:
-            files = files_of(kind, folder, settings.dataset)
-            if next(iter(files.values())).is_file():
-                _refuse_unread(settings, kind)
-                return Source(kind, files, _find_covers(settings, folder, kind))
-    wanted = [" and ".join(path.name for path in files_of(k, folders[0], settings.dataset).values()) for k in kinds]
-    raise UserError(
-        f"{' and '.join(map(str, folders))}: no files of {settings.dataset}: none of {'; '.join(wanted)}. "
-        "Put them there, or say data_dir=FOLDER (docs/data_formats.md)"
+    inter_file: Optional[str] = setting(None, "table, amazon: file of interactions, in data_dir or by its whole path")
+    item_file: Optional[str] = setting(None, "table, amazon: file of items, likewise")
+    user_column: str = setting("user", "table: column of the user in inter_file")
+    item_column: str = setting("item", "table: column of the item in inter_file")
+    time_column: str = setting("timestamp", "table: column of the time in inter_file: s, ms, µs, ns or a date")
+    item_id_column: str = setting("item", "table: column of the item in item_file")
+    title_column: str = setting("title", "table: column of the title in item_file")
+    title_cn_column: Optional[str] = setting(None, "table: column of a Chinese title in item_file, if there is one")
+    field_columns: List[str] = setting([], "table: further columns of item_file that are kept, as in [brand, category]")
+    bad_rows: str = setting(
+        "stop", "rows that cannot be used: the first stops the run, or they are counted", choices=("stop", "drop")
     )
-
-
-def _folders(settings: Settings) -> List[Path]:
-    if settings.data_dir is not None:
-        return [Path(settings.data_dir), Path(settings.data_dir) / settings.dataset]
-    if "ml-100k" in (settings.source, settings.dataset) and settings.source in ("auto", "ml-100k"):
-        return [ml100k_in_recbole()]
-    return [settings.dataset_dir]
-
-
-def _refuse_unread(settings: Settings, kind: str) -> None:
-    """Stop for a setting that this kind of source would not read."""
-    for name in ("last_items", "draw_covers"):
-        if kind != "ml-100k" and getattr(settings, name) != getattr(Settings(), name):
-            raise UserError(
-                f"setting '{name}' is for ml-100k only, and these files are of the kind {kind}; leave it out"
-            )
-
-
-def _find_covers(settings: Settings, folder: Path, kind: str) -> Optional[Path]:
-    """``covers_dir``, else covers beside the files, else, for prepared files alone, those that a user put in place.
-
-    Raw covers bear the original ids, so covers/, where ours stand, is no source for them.
-    """
-    standing = covers_path(settings.dataset_dir)
-    beside = [folder / f"{settings.dataset}_cover", folder / f"{settings.dataset}_cover1"]
-    users_own = [] if made_here(standing) else [standing]
-    places = {
-        "ml-100k": [],
-        "ninerec": beside,
-        "letter": beside,
-        "prepared": [covers_path(folder), *beside, *users_own],
-    }[kind]
-    if settings.covers_dir is not None:
-        places = [Path(settings.covers_dir)]
-    found = next((place for place in places if next(place.glob("*.jpg"), None)), None)
-    if settings.covers_dir is not None and found is None:
-        raise UserError(f"{settings.covers_dir}: holds no .jpg file; correct covers_dir")
-    if kind != "prepared" and found is not None and found.resolve() == standing.resolve():
-        raise UserError(f"{found}: is where this step writes its covers; move the folder, and say covers_dir=FOLDER")
-    return found
+    preset: Optional[str] = setting(
+        None, "values of the filters that are null below; null: adrec for amazon, else none", choices=tuple(PRESETS)
+    )
+    k_core: Optional[int] = setting(
+        None, "users and items with fewer interactions are left out, until none is", minimum=0
+    )
+    min_length: Optional[int] = setting(None, "users with fewer interactions are left out", minimum=0)
+    max_length: Optional[int] = setting(None, "each user's last so many interactions are kept; 0: all", minimum=0)
+    duplicates: Optional[str] = setting(
+        None,
+        "of an item that a user has several times: keep all, those at distinct times (row), or the first",
+        choices=("keep", "row", "first"),
+    )
+    missing_titles: Optional[str] = setting(None, "items without a title: stop, or drop them", choices=("stop", "drop"))
+    user_sample: Optional[int] = setting(None, "so many users are drawn, after all other filters; 0: all", minimum=0)
+    ties: Optional[str] = setting(
+        None,
+        "order of a user's interactions at one time: row of the file, or original item id",
+        choices=("row", "item"),
+    )
+    html: Optional[str] = setting(None, "HTML in texts: keep it, or clean it away", choices=("keep", "clean"))
+    seed: int = setting(2024, "seed of the sample of users", minimum=0)
 
 
 def run(settings: Settings, force: bool = False) -> None:
@@ -177,11 +131,11 @@ def run(settings: Settings, force: bool = False) -> None:
 
 
 def _made_from(settings: Settings, source: Source) -> Dict[str, Any]:
-    names = ["missing_covers", *(["last_items", "draw_covers"] if source.kind == "ml-100k" else [])]
-    shaping = {"source": source.kind, "layout": LAYOUT, **{name: getattr(settings, name) for name in names}}
+    shaping = {"source": source.kind, "layout": LAYOUT, "missing_covers": settings.missing_covers}
+    shaping.update({name: getattr(settings, name) for name in (*OWN[source.kind], "cover_side")})
     made_from = recipe("prepare_dataset", shaping, source.files)
     if source.covers:
-        made_from["inputs"]["covers"] = {"path": str(source.covers), "sha256": covers_checksum(source.covers)}
+        made_from["inputs"]["covers"] = {"path": str(source.covers.path), "sha256": source.covers.checksum()}
     return made_from
 
 
@@ -212,11 +166,11 @@ def _covers_standing(home: Path) -> Optional[str]:
 def _prepare(settings: Settings, source: Source, made_from: Dict[str, Any]) -> None:
     """Check the whole source, then write: covers, titles, sequences, and last the record."""
     home, name = settings.dataset_dir, settings.dataset
-    raw = _read_raw(settings, source)
+    raw = read_source(settings, source)
     cover_names = raw.item_ids if raw else _prepared_items(source.folder, name)
     faults = _check_source_covers(settings, source, cover_names)
     in_place = raw is None and source.folder.resolve() == home.resolve()
-    covers_in_place = source.covers is not None and source.covers.resolve() == covers_path(home).resolve()
+    covers_in_place = source.covers is not None and source.covers.path.resolve() == covers_path(home).resolve()
     if not covers_in_place:
         refuse_foreign(covers_path(home))
     _retract(home, name, keep_data=in_place)
@@ -230,9 +184,13 @@ def _prepare(settings: Settings, source: Source, made_from: Dict[str, Any]) -> N
             _copy(source.files[meaning], outputs[meaning])
     dataset = load_dataset(home, name)
     with_cover = dataset.n_items - len(faults) if dataset.covers else 0
+    dropped = dict(raw.dropped) if raw else {}
     print(describe(dataset, with_cover, DRAWN if source.covers is None else ""))
+    for reason, count in dropped.items():
+        print(f"  left out: {count:,} interactions, {reason}")
     extra = {
         "statistics": {**asdict(statistics(dataset)), "with_cover": with_cover},
+        "dropped": dropped,
         "missing_covers": [{"item": item, "original_id": cover_names[item], "fault": faults[item]} for item in faults],
         "covers": _covers_standing(home),
     }
@@ -247,16 +205,6 @@ def _retract(home: Path, name: str, keep_data: bool) -> None:
         item_fields_path(home, name).unlink(missing_ok=True)
 
 
-def _read_raw(settings: Settings, source: Source) -> Optional[RawData]:
-    if source.kind == "ml-100k":
-        return read_ml100k(source.files["inter"], source.files["item"], settings.last_items)
-    if source.kind == "ninerec":
-        return read_ninerec(source.files["pair"], source.files["item"])
-    if source.kind == "letter":
-        return read_letter(source.files["inter"], source.files["item"])
-    return None
-
-
 def _prepared_items(folder: Path, name: str) -> List[str]:
     """Check prepared files; the names that their items' covers bear."""
     n_items = load_dataset(folder, name).n_items
@@ -268,10 +216,11 @@ def _check_source_covers(settings: Settings, source: Source, names: Sequence[str
     """Faults by item; none where there are no covers at all."""
     if source.covers is None:
         return {}
-    paths = [source.covers / f"{name}.jpg" for name in names]
-    faults = cover_faults(paths)
+    checked = tqdm(names, desc="covers checked", disable=None, unit="cover", leave=False)
+    found = {place: source.covers.fault(name) for place, name in enumerate(checked)}
+    faults = {place: fault for place, fault in found.items() if fault}
     if faults:
-        told = describe_cover_faults(paths, faults)
+        told = describe_cover_faults([source.covers.path / f"{name}.jpg" for name in names], faults)
         if settings.missing_covers == "stop":
             raise UserError(told)
         print(f"warning: left out, and listed in prepare.json: {told}")
@@ -288,7 +237,7 @@ def _make_covers(settings: Settings, source: Source, raw: Optional[RawData], nam
     with new_covers(covers) as folder:
         for item, cover_name in tqdm(names.items(), desc="covers", disable=None, unit="cover", leave=False):
             if source.covers:
-                link(source.covers / f"{cover_name}.jpg", cover_path(folder, item))
+                source.covers.save(cover_name, cover_path(folder, item), settings.cover_side)
             elif to_draw:
                 draw_cover(*to_draw[item]).save(cover_path(folder, item), quality=90)
 
@@ -314,7 +263,7 @@ def _write_raw(home: Path, name: str, raw: RawData) -> Dict[str, Path]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and run."""
-    parsed = parse(Settings, __doc__, CONFIGS, argv)
+    parsed = parse(Settings, __doc__, CONFIGS, argv, aliases=[("--from", "source", "KIND")])
     run(parsed.settings, parsed.force)
 
 

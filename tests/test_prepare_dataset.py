@@ -13,7 +13,7 @@ from tiny import make_tiny_dataset, tiny_cover, tiny_sequences, tiny_titles
 
 from common.dataset import check_covers, load_dataset
 from common.errors import UserError
-from stage1_content_modality_semantic_alignment import prepare_dataset
+from stage1_content_modality_semantic_alignment import cover_sources, prepare_dataset
 from stage1_content_modality_semantic_alignment.dataset_statistics import KNOWN, Statistics, likely_cause
 from stage1_content_modality_semantic_alignment.prepare_dataset import Settings, main, run
 
@@ -231,9 +231,9 @@ def test_interrupted_before_the_record_is_done_again(tmp_path: Path, monkeypatch
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for step in ("link", "_copy", "record"):
+    for module, step in ((cover_sources, "link"), (prepare_dataset, "_copy"), (prepare_dataset, "record")):
         with monkeypatch.context() as patch:
-            patch.setattr(prepare_dataset, step, stop)
+            patch.setattr(module, step, stop)
             with pytest.raises(KeyboardInterrupt):
                 prepare(tmp_path, "Tiny", force=True, **chosen)
         assert not (home / "prepare.json").exists()

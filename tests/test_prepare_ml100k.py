@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.item_fields import read_item_fields
 from common.settings import REPOSITORY
 from stage1_content_modality_semantic_alignment.drawn_covers import draw_cover
-from stage1_content_modality_semantic_alignment.raw_sources import dated
+from stage1_content_modality_semantic_alignment.sources.ml100k import dated
 
 SCRIPT = "stage1_content_modality_semantic_alignment/prepare_dataset.py"
 

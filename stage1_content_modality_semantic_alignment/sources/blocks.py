@@ -1,0 +1,82 @@
+"""Reads files, gzipped or not, as blocks of whole lines, and tells where one is cut short, damaged or not UTF-8."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Iterator, List, Sequence, Tuple
+
+from common.errors import UserError, nearest
+
+BLOCK = 32 << 20  # bytes
+BOM = b"\xef\xbb\xbf"
+
+
+def blocks(path: Path) -> Iterator[Tuple[int, bytes]]:
+    """(number of the first line, whole lines) of a file; the next block is unzipped while this one is used."""
+    with ThreadPoolExecutor(1) as executor:
+        blocks = _whole_lines(path)
+        coming = executor.submit(next, blocks, None)
+        while True:
+            found = coming.result()
+            if found is None:
+                return
+            coming = executor.submit(next, blocks, None)
+            yield found
+
+
+def _whole_lines(path: Path) -> Iterator[Tuple[int, bytes]]:
+    line, rest = 1, b""
+    try:
+        with open(path, "rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            file: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
+            start = file.read(len(BOM))
+            rest = b"" if start == BOM else start
+            for block in iter(lambda: file.read(BLOCK), b""):
+                cut = block.rfind(b"\n") + 1
+                if cut:
+                    yield line, rest + block[:cut]
+                    line += rest.count(b"\n") + block.count(b"\n")
+                    rest = block[cut:]
+                else:
+                    rest += block
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}:{line}: gzip that is cut short or damaged, after this line; fetch it again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if rest:
+        yield line, rest
+
+
+def decoded(path: Path, data: bytes) -> str:
+    """UTF-8 text; an error names the line."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8; convert it, for example with iconv -t UTF-8") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content, unzipped where it is gzip, without a byte-order mark."""
+    return b"".join(block for _, block in blocks(path))
+
+
+def header_of(path: Path, separator: str) -> List[str]:
+    """The fields of a file's first row."""
+    first = next((block for _, block in blocks(path)), b"")
+    return next(csv.reader(io.StringIO(first.decode("utf-8", "replace"), newline=""), delimiter=separator), [])
+
+
+def require_columns(path: Path, there: Sequence[str], wanted: Sequence[str]) -> None:
+    """Stop where a named column is not there."""
+    for name in wanted:
+        if name not in there:
+            told = ", ".join(there)
+            raise UserError(f"{path}:1: has no column '{name}'{nearest(name, there)}; its columns are: {told}")
