@@ -24,6 +24,7 @@ from stage1_content_modality_semantic_alignment.pair_selectors import Keep
 from stage1_content_modality_semantic_alignment.questions import JSON, Question
 from stage1_content_modality_semantic_alignment.verdicts import SCHEMA
 
+KEEP_EVERY = 0.5  # seconds: a commit waits for the disk, and a kill loses no more answers than these
 LONGEST_PAUSE = 60.0  # seconds that our own doubling stops at; Retry-After may say more
 CURES = {
     401: "set the environment variable that api_key_env names to the server's key",
@@ -94,27 +95,29 @@ class OpenAISelector:
 
     async def _answer(self, questions: Sequence[Question], keep: Keep) -> Dict[Question, str]:
         passed_over: Dict[Question, str] = {}
+        fresh: Dict[Question, str] = {}  # not yet handed to keep
         in_a_row = 0
         waiting = iter(questions)
         running: Dict[asyncio.Task[str], Question] = {}
-        self.not_before = 0.0
+        loop = asyncio.get_running_loop()
+        self.not_before = kept_at = loop.time()
         limits = httpx.Limits(max_connections=self.settings.requests_in_flight)
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         async with httpx.AsyncClient(headers=headers, limits=limits, timeout=None) as client:
             try:
                 while True:
-                    for question in waiting:
-                        running[asyncio.create_task(self._ask(client, question))] = question
-                        if len(running) == self.settings.requests_in_flight:
+                    while len(running) < self.settings.requests_in_flight:
+                        question = next(waiting, None)
+                        if question is None:
                             break
+                        running[asyncio.create_task(self._ask(client, question))] = question
                     if not running:
                         return passed_over
-                    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    done, _ = await asyncio.wait(running, timeout=KEEP_EVERY, return_when=asyncio.FIRST_COMPLETED)
                     asked = {task: running.pop(task) for task in done}
                     answered = {asked[task]: task.result() for task in done if task.exception() is None}
-                    if answered:
-                        keep(answered)
-                        in_a_row = 0
+                    fresh.update(answered)
+                    in_a_row = 0 if answered else in_a_row
                     for error, question in ((task.exception(), asked[task]) for task in done):
                         if isinstance(error, _PassedOver):
                             passed_over[question] = str(error)
@@ -127,10 +130,15 @@ class OpenAISelector:
                             f"{list(passed_over.values())[-1]}; see whether the server is up. What was answered is "
                             "kept: the same command goes on from there"
                         )
+                    if fresh and loop.time() >= kept_at + KEEP_EVERY:
+                        keep(fresh)
+                        fresh, kept_at = {}, loop.time()
             finally:
                 for task in running:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
+                if fresh:
+                    keep(fresh)
 
     async def _ask(self, client: httpx.AsyncClient, question: Question) -> str:
         """One question, with its retries."""
