@@ -1,11 +1,14 @@
-"""Who answers the questions: a causal LM, or the similarity of character n-grams (``selector``)."""
+"""Who answers the questions (``selector``): a causal LM here, or the similarity of character n-grams.
+
+The third, an LLM behind a server, is in openai_selector.py.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List, Protocol, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Protocol, Sequence
 
 from common.device import DTYPES, Compute
 from common.errors import UserError
@@ -15,19 +18,37 @@ from stage1_content_modality_semantic_alignment.questions import Question, one_l
 NGRAMS = (1, 3)  # characters: a Chinese word has one to three
 
 
+Keep = Callable[[Mapping[Question, str]], None]
+
+
 class Selector(Protocol):
-    """Answers questions with ``id-title`` or ``-1``; ``identity`` names all that shapes its answers."""
+    """Answers questions in the form that their template asks for; ``identity`` names all that shapes the answers."""
 
     identity: Dict[str, Any]
 
+    def answer(self, questions: Sequence[Question], keep: Keep) -> Dict[Question, str]:
+        """Hand the raw answers to ``keep`` as they come; returns the questions without one, and why."""
+
+
+class BatchSelector:
+    """Answers in batches, one after the other; all that stays unasked after a kill is whole batches."""
+
     def batches(self, questions: Sequence[Question]) -> List[List[Question]]:
         """All questions, in the order and in the company in which they are asked."""
+        raise NotImplementedError
 
-    def answer(self, batch: Sequence[Question]) -> List[str]:
+    def answer_batch(self, batch: Sequence[Question]) -> List[str]:
         """The raw answers to one batch."""
+        raise NotImplementedError
+
+    def answer(self, questions: Sequence[Question], keep: Keep) -> Dict[Question, str]:
+        """Every question gets an answer here, or the run stops."""
+        for batch in self.batches(questions):
+            keep(dict(zip(batch, self.answer_batch(batch))))
+        return {}
 
 
-class TfidfSelector:
+class TfidfSelector(BatchSelector):
     """Picks the candidate whose title is most similar to the target's: TF-IDF of character n-grams, cosine.
 
     The first of equally similar candidates wins. No LLM: for quickstarts, and as a control.
@@ -45,10 +66,10 @@ class TfidfSelector:
         self.identity = {"selector": "tfidf", "ngrams": list(NGRAMS), "threshold": threshold, "titles": digest}
 
     def batches(self, questions: Sequence[Question]) -> List[List[Question]]:
-        """A thousand at a time, only so that the log is not flushed for each."""
+        """A thousand at a time, only so that the store is not flushed for each."""
         return [list(questions[start : start + 1000]) for start in range(0, len(questions), 1000)]
 
-    def answer(self, batch: Sequence[Question]) -> List[str]:
+    def answer_batch(self, batch: Sequence[Question]) -> List[str]:
         """``-1`` where no candidate reaches the threshold."""
         return [self._answer(question) for question in batch]
 
@@ -61,7 +82,7 @@ class TfidfSelector:
         return f"{question.candidates[best]}-{question.candidate_titles[best]}"
 
 
-class HfSelector:
+class HfSelector(BatchSelector):
     """Any causal LM in Hugging Face format, greedy; GLM-4 natively (``glm-4-9b-chat-hf``).
 
     Prompts are batched by length, padded on the left; the tokenizer's chat template is used where it has one.
@@ -136,7 +157,7 @@ class HfSelector:
         starts = range(0, len(order), self.batch_size)
         return [[questions[place] for place in order[start : start + self.batch_size]] for start in starts]
 
-    def answer(self, batch: Sequence[Question]) -> List[str]:
+    def answer_batch(self, batch: Sequence[Question]) -> List[str]:
         """The new text of each, special tokens left out.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Pair files: ``item_pairs_{id,cn,en}.txt``, a line each ``target,similar``, as CSV (S4).
+"""Pair files: ``item_pairs_{id,cn,en}.txt``, a line each ``target,similar``, as CSV (S4), and their counts.
 
 Titles with commas, quotes or line breaks survive, for fields are quoted where they must be. The
 published id files (``26,21``) have the same form and are read as they are.
@@ -7,10 +7,11 @@ published id files (``26,21``) have the same form and are read as they are.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
-from typing import Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Sequence, Tuple
 
-from common.dataset import read_rows
+from common.dataset import Dataset, read_rows
 from common.errors import UserError
 from common.files import atomic
 
@@ -23,7 +24,7 @@ def pairs_dir(dataset_dir: Path, strategy: str) -> Path:
 
 
 def pairs_path(folder: Path, kind: str) -> Path:
-    """``kind`` is ``id``, ``cn`` or ``en``."""
+    """``kind`` is ``id``, ``cn``, ``en`` or ``count``."""
     return folder / f"item_pairs_{kind}.txt"
 
 
@@ -31,6 +32,23 @@ def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write CSV atomically; text is quoted throughout, numbers are not."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
         csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerows(rows)
+
+
+def write_pairs(folder: Path, pairs: Sequence[Pair], dataset: Dataset, merge: bool) -> Dict[str, Path]:
+    """The id file, the two title files, and ``item_pairs_count.txt``; returns what was written.
+
+    The counts have a line ``target,similar,count`` for each distinct pair, in the order of its first appearance;
+    with ``merge`` the other files have the same lines.
+    """
+    counts = Counter(pairs)
+    given = list(counts) if merge else pairs
+    rows: Dict[str, List[Tuple[object, ...]]] = {"id": list(given)}
+    for kind, titles in (("cn", dataset.titles_cn), ("en", dataset.titles_en)):
+        rows[kind] = [(titles[target], titles[similar]) for target, similar in given]
+    rows["count"] = [(*pair, count) for pair, count in counts.items()]
+    for kind, content in rows.items():
+        write_rows(pairs_path(folder, kind), content)
+    return {f"item_pairs_{kind}": pairs_path(folder, kind) for kind in rows}
 
 
 def read_pairs(path: Path, n_items: int) -> List[Pair]:

@@ -1,37 +1,62 @@
-"""What the LLM is asked about a user's history, and what counts as an answer (switches S1, S2, S3)."""
+"""What the LLM is asked about users' histories (switches S1 and S2).
+
+A question shows a target and its candidates in the words of a template: a file of prompts/, or your own, with the
+places ``{target}`` and ``{candidates}``.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from functools import cache
+from pathlib import Path
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from common.dataset import train_part
+from common.errors import UserError
+from common.files import read_text
 
-PROMPT_VERSION = "zh-1"
-# The model is a judge of video similarity; it is to answer with one candidate as "id-title", or with -1
-# where none is similar; every other form is invalid.
-PROMPT = """你是一名视频相似度评判专家。下面给出一个目标视频和若干候选视频，每个视频写作“编号-标题”。
-请从候选视频中选出与目标视频最相似的一个，并严格按照“编号-标题”的格式输出它。
-如果没有任何候选视频与目标视频相似，请只输出 -1。
-其他任何形式的输出均视为无效：不要解释，不要添加任何其他文字。
+PROMPTS = Path(__file__).parent / "prompts"
+SHIPPED = ("zh", "en")
+PLACES = ("{target}", "{candidates}")
+TEXT, JSON = "text", "json"  # forms of an answer: id-title, or {"similar": id}
+HISTORY, CO_OCCURRENCE = "history", "co-occurrence"
+COMPANIONS = 20  # candidates by co-occurrence, where max_candidates sets no other number
 
-目标视频：
-{target}
+_PLACE = re.compile("|".join(map(re.escape, PLACES)))
 
-候选视频：
-{candidates}
-"""
 
-PAIR, NONE, MALFORMED = "pair", "none", "malformed"
-NOT_A_CANDIDATE, IS_THE_TARGET = "not-a-candidate", "is-the-target"
-VERDICTS = (PAIR, NONE, MALFORMED, NOT_A_CANDIDATE, IS_THE_TARGET)
+@dataclass(frozen=True)
+class Template:
+    """The words of a prompt, and the form in which they ask for the answer."""
 
-# Titles are shown on one line, so an answer of several lines has another form. 18 digits fit an int64.
-_ANSWER = re.compile(r"(\d{1,18})-(.+)", re.ASCII)
-_RELEASED_ANSWER = re.compile(r"(\d{1,18})-([^,]+)", re.ASCII)
+    name: str
+    words: str
+    form: str
+
+    @property
+    def version(self) -> str:
+        """Its name and the head of its SHA-256: another wording is another version, and is asked anew."""
+        return f"{self.name}-{hashlib.sha256(self.words.encode()).hexdigest()[:8]}"
+
+
+def load_template(prompt: str, form: str) -> Template:
+    """``prompt`` is ``zh``, ``en`` (prompts/<prompt>[-json].txt) or a file of the user's.
+
+    Raises:
+        UserError: no such file, or it lacks a place.
+    """
+    shipped = f"{prompt}-json" if form == JSON else prompt
+    path = PROMPTS / f"{shipped}.txt" if prompt in SHIPPED else Path(prompt)
+    words = read_text(path)
+    for place in PLACES:
+        if place not in words:
+            raise UserError(f"{path}: lacks the place {place}; prompts/zh.txt and en.txt show how a template looks")
+    return Template(path.stem, words, form)
 
 
 @dataclass(frozen=True)
@@ -42,12 +67,25 @@ class Question:
     candidates: Tuple[int, ...]
     target_title: str
     candidate_titles: Tuple[str, ...]
+    template: Template
 
     @property
     def prompt(self) -> str:
         """The question in words."""
         shown = (f"{item}-{title}" for item, title in zip(self.candidates, self.candidate_titles))
-        return PROMPT.format(target=f"{self.target}-{self.target_title}", candidates="\n".join(shown))
+        said = {"{target}": f"{self.target}-{self.target_title}", "{candidates}": "\n".join(shown)}
+        return _PLACE.sub(lambda place: said[place.group()], self.template.words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which questions are asked: the settings of the same names."""
+
+    target_from_train: bool = True  # S1. False (released): the last target is the user's last item, the test label
+    titles_with_ids: bool = True  # S2. False (released): ids in the order of the candidates, titles in that of the ids
+    targets: str = "last"
+    candidates: str = HISTORY
+    max_candidates: Optional[int] = None
 
 
 def one_line(title: str) -> str:
@@ -55,71 +93,63 @@ def one_line(title: str) -> str:
     return " ".join(title.split())
 
 
-def make_question(
-    sequence: np.ndarray,
-    titles: Sequence[str],
-    target_from_train: bool,
-    titles_with_ids: bool,
-    max_candidates: Optional[int] = None,
-) -> Optional[Question]:
-    """The question about one user, or None where nothing precedes the target.
+def target_count(targets: str, length: int) -> int:
+    """How many of a history's latest items are targets.
 
-    Args:
-        sequence: the user's items in time order.
-        titles: one-line titles by item id.
-        target_from_train: S1. True: the target is the last item of the train part. False (released): it is
-            the user's very last item, which is the test label.
-        titles_with_ids: S2. False (released): ids stand in time order, titles in the order of the ids.
-        max_candidates: keep the latest so many; None keeps all, as the paper does.
+    Raises:
+        UserError: neither ``last`` nor ``every`` nor a count.
     """
-    *earlier, target = (train_part(sequence) if target_from_train else sequence).tolist() or [-1]
-    candidates = list(dict.fromkeys(item for item in earlier if item != target))
-    if max_candidates is not None:
-        candidates = candidates[-max_candidates:]
-    if not candidates:
-        return None
-    titled = candidates if titles_with_ids else sorted(candidates)
-    return Question(target, tuple(candidates), titles[target], tuple(titles[item] for item in titled))
+    if targets in ("last", "every"):
+        return min(1, length) if targets == "last" else length
+    if not re.fullmatch("[1-9][0-9]{0,8}", targets):
+        raise UserError(f"setting 'targets' is '{targets}'; it must be last, every, or how many items of each user")
+    return min(int(targets), length)
+
+
+def companions(parts: Sequence[np.ndarray], n_items: int, most: int) -> Callable[[int], List[int]]:
+    """A function: item → the ``most`` items that stand in most histories with it; of equals, the lower id first."""
+    users = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    items = np.concatenate([*parts, np.empty(0, dtype=np.int64)]).astype(np.int64)
+    seen = csr_matrix((np.ones(len(items), dtype=np.int64), (users, items)), shape=(len(parts), n_items))
+    seen.data[:] = 1  # a history that holds an item twice counts once
+    seen_by = seen.T.tocsr()  # (n_items, users)
+
+    @cache
+    def of(item: int) -> List[int]:
+        together = (seen_by[item] @ seen).toarray().ravel()  # (n_items,): histories that hold both
+        together[item] = 0
+        order = np.lexsort((np.arange(n_items), -together))[:most]
+        return [int(other) for other in order if together[other]]
+
+    return of
 
 
 def make_questions(
-    sequences: Sequence[np.ndarray],
-    titles: Sequence[str],
-    target_from_train: bool,
-    titles_with_ids: bool,
-    max_candidates: Optional[int] = None,
-) -> List[Question]:
-    """`make_question` for every user that has candidates, in the order of the users."""
-    shown = [one_line(title) for title in titles]
-    made = (make_question(s, shown, target_from_train, titles_with_ids, max_candidates) for s in sequences)
-    return [question for question in made if question is not None]
+    sequences: Sequence[np.ndarray], titles: Sequence[str], template: Template, plan: Plan
+) -> List[List[Question]]:
+    """The questions about each user, oldest target first; none where a target has no candidates.
 
-
-def judge(question: Question, answer: str) -> Tuple[str, Optional[int]]:
-    """One of `VERDICTS`, and the id that the answer names (None where it names none)."""
-    text = answer.strip()
-    if text == "-1":
-        return NONE, None
-    match = _ANSWER.fullmatch(text)
-    if match is None:
-        return MALFORMED, None
-    item = int(match.group(1))
-    if item == question.target:
-        return IS_THE_TARGET, item
-    return (PAIR if item in question.candidates else NOT_A_CANDIDATE), item
-
-
-def accepted_item(question: Question, answer: str, answers_checked: bool, n_items: int) -> Optional[int]:
-    """The item that an answer pairs with the target, or None.
-
-    Args:
-        answers_checked: S3. True: only one of the candidates. False (released): whatever looks like
-            ``id-title`` without a comma; an id beyond the item table has no title and is left out even so.
+    A target's candidates are the distinct items before it, the latest ``max_candidates`` of them in time order; or,
+    by co-occurrence, the items that stand in most histories with it, most frequent first. Both see the
+    train part alone (S1).
     """
-    if answers_checked:
-        verdict, item = judge(question, answer)
-        return item if verdict == PAIR else None
-    match = _RELEASED_ANSWER.fullmatch(answer.strip())
-    if match is None or int(match.group(1)) >= n_items:
-        return None
-    return int(match.group(1))
+    shown = [one_line(title) for title in titles]
+    parts = [train_part(sequence) if plan.target_from_train else sequence for sequence in sequences]
+    if plan.candidates == CO_OCCURRENCE:
+        near = companions(parts, len(titles), plan.max_candidates or COMPANIONS)
+
+    def question(history: List[int], target: int) -> Question:
+        if plan.candidates == CO_OCCURRENCE:
+            candidates = near(target)
+        else:
+            candidates = list(dict.fromkeys(item for item in history if item != target))
+            candidates = candidates[-plan.max_candidates :] if plan.max_candidates else candidates
+        titled = candidates if plan.titles_with_ids else sorted(candidates)
+        return Question(target, tuple(candidates), shown[target], tuple(shown[item] for item in titled), template)
+
+    def of_user(items: List[int]) -> List[Question]:
+        first = len(items) - target_count(plan.targets, len(items))
+        made = (question(items[:place], items[place]) for place in range(first, len(items)))
+        return [one for one in made if one.candidates]
+
+    return [of_user(part.tolist()) for part in parts]

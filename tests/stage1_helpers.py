@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, List, Sequence
 
 import torch
 from tiny import make_tiny_dataset
 from transformers import BertConfig, BertModel, SwinConfig, SwinForImageClassification
 
+from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.covers import write_processor_config
 from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
+from stage1_content_modality_semantic_alignment.questions import Question, load_template
 from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -94,3 +96,27 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own, offline."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=REPOSITORY)
+
+
+def question_of(target: int, *candidates: int, form: str = "text") -> Question:
+    """A question about items with the titles ``title <item>``."""
+    titles = tuple(f"title {item}" for item in candidates)
+    return Question(target, candidates, f"title {target}", titles, load_template("zh", form))
+
+
+def pairs_settings(folder: Path, **changes: Any) -> llm_driven_sample.Settings:
+    """Settings of the choice of pairs on the tiny data set."""
+    values: Dict[str, Any] = {"dataset": "Tiny", "datasets_dir": str(folder), "selector": "tfidf", "device": "cpu"}
+    return llm_driven_sample.Settings(**{**values, **changes})
+
+
+def read_log(folder: Path) -> List[Dict[str, Any]]:
+    """The entries of answers.jsonl."""
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def pair_files(folder: Path) -> Dict[str, bytes]:
+    """The four pair files and the log."""
+    files = {path.name: path.read_bytes() for path in [*folder.glob("item_pairs_*.txt"), folder / "answers.jsonl"]}
+    assert len(files) == 5
+    return files

@@ -3,116 +3,22 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import sqlite3
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
-import numpy as np
 import pytest
-import torch
-import transformers
-from stage1_helpers import run_python
+from stage1_helpers import pair_files, pairs_settings, question_of, read_log, run_python
 from tiny import make_tiny_dataset, tiny_sequences
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from common.dataset import load_dataset
-from common.device import pick_compute
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment import llm_driven_sample
-from stage1_content_modality_semantic_alignment.answer_log import AnswerLog, prompt_key
+from stage1_content_modality_semantic_alignment.answer_store import AnswerStore
 from stage1_content_modality_semantic_alignment.llm_driven_sample import Settings
-from stage1_content_modality_semantic_alignment.pair_selectors import HfSelector, TfidfSelector
+from stage1_content_modality_semantic_alignment.pair_selectors import BatchSelector, TfidfSelector
 from stage1_content_modality_semantic_alignment.pairs import pairs_path, read_pairs, write_rows
-from stage1_content_modality_semantic_alignment.questions import (
-    IS_THE_TARGET,
-    MALFORMED,
-    NONE,
-    NOT_A_CANDIDATE,
-    PAIR,
-    Question,
-    accepted_item,
-    judge,
-    make_question,
-    make_questions,
-)
-
-SEQUENCE = np.array([7, 3, 9, 1, 4])
-TITLES = [f"title {item}" for item in range(10)]
-QUESTION = Question(9, (7, 3), "title 9", ("title 7", "title 3"))
-
-
-# --- questions: S1, S2 ---
-
-
-def test_s1_target_is_the_last_train_item_and_candidates_precede_it() -> None:
-    question = make_question(SEQUENCE, TITLES, target_from_train=True, titles_with_ids=True)
-    assert question is not None
-    assert (question.target, question.candidates) == (9, (7, 3))
-
-
-def test_s1_released_target_is_the_test_item() -> None:
-    question = make_question(SEQUENCE, TITLES, target_from_train=False, titles_with_ids=True)
-    assert question is not None
-    assert (question.target, question.candidates) == (4, (7, 3, 9, 1))
-
-
-def test_s1_by_default_no_prompt_shows_a_validation_or_test_item() -> None:
-    questions = make_questions([SEQUENCE], TITLES, target_from_train=True, titles_with_ids=True)
-    assert "1-title 1" not in questions[0].prompt and "4-title 4" not in questions[0].prompt
-
-
-def test_s2_ids_and_titles_are_paired() -> None:
-    question = make_question(SEQUENCE, TITLES, target_from_train=True, titles_with_ids=True)
-    assert question is not None and question.candidate_titles == ("title 7", "title 3")
-    assert "9-title 9" in question.prompt and "7-title 7\n3-title 3" in question.prompt
-
-
-def test_s2_released_titles_come_in_the_order_of_the_ids() -> None:
-    question = make_question(SEQUENCE, TITLES, target_from_train=True, titles_with_ids=False)
-    assert question is not None and question.candidates == (7, 3)
-    assert question.candidate_titles == ("title 3", "title 7")
-
-
-def test_a_user_without_earlier_items_is_not_asked_about() -> None:
-    assert make_questions([np.array([1, 2, 3]), np.array([1, 2, 3, 4])], TITLES, True, True)[0].target == 2
-    assert len(make_questions([np.array([1, 2, 3])], TITLES, True, True)) == 0
-
-
-def test_candidates_are_distinct_without_the_target_and_the_latest_are_kept() -> None:
-    sequence = np.array([5, 2, 5, 8, 2, 6, 8, 0, 1])
-    question = make_question(sequence, TITLES, True, True)
-    assert question is not None and (question.target, question.candidates) == (8, (5, 2, 6))
-    question = make_question(sequence, TITLES, True, True, max_candidates=2)
-    assert question is not None and question.candidates == (2, 6)
-
-
-# --- answers: S3 ---
-
-
-@pytest.mark.parametrize(
-    "answer, verdict, checked, released",
-    [
-        ("7-title 7", PAIR, 7, 7),
-        (" 3-anything\n", PAIR, 3, 3),
-        ("7-with, a comma", PAIR, 7, None),
-        ("-1", NONE, None, None),
-        ("", MALFORMED, None, None),
-        ("7", MALFORMED, None, None),
-        ("title 7", MALFORMED, None, None),
-        ("The answer is 7-title 7", MALFORMED, None, None),
-        ("7-title 7\nbecause", MALFORMED, None, 7),
-        ("９-全角", MALFORMED, None, None),
-        ("9" * 5000 + "-x", MALFORMED, None, None),
-        ("5-title 5", NOT_A_CANDIDATE, None, 5),
-        ("9-title 9", IS_THE_TARGET, None, 9),
-        ("10-beyond the items", NOT_A_CANDIDATE, None, None),
-    ],
-)
-def test_s3_verdicts_and_what_is_accepted(answer: str, verdict: str, checked: Any, released: Any) -> None:
-    assert judge(QUESTION, answer)[0] == verdict
-    assert accepted_item(QUESTION, answer, answers_checked=True, n_items=10) == checked
-    assert accepted_item(QUESTION, answer, answers_checked=False, n_items=10) == released
-
+from stage1_content_modality_semantic_alignment.questions import Question, load_template
 
 # --- pair files: S4 ---
 
@@ -144,31 +50,24 @@ def test_a_faulty_id_file_is_named_with_its_line(tmp_path: Path, content: str, f
 def test_tfidf_picks_the_most_similar_title_and_the_first_of_equals() -> None:
     titles = ["spicy noodles", "street dance", "spicy noodle soup", "qqq", "spicy noodle soup"]
     selector = TfidfSelector(titles, threshold=0.1)
-    assert selector.answer([Question(0, (1, 4, 2), titles[0], (titles[1], titles[4], titles[2]))]) == ["4-" + titles[4]]
+    question = Question(0, (1, 4, 2), titles[0], (titles[1], titles[4], titles[2]), load_template("zh", "text"))
+    assert selector.answer_batch([question]) == ["4-" + titles[4]]
 
 
 def test_tfidf_answers_none_below_the_threshold() -> None:
     selector = TfidfSelector(["abc", "xyz", "abd"], threshold=0.9)
-    assert selector.answer([Question(0, (1, 2), "abc", ("xyz", "abd"))]) == ["-1"]
+    question = Question(0, (1, 2), "abc", ("xyz", "abd"), load_template("zh", "text"))
+    assert selector.answer_batch([question]) == ["-1"]
 
 
 # --- a run with tfidf ---
-
-
-def tiny_settings(folder: Path, **changes: Any) -> Settings:
-    values: Dict[str, Any] = {"dataset": "Tiny", "datasets_dir": str(folder), "selector": "tfidf", "device": "cpu"}
-    return Settings(**{**values, **changes})
-
-
-def read_log(folder: Path) -> List[Dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_run_writes_pairs_titles_log_and_summary_and_then_stands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = make_tiny_dataset(tmp_path)
-    llm_driven_sample.run(tiny_settings(tmp_path))
+    llm_driven_sample.run(pairs_settings(tmp_path))
     folder = home / "pairs" / "tfidf"
     dataset = load_dataset(home, "Tiny")
     pairs = read_pairs(pairs_path(folder, "id"), dataset.n_items)
@@ -178,11 +77,11 @@ def test_a_run_writes_pairs_titles_log_and_summary_and_then_stands(
     summary = json.loads((folder / "summary.json").read_text())["summary"]
     sequences = tiny_sequences()
     asked = {tuple(sequence[:-2]) for sequence in sequences if len(sequence) > 3}
-    assert summary["users"] == len(sequences) and summary["verdict pair"] == summary["pairs written"] == len(pairs) > 0
+    assert summary["users"] == len(sequences) and summary["verdict pair"] == summary["pairs"] == len(pairs) > 0
     assert summary["distinct prompts"] == len(asked) == len(read_log(folder))
     for target, similar in pairs:
         assert any(target == s[-3] and similar in s[:-3] for s in sequences)
-    llm_driven_sample.run(tiny_settings(tmp_path))
+    llm_driven_sample.run(pairs_settings(tmp_path))
     assert "stands" in capsys.readouterr().out
 
 
@@ -196,66 +95,125 @@ def test_variant_released_sets_each_switch_and_each_can_be_set_alone(switch: str
 
 def test_s1_s2_s3_released_reach_the_files(tmp_path: Path) -> None:
     home = make_tiny_dataset(tmp_path)
-    llm_driven_sample.run(tiny_settings(tmp_path, variant="released", strategy="r", tfidf_threshold=0.0))
+    llm_driven_sample.run(pairs_settings(tmp_path, variant="released", strategy="r", tfidf_threshold=0.0))
     logged = read_log(home / "pairs" / "r")
     assert {entry["target"] for entry in logged} == {sequence[-1] for sequence in tiny_sequences()}
 
 
-# --- the log ---
+def test_both_ways_and_merged_duplicates_with_their_counts(tmp_path: Path) -> None:
+    home = make_tiny_dataset(tmp_path)
+    plain: Dict[str, Any] = {"targets": "every", "tfidf_threshold": 0.0}
+    llm_driven_sample.run(pairs_settings(tmp_path, strategy="plain", **plain))
+    llm_driven_sample.run(pairs_settings(tmp_path, strategy="merged", both_ways=True, merge_duplicates=True, **plain))
+    once = read_pairs(pairs_path(home / "pairs" / "plain", "id"), 15)
+    twice = [way for a, b in once for way in ((a, b), (b, a))]
+    merged = read_pairs(pairs_path(home / "pairs" / "merged", "id"), 15)
+    assert merged == list(dict.fromkeys(twice)) and len(merged) < len(twice)
+    rows = pairs_path(home / "pairs" / "merged", "count").read_text().splitlines()
+    assert rows == [f"{a},{b},{twice.count((a, b))}" for a, b in merged]
+    rows = pairs_path(home / "pairs" / "plain", "count").read_text().splitlines()
+    assert rows == [f"{a},{b},{once.count((a, b))}" for a, b in dict.fromkeys(once)]
 
 
-class CountingSelector:
-    identity = {"selector": "counting"}
+def test_limit_and_sample_count_distinct_prompts_and_a_larger_sample_holds_a_smaller(tmp_path: Path) -> None:
+    dataset = load_dataset(make_tiny_dataset(tmp_path), "Tiny")
 
-    def __init__(self) -> None:
+    def asked(**changes: Any) -> List[Question]:
+        chosen = llm_driven_sample.all_questions(pairs_settings(tmp_path, targets="every", **changes), dataset)
+        return list(dict.fromkeys(chosen))
+
+    whole = asked()
+    assert asked(limit=5) == whole[:5]
+    assert len(asked(sample=5)) == 5 and set(asked(sample=5)) < set(asked(sample=9)) < set(whole)
+    assert asked(sample=5, seed=7) != asked(sample=5) != whole[:5]
+    assert asked(sample=9, limit=4) == asked(sample=9)[:4]
+
+
+def test_english_prompts_show_english_titles(tmp_path: Path) -> None:
+    home = make_tiny_dataset(tmp_path)
+    llm_driven_sample.run(pairs_settings(tmp_path, prompt="en"))
+    assert all("street" in e["prompt"] or e["prompt"].isascii() for e in read_log(home / "pairs" / "tfidf"))
+    llm_driven_sample.run(pairs_settings(tmp_path, prompt="en", title_language="cn"))
+    assert not any(entry["prompt"].isascii() for entry in read_log(home / "pairs" / "tfidf"))
+
+
+# --- the store of answers ---
+
+
+class CountingSelector(BatchSelector):
+    def __init__(self, model: str = "a") -> None:
+        self.identity = {"selector": "counting", "model": model}
         self.asked: List[List[Question]] = []
 
     def batches(self, questions: Sequence[Question]) -> List[List[Question]]:
         return [list(questions[start : start + 2]) for start in range(0, len(questions), 2)]
 
-    def answer(self, batch: Sequence[Question]) -> List[str]:
+    def answer_batch(self, batch: Sequence[Question]) -> List[str]:
         self.asked.append(list(batch))
         return [f"{question.candidates[0]}-x" for question in batch]
 
 
-def questions_of(count: int) -> List[Question]:
-    return [Question(100 + n, (n,), "t", (f"title {n}",)) for n in range(count)]
+def ask(questions: Sequence[Question], selector: CountingSelector, path: Path) -> Mapping[Question, str]:
+    answers, passed_over = llm_driven_sample.ask(questions, selector, AnswerStore(path, selector.identity))
+    assert passed_over == {}
+    return answers
+
+
+SIX = [question_of(100 + n, n) for n in range(6)]
 
 
 def test_identical_prompts_are_asked_once(tmp_path: Path) -> None:
     selector = CountingSelector()
-    questions = [*questions_of(3), *questions_of(3)]
-    answers = llm_driven_sample.ask(questions, selector, AnswerLog(tmp_path / "log"))
-    assert answers == ["0-x", "1-x", "2-x"] * 2 and sum(map(len, selector.asked)) == 3
+    answers = ask([*SIX[:3], *SIX[:3]], selector, tmp_path / "store")
+    assert list(answers.values()) == ["0-x", "1-x", "2-x"] and sum(map(len, selector.asked)) == 3
 
 
-def test_a_resumed_run_asks_only_batches_that_lack_an_answer(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    whole = llm_driven_sample.ask(questions_of(6), CountingSelector(), AnswerLog(path))
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:3]) + lines[3][:40])  # killed while the fourth was written
+def test_only_what_is_new_is_asked(tmp_path: Path) -> None:
+    ask(SIX[:2], CountingSelector(), tmp_path / "store")
     selector = CountingSelector()
-    assert llm_driven_sample.ask(questions_of(6), selector, AnswerLog(path)) == whole
-    assert selector.asked == [questions_of(6)[2:4], questions_of(6)[4:6]]  # in the company they had
-    assert path.read_bytes().splitlines(keepends=True) == lines
+    assert dict(ask(SIX, selector, tmp_path / "store")) == dict(ask(SIX, CountingSelector(), tmp_path / "other"))
+    assert selector.asked == [SIX[2:4], SIX[4:6]]  # in the company that they would have had
 
 
-def test_answers_of_another_model_or_prompt_are_not_taken(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    llm_driven_sample.ask(questions_of(2), CountingSelector(), AnswerLog(path))
-    other = CountingSelector()
-    other.identity = {"selector": "counting", "model": "other"}
-    llm_driven_sample.ask(questions_of(2), other, AnswerLog(path))
-    assert len(other.asked) == 1
-    assert prompt_key("a", {"m": 1}) != prompt_key("b", {"m": 1})
+def test_answers_of_another_model_or_wording_are_not_taken(tmp_path: Path) -> None:
+    ask(SIX[:2], CountingSelector(), tmp_path / "store")
+    other = CountingSelector("b")
+    ask(SIX[:2], other, tmp_path / "store")
+    assert other.asked == [SIX[:2]]
+    in_json = [question_of(100, 0, form="json")]
+    selector = CountingSelector()
+    ask(in_json, selector, tmp_path / "store")
+    assert selector.asked == [in_json]
+    store = AnswerStore(tmp_path / "store", selector.identity)
+    store.forget(SIX[:1])
+    assert set(store.answers([*SIX, *in_json])) == {SIX[1], *in_json}
 
 
-def test_a_broken_line_inside_the_log_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    llm_driven_sample.ask(questions_of(2), CountingSelector(), AnswerLog(path))
-    path.write_bytes(b"{nonsense\n" + path.read_bytes())
-    with pytest.raises(UserError, match="log:1"):
-        AnswerLog(path)
+def test_a_changed_filter_and_force_ask_what_they_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tiny_dataset(tmp_path)
+    asked: List[Question] = []
+    answer_batch = TfidfSelector.answer_batch
+
+    def noted(self: TfidfSelector, batch: Sequence[Question]) -> List[str]:
+        asked.extend(batch)
+        return answer_batch(self, batch)
+
+    monkeypatch.setattr(TfidfSelector, "answer_batch", noted)
+    llm_driven_sample.run(pairs_settings(tmp_path, targets="2"))
+    first = len(asked)
+    llm_driven_sample.run(pairs_settings(tmp_path, targets="every"))
+    assert first < len(asked) == len(set(asked))  # nothing twice
+    asked.clear()
+    llm_driven_sample.run(pairs_settings(tmp_path, targets="2", strategy="elsewhere", both_ways=True))
+    assert not asked
+    llm_driven_sample.run(pairs_settings(tmp_path, targets="2"), force=True)
+    assert len(asked) == first
+
+
+def test_a_broken_store_is_one_error_with_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("no database" * 200)
+    with pytest.raises(UserError, match="store: .*not a database.*move the file away"):
+        AnswerStore(tmp_path / "store", {}).answers(SIX)
 
 
 def test_killed_and_started_again_gives_the_same_files(tmp_path: Path) -> None:
@@ -264,133 +222,52 @@ def test_killed_and_started_again_gives_the_same_files(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from stage1_content_modality_semantic_alignment import llm_driven_sample, pair_selectors
-from stage1_content_modality_semantic_alignment.answer_log import AnswerLog
 pair_selectors.TfidfSelector.batches = lambda self, questions: [[question] for question in questions]
-append = AnswerLog.append
-def append_then_die(self, entries):
-    if len(self.answers) == 3:
-        with open(self.path, "ab") as out:
-            out.write(b'{{"key": "cut')
+answer_batch, asked = pair_selectors.TfidfSelector.answer_batch, []
+def answer_then_die(self, batch):
+    asked.extend(batch)
+    if len(asked) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    append(self, entries)
-AnswerLog.append = append_then_die
+    return answer_batch(self, batch)
+pair_selectors.TfidfSelector.answer_batch = answer_then_die
 llm_driven_sample.main(["-d", "Tiny", "datasets_dir={tmp_path / "killed"}", "selector=tfidf"])
 """
     assert run_python(code).returncode == -signal.SIGKILL
-    files = {}
+    with sqlite3.connect(tmp_path / "killed" / "Tiny" / "pairs" / "answers.sqlite") as store:
+        assert store.execute("SELECT count(*) FROM answers").fetchone() == (3,)
     for name in ("whole", "killed"):
-        llm_driven_sample.run(tiny_settings(tmp_path / name))
-        folder = tmp_path / name / "Tiny" / "pairs" / "tfidf"
-        files[name] = {path.name: path.read_bytes() for path in folder.glob("*.txt")}
-        assert len(files[name]) == 3
-        files[name]["log"] = (folder / "answers.jsonl").read_bytes()
-    assert files["whole"] == files["killed"]
+        llm_driven_sample.run(pairs_settings(tmp_path / name))
+    files = [pair_files(tmp_path / name / "Tiny" / "pairs" / "tfidf") for name in ("whole", "killed")]
+    assert files[0] == files[1]
 
 
-# --- hf ---
+# --- a dry run ---
 
 
-def letter_tokenizer(chat_template: bool) -> PreTrainedTokenizerFast:
-    letters = sorted(set("0123456789- abcdefghijklmnopqrstuvwxyz,"))
-    vocabulary = {token: place for place, token in enumerate(["<unk>", "<end>", *letters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>")
-    if chat_template:
-        fast.chat_template = "a: {{ messages[0]['content'] }} {% if add_generation_prompt %}b:{% endif %}"
-    return fast
-
-
-def save_causal_lm(folder: Path, kind: str, chat_template: bool = False, context: int = 2048) -> str:
-    tokenizer = letter_tokenizer(chat_template)
-    tokenizer.save_pretrained(folder)
-    sizes: Dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": context,
-        "initializer_range": 0.3,
-        "pad_token_id": 1,
-        "eos_token_id": 1,
-    }
-    torch.manual_seed(0)
-    if kind == "glm":
-        if not hasattr(transformers, "GlmForCausalLM"):
-            pytest.skip("GLM came with transformers 4.46")
-        model: Any = transformers.GlmForCausalLM(transformers.GlmConfig(head_dim=16, **sizes))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**sizes))
-    model.generation_config.temperature = 0.3  # as chat models come; decoding is greedy even so
-    model.generation_config.do_sample = True
-    model.save_pretrained(folder)
-    return str(folder)
-
-
-CPU = pick_compute("cpu", "fp32")
-
-
-@pytest.mark.parametrize("kind, chat_template", [("glm", False), ("glm", True), ("llama", True)])
-def test_a_left_padded_batch_answers_as_single_prompts(tmp_path: Path, kind: str, chat_template: bool) -> None:
-    name = save_causal_lm(tmp_path / "lm", kind, chat_template)
-    questions = make_questions([np.array(s) for s in tiny_sequences()], ["abc" * n for n in range(15)], True, True)
-    batched = HfSelector(name, CPU, batch_size=4, max_new_tokens=12)
-    single = HfSelector(name, CPU, batch_size=1, max_new_tokens=12)
-    unique = list(dict.fromkeys(questions))
-    answers = {q: a for batch in batched.batches(unique) for q, a in zip(batch, batched.answer(batch))}
-    assert answers == {q: single.answer([q])[0] for q in unique}
-    assert len({len(batched._tokens([q])[0]) for q in unique}) > 2 and len(set(answers.values())) > 2
-
-
-def test_batches_hold_every_question_once_longest_first(tmp_path: Path) -> None:
-    selector = HfSelector(save_causal_lm(tmp_path / "lm", "llama"), CPU, batch_size=2, max_new_tokens=4)
-    questions = questions_of(5) + [Question(1, (2, 3), "long title", ("a", "b"))]
-    batches = selector.batches(questions)
-    assert batches[0][0] == questions[-1] and sorted(map(len, batches)) == [2, 2, 2]
-    assert {q for batch in batches for q in batch} == set(questions)
-
-
-def test_the_chat_template_is_used_where_there_is_one(tmp_path: Path) -> None:
-    with_template = HfSelector(save_causal_lm(tmp_path / "a", "llama", True), CPU, 1, 4)
-    without = HfSelector(save_causal_lm(tmp_path / "b", "llama", False), CPU, 1, 4)
-    assert with_template._text(QUESTION) == f"a: {QUESTION.prompt} b:"
-    assert without._text(QUESTION) == QUESTION.prompt
-
-
-def test_a_run_with_a_local_llm_logs_each_prompt_and_skips_itself_then(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_counts_and_prices_and_writes_no_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = make_tiny_dataset(tmp_path)
-    name = save_causal_lm(tmp_path / "some-chat-model", "llama", True)
-    settings = tiny_settings(tmp_path, selector="hf", llm=name, precision="fp32", max_new_tokens=8)
-    llm_driven_sample.run(settings)
-    logged = read_log(home / "pairs" / "some-chat-model")
-    assert all(entry["verdict"] in llm_driven_sample.VERDICTS and entry["prompt"] for entry in logged)
-    llm_driven_sample.run(settings)
-    assert "stands" in capsys.readouterr().out
+    words = ["-d", "Tiny", f"datasets_dir={tmp_path}", "selector=openai", "targets=every", "max_new_tokens=10"]
+    llm_driven_sample.main([*words, "--dry-run"])
+    said = capsys.readouterr().out
+    prompts = list(
+        dict.fromkeys(
+            q
+            for q in llm_driven_sample.all_questions(
+                pairs_settings(tmp_path, selector="openai", targets="every"), load_dataset(home, "Tiny")
+            )
+        )
+    )
+    assert f"prompts to ask               {len(prompts):>14,}\n" in said
+    assert "ESTIMATE" in said and f"at most       {10 * len(prompts):>14,}" in said and "cost: give price" in said
+    llm_driven_sample.main([*words, "--dry-run", "price_prompt=0", "price_answer=1e6"])
+    assert f"at most {10 * len(prompts):,}.00" in capsys.readouterr().out
+    assert not (home / "pairs" / "glm-4-9b-chat-hf").exists()
 
 
-def test_a_prompt_beyond_the_context_names_the_cure(tmp_path: Path) -> None:
-    selector = HfSelector(save_causal_lm(tmp_path / "lm", "llama", context=64), CPU, 1, 8)
-    with pytest.raises(UserError, match="max_candidates"):
-        selector.answer([QUESTION])
-
-
-def test_a_model_that_cannot_be_had_is_one_error_with_the_cure(tmp_path: Path) -> None:
+def test_a_dry_run_counts_what_is_answered_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_tiny_dataset(tmp_path)
-    with pytest.raises(UserError, match="selector=tfidf"):
-        llm_driven_sample.run(tiny_settings(tmp_path, selector="hf", llm=str(tmp_path / "nowhere")))
-
-
-def test_remote_code_needs_the_explicit_setting(tmp_path: Path) -> None:
-    assert Settings().trust_remote_code is False
-    folder = Path(save_causal_lm(tmp_path / "lm", "llama"))
-    config = json.loads((folder / "config.json").read_text())
-    config.update(model_type="homemade", auto_map={"AutoConfig": "home.Made", "AutoModelForCausalLM": "home.Made"})
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "home.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Made: pass\n")
-    with pytest.raises(UserError, match="cannot be loaded"):
-        HfSelector(str(folder), CPU, 1, 4).model  # noqa: B018
-    assert not (tmp_path / "ran").exists()
+    llm_driven_sample.run(pairs_settings(tmp_path))
+    capsys.readouterr()
+    llm_driven_sample.run(pairs_settings(tmp_path), dry_run=True)
+    said = capsys.readouterr().out
+    assert "prompts to ask                            0\n" in said and "no cost" in said

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from stage1_helpers import pairs_settings, question_of, read_log
+from tiny import make_tiny_dataset, tiny_sequences
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from common.device import pick_compute
+from common.errors import UserError
+from stage1_content_modality_semantic_alignment import llm_driven_sample
+from stage1_content_modality_semantic_alignment.llm_driven_sample import Settings
+from stage1_content_modality_semantic_alignment.pair_selectors import HfSelector
+from stage1_content_modality_semantic_alignment.questions import Plan, make_questions
+from stage1_content_modality_semantic_alignment.verdicts import VERDICTS
+
+QUESTION = question_of(9, 7, 3)
+
+
+def letter_tokenizer(chat_template: bool) -> PreTrainedTokenizerFast:
+    letters = sorted(set("0123456789- abcdefghijklmnopqrstuvwxyz,"))
+    vocabulary = {token: place for place, token in enumerate(["<unk>", "<end>", *letters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>")
+    if chat_template:
+        fast.chat_template = "a: {{ messages[0]['content'] }} {% if add_generation_prompt %}b:{% endif %}"
+    return fast
+
+
+def save_causal_lm(folder: Path, kind: str, chat_template: bool = False, context: int = 2048) -> str:
+    tokenizer = letter_tokenizer(chat_template)
+    tokenizer.save_pretrained(folder)
+    sizes: Dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": context,
+        "initializer_range": 0.3,
+        "pad_token_id": 1,
+        "eos_token_id": 1,
+    }
+    torch.manual_seed(0)
+    if kind == "glm":
+        if not hasattr(transformers, "GlmForCausalLM"):
+            pytest.skip("GLM came with transformers 4.46")
+        model: Any = transformers.GlmForCausalLM(transformers.GlmConfig(head_dim=16, **sizes))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**sizes))
+    model.generation_config.temperature = 0.3  # as chat models come; decoding is greedy even so
+    model.generation_config.do_sample = True
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+CPU = pick_compute("cpu", "fp32")
+
+
+@pytest.mark.parametrize("kind, chat_template", [("glm", False), ("glm", True), ("llama", True)])
+def test_a_left_padded_batch_answers_as_single_prompts(tmp_path: Path, kind: str, chat_template: bool) -> None:
+    name = save_causal_lm(tmp_path / "lm", kind, chat_template)
+    sequences, titles = [np.array(s) for s in tiny_sequences()], ["abc" * n for n in range(15)]
+    questions = sum(make_questions(sequences, titles, QUESTION.template, Plan()), [])
+    batched = HfSelector(name, CPU, batch_size=4, max_new_tokens=12)
+    single = HfSelector(name, CPU, batch_size=1, max_new_tokens=12)
+    unique = list(dict.fromkeys(questions))
+    answers = {q: a for batch in batched.batches(unique) for q, a in zip(batch, batched.answer_batch(batch))}
+    assert answers == {q: single.answer_batch([q])[0] for q in unique}
+    assert len({len(batched._tokens([q])[0]) for q in unique}) > 2 and len(set(answers.values())) > 2
+
+
+def test_batches_hold_every_question_once_longest_first(tmp_path: Path) -> None:
+    selector = HfSelector(save_causal_lm(tmp_path / "lm", "llama"), CPU, batch_size=2, max_new_tokens=4)
+    questions = [*(question_of(item, 0) for item in range(1, 6)), question_of(1, 2, 3, 4)]
+    batches = selector.batches(questions)
+    assert batches[0][0] == questions[-1] and sorted(map(len, batches)) == [2, 2, 2]
+    assert {q for batch in batches for q in batch} == set(questions)
+
+
+def test_the_chat_template_is_used_where_there_is_one(tmp_path: Path) -> None:
+    with_template = HfSelector(save_causal_lm(tmp_path / "a", "llama", True), CPU, 1, 4)
+    without = HfSelector(save_causal_lm(tmp_path / "b", "llama", False), CPU, 1, 4)
+    assert with_template._text(QUESTION) == f"a: {QUESTION.prompt} b:"
+    assert without._text(QUESTION) == QUESTION.prompt
+
+
+def test_a_run_with_a_local_llm_logs_each_prompt_and_skips_itself_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = make_tiny_dataset(tmp_path)
+    name = save_causal_lm(tmp_path / "some-chat-model", "llama", True)
+    settings = pairs_settings(tmp_path, selector="hf", llm=name, precision="fp32", max_new_tokens=8)
+    llm_driven_sample.run(settings)
+    logged = read_log(home / "pairs" / "some-chat-model")
+    assert all(entry["verdict"] in VERDICTS and entry["prompt"] for entry in logged)
+    llm_driven_sample.run(settings)
+    assert "stands" in capsys.readouterr().out
+
+
+def test_a_prompt_beyond_the_context_names_the_cure(tmp_path: Path) -> None:
+    selector = HfSelector(save_causal_lm(tmp_path / "lm", "llama", context=64), CPU, 1, 8)
+    with pytest.raises(UserError, match="max_candidates"):
+        selector.answer([QUESTION], {}.update)
+
+
+def test_a_model_that_cannot_be_had_is_one_error_with_the_cure(tmp_path: Path) -> None:
+    make_tiny_dataset(tmp_path)
+    with pytest.raises(UserError, match="selector=tfidf"):
+        llm_driven_sample.run(pairs_settings(tmp_path, selector="hf", llm=str(tmp_path / "nowhere")))
+
+
+def test_remote_code_needs_the_explicit_setting(tmp_path: Path) -> None:
+    assert Settings().trust_remote_code is False
+    folder = Path(save_causal_lm(tmp_path / "lm", "llama"))
+    config = json.loads((folder / "config.json").read_text())
+    config.update(model_type="homemade", auto_map={"AutoConfig": "home.Made", "AutoModelForCausalLM": "home.Made"})
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "home.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Made: pass\n")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        HfSelector(str(folder), CPU, 1, 4).model  # noqa: B018
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, List
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from stage1_content_modality_semantic_alignment.questions import Plan, Question, load_template, make_questions
+from stage1_content_modality_semantic_alignment.verdicts import (
+    IS_THE_TARGET,
+    MALFORMED,
+    NONE,
+    NOT_A_CANDIDATE,
+    PAIR,
+    accepted_item,
+    judge,
+)
+
+SEQUENCE = np.array([7, 3, 9, 1, 4])
+TITLES = [f"title {item}" for item in range(10)]
+ZH = load_template("zh", "text")
+QUESTION = Question(9, (7, 3), "title 9", ("title 7", "title 3"), ZH)
+
+
+def question_of(sequence: np.ndarray, **plan: Any) -> Question:
+    """The one question about one user."""
+    ((question,),) = make_questions([sequence], TITLES, ZH, Plan(**plan))
+    return question
+
+
+# --- questions: S1, S2 ---
+
+
+def test_s1_target_is_the_last_train_item_and_candidates_precede_it() -> None:
+    question = question_of(SEQUENCE)
+    assert (question.target, question.candidates) == (9, (7, 3))
+
+
+def test_s1_released_target_is_the_test_item() -> None:
+    question = question_of(SEQUENCE, target_from_train=False)
+    assert (question.target, question.candidates) == (4, (7, 3, 9, 1))
+
+
+@pytest.mark.parametrize("targets", ["last", "every"])
+@pytest.mark.parametrize("candidates", ["history", "co-occurrence"])
+def test_s1_by_default_no_prompt_shows_a_validation_or_test_item(targets: str, candidates: str) -> None:
+    others = [np.array([3, 7, 9, 2, 5]), np.array([7, 9, 3, 6, 8])]
+    plan = Plan(targets=targets, candidates=candidates)
+    for question in sum(make_questions([SEQUENCE, *others], TITLES, ZH, plan), []):
+        assert not {1, 4, 2, 5, 6, 8} & {question.target, *question.candidates}
+
+
+def test_s2_ids_and_titles_are_paired() -> None:
+    question = question_of(SEQUENCE)
+    assert question.candidate_titles == ("title 7", "title 3")
+    assert "9-title 9" in question.prompt and "7-title 7\n3-title 3" in question.prompt
+
+
+def test_s2_released_titles_come_in_the_order_of_the_ids() -> None:
+    question = question_of(SEQUENCE, titles_with_ids=False)
+    assert question.candidates == (7, 3) and question.candidate_titles == ("title 3", "title 7")
+
+
+def test_a_user_without_earlier_items_is_not_asked_about() -> None:
+    first, second = make_questions([np.array([1, 2, 3]), np.array([1, 2, 3, 4])], TITLES, ZH, Plan())
+    assert first == [] and second[0].target == 2
+
+
+def test_candidates_are_distinct_without_the_target_and_the_latest_are_kept() -> None:
+    sequence = np.array([5, 2, 5, 8, 2, 6, 8, 0, 1])
+    assert question_of(sequence).candidates == (5, 2, 6)
+    assert question_of(sequence, max_candidates=2).candidates == (2, 6)
+
+
+# --- targets, candidates, templates ---
+
+LONG = np.array([5, 2, 5, 6, 0, 1])  # train part: 5 2 5 6
+
+
+@pytest.mark.parametrize(
+    "targets, asked",
+    [
+        ("last", [(6, (5, 2))]),
+        ("2", [(5, (2,)), (6, (5, 2))]),
+        ("every", [(2, (5,)), (5, (2,)), (6, (5, 2))]),
+        ("99", [(2, (5,)), (5, (2,)), (6, (5, 2))]),
+    ],
+)
+def test_targets(targets: str, asked: List[Any]) -> None:
+    (questions,) = make_questions([LONG], TITLES, ZH, Plan(targets=targets))
+    assert [(question.target, question.candidates) for question in questions] == asked
+
+
+@pytest.mark.parametrize("targets", ["0", "-1", "first", "1.5", ""])
+def test_targets_of_another_form_are_one_error(targets: str) -> None:
+    with pytest.raises(UserError, match="last, every, or how many"):
+        make_questions([LONG], TITLES, ZH, Plan(targets=targets))
+
+
+def test_candidates_by_co_occurrence_are_the_most_frequent_companions_lower_ids_first() -> None:
+    tail = [8, 9]  # validation and test
+    sequences = [np.array(part + tail) for part in ([1, 2, 3], [3, 1], [4, 2, 2, 1], [5, 1, 3], [0])]
+    plan = Plan(candidates="co-occurrence")
+    questions = make_questions(sequences, TITLES, ZH, plan)
+    assert [question.target for of_user in questions for question in of_user] == [3, 1, 1, 3]
+    # with 1: item 3 in three histories, 2 in two (twice in one counts once), 4 and 5 in one each
+    assert questions[1][0].candidates == (3, 2, 4, 5) and questions[1] == questions[2]
+    two = make_questions(sequences, TITLES, ZH, Plan(candidates="co-occurrence", max_candidates=2))
+    assert two[1][0].candidates == (3, 2) and two[4] == []
+
+
+@pytest.mark.parametrize("prompt", ["zh", "en"])
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_shipped_templates_show_target_and_candidates_and_ask_for_their_form(prompt: str, form: str) -> None:
+    template = load_template(prompt, form)
+    asked = Question(9, (7,), "a {candidates} b", ("c {target} d",), template).prompt
+    assert "9-a {candidates} b\n" in asked and asked.endswith("7-c {target} d\n")  # titles are not filled in
+    assert ('{"similar": -1}' in asked) == (form == "json") and template.version.startswith(template.name + "-")
+
+
+def test_another_wording_is_another_version(tmp_path: Path) -> None:
+    versions = set()
+    for words in ("{target} {candidates}", "{target}: {candidates}"):
+        (tmp_path / "own.txt").write_text(words)
+        versions.add(load_template(str(tmp_path / "own.txt"), "text").version)
+    assert len(versions) == 2
+
+
+def test_a_template_without_a_place_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("{target}")
+    with pytest.raises(UserError, match="lacks the place {candidates}"):
+        load_template(str(tmp_path / "own.txt"), "text")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_template("fr", "text")
+
+
+# --- answers: S3 ---
+
+
+@pytest.mark.parametrize(
+    "answer, verdict, checked, released",
+    [
+        ("7-title 7", PAIR, 7, 7),
+        (" 3-anything\n", PAIR, 3, 3),
+        ("7-with, a comma", PAIR, 7, None),
+        ("-1", NONE, None, None),
+        ("", MALFORMED, None, None),
+        ("7", MALFORMED, None, None),
+        ("title 7", MALFORMED, None, None),
+        ("The answer is 7-title 7", MALFORMED, None, None),
+        ("7-title 7\nbecause", MALFORMED, None, 7),
+        ("９-全角", MALFORMED, None, None),
+        ("9" * 5000 + "-x", MALFORMED, None, None),
+        ("5-title 5", NOT_A_CANDIDATE, None, 5),
+        ("9-title 9", IS_THE_TARGET, None, 9),
+        ("10-beyond the items", NOT_A_CANDIDATE, None, None),
+    ],
+)
+def test_s3_verdicts_and_what_is_accepted(answer: str, verdict: str, checked: Any, released: Any) -> None:
+    assert judge(QUESTION, answer)[0] == verdict
+    assert accepted_item(QUESTION, answer, answers_checked=True, n_items=10) == checked
+    assert accepted_item(QUESTION, answer, answers_checked=False, n_items=10) == released
+
+
+@pytest.mark.parametrize(
+    "answer, verdict, item",
+    [
+        ('{"similar": 7}', PAIR, 7),
+        ('```json\n{"similar": 3}\n```', PAIR, 3),
+        (' {"similar": -1} ', NONE, None),
+        ('{"similar": 9}', IS_THE_TARGET, 9),
+        ('{"similar": 5}', NOT_A_CANDIDATE, 5),
+        ('{"similar": "7"}', MALFORMED, None),
+        ('{"similar": 7.0}', MALFORMED, None),
+        ('{"similar": true}', MALFORMED, None),
+        ('{"similar": -2}', MALFORMED, None),
+        ('{"similar": 7, "why": "x"}', MALFORMED, None),
+        ('{"similar": 7', MALFORMED, None),
+        ("7-title 7", MALFORMED, None),
+        ("[" * 100_000, MALFORMED, None),
+        ("9" * 5000, MALFORMED, None),
+    ],
+)
+def test_answers_in_json_are_checked(answer: str, verdict: str, item: Any) -> None:
+    question = Question(9, (7, 3), "title 9", ("title 7", "title 3"), load_template("zh", "json"))
+    assert judge(question, answer) == (verdict, item)
+    assert accepted_item(question, answer, True, 10) == (item if verdict == PAIR else None)
+    assert accepted_item(question, answer, False, 10) == item  # S3 released: whatever has the form
