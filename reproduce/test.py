@@ -26,10 +26,13 @@ from reproduce.steps import pipeline
 from reproduce.train import command_line
 from stage2_sequence_preference_learning.evaluation import test_run
 from stage2_sequence_preference_learning.processes import Processes
-from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES, shaping
+from stage2_sequence_preference_learning.settings import OTHERS, SCHEMAS, SWITCHES, schema_of, shaping
+from stage2_sequence_preference_learning.spine import CHECKPOINTS
 
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 UNTOLD = ("dataset", "seed", "variant", "precision", "processes", "modalities")  # told elsewhere, or alike in all rows
+
+OWN = ("id_encoder", *CHECKPOINTS)  # inputs that differ by seed
 
 
 @dataclass
@@ -50,7 +53,7 @@ class Run:
 
     def label(self) -> str:
         """Model, variant, and what differs from the model's defaults."""
-        settings, schema = self.made_from["settings"], SCHEMAS[self.result["model"]]
+        settings, schema = self.made_from["settings"], schema_of(self.result["model"])
         defaults = as_dict(schema())
         switched = settings.get("variant") == "paper"
         told = [settings["variant"]] if "variant" in settings else []
@@ -58,7 +61,7 @@ class Run:
             told.append("+".join(settings["modalities"]))
         for key, value in settings.items():
             usual = switched if key in SWITCHES else defaults.get(key)
-            if key not in UNTOLD and value != usual:
+            if key not in (*UNTOLD, *CHECKPOINTS) and value != usual:
                 told.append(f"{key}={value}")
         for source in {
             Path(entry["path"]).parent for name, entry in self.made_from["inputs"].items() if name in MODALITIES
@@ -72,8 +75,8 @@ class Run:
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
         inputs = self.made_from["inputs"]
-        data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name != "id_encoder")
-        settings = sorted((k, str(v)) for k, v in self.made_from["settings"].items() if k != "seed")
+        data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name not in OWN)
+        settings = sorted((k, str(v)) for k, v in self.made_from["settings"].items() if k not in ("seed", *CHECKPOINTS))
         return repr((self.result["model"], settings, data, "id_encoder" in inputs))
 
 
@@ -131,11 +134,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Find the runs, test them, print and write the table."""
     arguments = command_line(__doc__, argv)
     model, dataset = arguments.model, arguments.dataset
-    trained = [step.name for step in pipeline(model) if step.name in SCHEMAS]
+    trained = [step.name for step in pipeline(model) if step.name in {**SCHEMAS, **OTHERS}]
     values = split_overrides(arguments.overrides)
     own = {k: v for k, v in values.items() if k in as_dict(Settings())}
     wanted = {k: v for k, v in values.items() if k not in own}
-    known = {*shaping(SCHEMAS[model]()), *as_dict(Settings())}
+    known = {*shaping(schema_of(model)()), *as_dict(Settings())}
     for key in wanted:
         if key not in known:
             raise UserError(
@@ -146,7 +149,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     compute = pick_compute(settings.device, settings.precision)
     runs = []
     for name in trained:
-        has = {k: v for k, v in wanted.items() if k in as_dict(SCHEMAS[name]())}
+        has = {k: v for k, v in wanted.items() if k in as_dict(schema_of(name)())}
         runs += find_runs(settings.results_dir, name, dataset, has)
     if not any(run.result["model"] == model for run in runs):
         raise UserError(
