@@ -170,13 +170,15 @@ def build(
 ) -> S:
     """Settings from the schema's defaults, the data set's YAML and ``values``, checked.
 
-    The YAML is ``config_file``, or ``<config_dir>/<dataset>.yaml`` where that exists.
+    The YAML is ``config_file``, or ``<config_dir>/<dataset>.yaml`` or else ``<config_dir>/default.yaml``
+    where that exists.
     """
     _key_errors(schema, list(values), "command line")
     config: DictConfig = OmegaConf.structured(schema)
     dataset = str(values.get("dataset", config.dataset))
-    if config_file is None and config_dir is not None and (config_dir / f"{dataset}.yaml").is_file():
-        config_file = config_dir / f"{dataset}.yaml"
+    if config_file is None and config_dir is not None:
+        likely = (config_dir / f"{dataset}.yaml", config_dir / "default.yaml")
+        config_file = next((path for path in likely if path.is_file()), None)
     if config_file is not None:
         from_file = read_yaml(config_file)
         _key_errors(schema, list(from_file), str(config_file))

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Type
 
 from adrec import main as adrec_main
 from common.errors import UserError, nearest
+from reproduce.baseline import MODELS, Baseline
 from stage1_content_modality_semantic_alignment import (
     llm_driven_sample,
     prepare_dataset,
@@ -55,11 +56,19 @@ STAGE_1 = (
 )
 INTER = Step("recbole_process", recbole_process)
 ID = Step("ID_SeqEncoder", id_encoder_main1)
+
+
+def _baseline_pipeline(name: str) -> Sequence[Step]:
+    final = Step(name, Baseline(name))
+    return (PREPARE, *(STAGE_1 if "modalities" in final.keys else ()), INTER, final)
+
+
 PIPELINES: Dict[str, Sequence[Step]] = {
     "SICSRec": (PREPARE, *STAGE_1, INTER, ID, Step("SICSRec", SICSRec_main1)),
     "Content_SeqEncoder": (PREPARE, *STAGE_1, INTER, Step("Content_SeqEncoder", content_encoder_main1)),
     "ID_SeqEncoder": (PREPARE, INTER, ID),
     "ADRec": (PREPARE, Step("ADRec", adrec_main)),
+    **{name: _baseline_pipeline(name) for name in MODELS},
 }
 
 

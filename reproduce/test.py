@@ -29,14 +29,17 @@ from common.settings import DeviceSettings, as_dict, build, setting, split_overr
 from reproduce.steps import pipeline
 from reproduce.train import command_line
 from stage2_sequence_preference_learning.evaluation import test_run
+from stage2_sequence_preference_learning.settings import OTHERS, shaping
 from stage2_sequence_preference_learning.settings import SCHEMAS as STAGE2_SCHEMAS
 from stage2_sequence_preference_learning.settings import SWITCHES as STAGE2_SWITCHES
-from stage2_sequence_preference_learning.settings import shaping
+from stage2_sequence_preference_learning.spine import CHECKPOINTS
 
-SCHEMAS = {**STAGE2_SCHEMAS, "ADRec": ADRecSettings}
+SCHEMAS = {**STAGE2_SCHEMAS, **OTHERS, "ADRec": ADRecSettings}
 SWITCHES = (*STAGE2_SWITCHES, *ADREC_SWITCHES)
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 UNTOLD = ("dataset", "seed", "variant", "precision", "modalities")  # told elsewhere, or alike in all rows
+
+OWN = ("id_encoder", *CHECKPOINTS)  # inputs that differ by seed
 
 
 @dataclass
@@ -65,7 +68,7 @@ class Run:
             told.append("+".join(settings["modalities"]))
         for key, value in settings.items():
             usual = switched if key in SWITCHES else defaults.get(key)
-            if key not in UNTOLD and value != usual:
+            if key not in (*UNTOLD, *CHECKPOINTS) and value != usual:
                 told.append(f"{key}={value}")
         for source in {
             Path(entry["path"]).parent for name, entry in self.made_from["inputs"].items() if name in MODALITIES
@@ -79,8 +82,8 @@ class Run:
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
         inputs = self.made_from["inputs"]
-        data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name != "id_encoder")
-        settings = sorted((k, str(v)) for k, v in self.made_from["settings"].items() if k != "seed")
+        data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name not in OWN)
+        settings = sorted((k, str(v)) for k, v in self.made_from["settings"].items() if k not in ("seed", *CHECKPOINTS))
         return repr((self.result["model"], settings, data, "id_encoder" in inputs))
 
 

@@ -38,7 +38,7 @@ def run(settings: Settings, force: bool = False) -> Path:
     if settings.pretrain_id is None:
         settings.pretrain_id = str(id_encoder_main1.run(id_settings(settings)) / "best.pth")
     if settings.n_trials > 0:
-        return search(settings, force)
+        return search("SICSRec", settings, force)
     return train("SICSRec", settings, force)
 
 

@@ -21,15 +21,15 @@ from common.processes import Processes
 from common.ranking import metrics, target_ranks
 from common.runs import METRICS, RANKS, write_ranks
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, load_splits
-from stage2_sequence_preference_learning.models import MODELS, SequenceModel
-from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES, recbole_config, resolve_switches
+from stage2_sequence_preference_learning.models import MODELS, RankingModel, model_class
+from stage2_sequence_preference_learning.settings import SWITCHES, recbole_config, resolve_switches, schema_of
 
 
 @dataclass
 class Loaded:
     """A model with its weights, and the split it is tested on."""
 
-    model: SequenceModel
+    model: RankingModel
     settings: Any
     test: SequenceDataset
 
@@ -76,13 +76,14 @@ def load_model(
     """
     loaded = load_published(checkpoint)
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
+    counted = isinstance(loaded, dict) and "about" in loaded  # may hold no weights
+    if weights is None or not (weights or counted) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise UserError(f"{checkpoint}: holds no 'state_dict' of tensors")
     about = loaded.get("about") or infer_settings(weights)
     own = {k: v for k, v in about["settings"].items() if k not in ("precision", "processes")}
     if overrides and overrides.get("variant"):
         own.update(dict.fromkeys(SWITCHES))
-    schema = SCHEMAS[about["model"]]
+    schema = schema_of(about["model"])
     fields = {f.name for f in dataclass_fields(schema)}
     given = {k: v for k, v in (overrides or {}).items() if v is not None and k in fields}
     values = {k: v for k, v in {**own, **given}.items() if k in fields}
@@ -90,18 +91,20 @@ def load_model(
     resolve_switches(settings)
 
     with tempfile.TemporaryDirectory() as unused:  # RecBole wants a folder for checkpoints
-        config = recbole_config(MODELS[about["model"]], settings, compute.device, Path(unused))
+        config = recbole_config(model_class(about["model"]), settings, compute.device, Path(unused))
         train, _, test = load_splits(config)
-    for modality in getattr(settings, "modalities", []):
-        train.use_features(modality, torch.zeros_like(weights[f"plm_{modality}_embedding.weight"]))
-    model = MODELS[about["model"]](config, train)
+    for modality in MODALITIES:
+        table = weights.get(f"plm_{modality}_embedding.weight")
+        if table is not None:
+            train.use_features(modality, torch.zeros_like(table))
+    model = model_class(about["model"])(config, train)
     load_weights(model, weights, checkpoint)
     return Loaded(model.to(compute.device).eval(), settings, test)
 
 
 @torch.no_grad()
 def rank_split(
-    model: SequenceModel, loader: EvalLoader, device: torch.device, processes: Processes, masked: bool = False
+    model: RankingModel, loader: EvalLoader, device: torch.device, processes: Processes, masked: bool = False
 ) -> np.ndarray:
     """The target's rank for each row of a split: (N,) float64 in the split's order; computed in fp32."""
     model.eval()

@@ -17,7 +17,8 @@ def recommendation_loss(preference: Tensor, items: Tensor, targets: Tensor, temp
     Args:
         preference: (N, d); items: (n, d); targets: (N,).
     """
-    return F.cross_entropy(fp32_product(preference, items) / temperature, targets)
+    logits = fp32_product(preference, items)
+    return F.cross_entropy(logits if temperature == 1.0 else logits / temperature, targets)
 
 
 def contrastive_loss(

@@ -7,7 +7,7 @@ batches are turned into one, so that the models also run under RecBole's trainer
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -30,8 +30,8 @@ from stage2_sequence_preference_learning.packing import Batch, batch_of_rows
 Terms = Dict[str, Tensor]
 
 
-class SequenceModel(SequentialRecommender):
-    """What the three share: sizes, initialisation, and RecBole's three entry points.
+class RankingModel(SequentialRecommender):
+    """What the trainer and the evaluation ask of a model, and RecBole's three entry points.
 
     A subclass gives `preference` (N, d) at the places that a batch predicts, `candidates` (n_items, d)
     to score it against, and the loss's `terms`.
@@ -41,32 +41,7 @@ class SequenceModel(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.d = config["hidden_size"]
-        self.sizes = LayerSizes(
-            d=self.d,
-            heads=config["n_heads"],
-            inner=config["inner_size"],
-            hidden_dropout=config["hidden_dropout_prob"],
-            attn_dropout=config["attn_dropout_prob"],
-            activation=config["hidden_act"],
-            eps=config["layer_norm_eps"],
-        )
-        self.n_layers, self.eps = config["n_layers"], config["layer_norm_eps"]
-        self.dropout = Dropout(config["hidden_dropout_prob"])
-        self.position_embedding = nn.Embedding(self.max_seq_length, self.d)
-        self.initializer_range = config["initializer_range"]
         self._fixed_candidates: Optional[Tensor] = None
-
-    def initialize(self) -> None:
-        """Weights ~ N(0, initializer_range), biases 0, LayerNorm 1 and 0, LoRA's B 0."""
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=self.initializer_range)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, LoRA):
-                module.reset(self.initializer_range)
 
     def preference(self, batch: Batch) -> Tensor:
         """(N, d)."""
@@ -116,8 +91,40 @@ class SequenceModel(SequentialRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """RecBole's score of one item a row: (B,)."""
-        batch = self.as_batch(interaction)
-        return (self.preference(batch).float() * self.candidates().float()[batch.targets]).sum(dim=-1)
+        batch, candidates = self.as_batch(interaction), self.candidates()
+        return (self.preference(batch).float() * candidates.float()[batch.targets]).sum(dim=-1)
+
+
+class SequenceModel(RankingModel):
+    """What the three share: sizes and initialisation."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.d = config["hidden_size"]
+        self.sizes = LayerSizes(
+            d=self.d,
+            heads=config["n_heads"],
+            inner=config["inner_size"],
+            hidden_dropout=config["hidden_dropout_prob"],
+            attn_dropout=config["attn_dropout_prob"],
+            activation=config["hidden_act"],
+            eps=config["layer_norm_eps"],
+        )
+        self.n_layers, self.eps = config["n_layers"], config["layer_norm_eps"]
+        self.dropout = Dropout(config["hidden_dropout_prob"])
+        self.position_embedding = nn.Embedding(self.max_seq_length, self.d)
+        self.initializer_range = config["initializer_range"]
+
+    def initialize(self) -> None:
+        """Weights ~ N(0, initializer_range), biases 0, LayerNorm 1 and 0, LoRA's B 0."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=self.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, LoRA):
+                module.reset(self.initializer_range)
 
 
 class ID_SeqEncoder(SequenceModel):
@@ -317,3 +324,9 @@ class SICSRec(ContentModel):
 
 
 MODELS = {model.__name__: model for model in (ID_SeqEncoder, Content_SeqEncoder, SICSRec)}
+OTHERS: Dict[str, Type[RankingModel]] = {}  # models of other packages that use this trainer and ranking
+
+
+def model_class(name: str) -> Type[RankingModel]:
+    """The class of a model by its name."""
+    return OTHERS[name] if name in OTHERS else MODELS[name]

@@ -28,8 +28,6 @@ from stage2_sequence_preference_learning.spine import METRICS, run_folder, train
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-MODEL = "SICSRec"
-
 
 def grid_of(space: Dict[str, Any]) -> List[Dict[str, Any]]:
     """All cells of a space of lists, in their order; empty if any setting has a range."""
@@ -81,19 +79,19 @@ def suggest(trial: optuna.Trial, space: Dict[str, Any], settings: Any) -> Dict[s
     return chosen
 
 
-def _folder(settings: Any) -> Path:
+def _folder(model: str, settings: Any) -> Path:
     fixed = dict.fromkeys(settings.search_space)
     compute = pick_compute(settings.device, settings.precision)
-    made_from = what_makes(MODEL, settings, compute.precision, 1)
+    made_from = what_makes(model, settings, compute.precision, 1)
     searched = digest(made_from, settings={**made_from["settings"], **fixed}, space=settings.search_space)
-    return Path(settings.results_dir) / MODEL / settings.dataset / f"search-{searched}"
+    return Path(settings.results_dir) / model / settings.dataset / f"search-{searched}"
 
 
-def _open_study(folder: Path, settings: Any) -> optuna.Study:
+def _open_study(folder: Path, model: str, settings: Any) -> optuna.Study:
     """The study, with trials that a killed process left running asked for again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        study_name=f"{MODEL}-{settings.dataset}",
+        study_name=f"{model}-{settings.dataset}",
         storage=f"sqlite:///{folder / 'study.db'}",
         direction="maximize",
         load_if_exists=True,
@@ -114,7 +112,7 @@ def _enqueue_grid(study: optuna.Study, cells: List[Dict[str, Any]]) -> None:
             study.enqueue_trial(cell, user_attrs={"asked": cell})
 
 
-def search(settings: Any, force: bool = False) -> Path:
+def search(model: str, settings: Any, force: bool = False) -> Path:
     """Run the trials that are still missing, then test the best; returns the best run's folder.
 
     ``n_trials`` counts trials that ended well, over all starts; a grid smaller than it is done when complete.
@@ -123,11 +121,11 @@ def search(settings: Any, force: bool = False) -> Path:
         raise UserError("n_trials: a search runs in one process; start it without torchrun")
     resolve_switches(settings)
     check_space(settings)
-    folder = _folder(settings)
+    folder = _folder(model, settings)
     with exclusive(folder):
         if force:
             (folder / "study.db").unlink(missing_ok=True)
-        study = _open_study(folder, settings)
+        study = _open_study(folder, model, settings)
         cells = grid_of(settings.search_space)[: settings.n_trials]
         _enqueue_grid(study, cells)
         wanted = len(cells) or settings.n_trials
@@ -137,7 +135,7 @@ def search(settings: Any, force: bool = False) -> Path:
             name = name_of(chosen)
             print(f"trial {trial.number}: {name}")
             one = dataclasses.replace(settings, **chosen, run=f"{folder.name}/{name}", test=False)
-            score = read_json(train(MODEL, one, force) / METRICS)["valid"][settings.valid_metric]
+            score = read_json(train(model, one, force) / METRICS)["valid"][settings.valid_metric]
             print(f"trial {trial.number}: {name}: valid {settings.valid_metric} {score:.4f}")
             return float(score)
 
@@ -148,14 +146,14 @@ def search(settings: Any, force: bool = False) -> Path:
         report(study, folder, settings.valid_metric)
         best = dataclasses.replace(settings, **study.best_params, run=None)
         print(f"best of {max(wanted, done)} trials: {name_of(study.best_params)}, {study.best_value:.4f}")
-        _adopt(folder, study, best)
-    return train(MODEL, dataclasses.replace(best, n_trials=0))
+        _adopt(folder, model, study, best)
+    return train(model, dataclasses.replace(best, n_trials=0))
 
 
-def _adopt(folder: Path, study: optuna.Study, best: Any) -> None:
+def _adopt(folder: Path, model: str, study: optuna.Study, best: Any) -> None:
     """Copy the best trial's run to where a run of its settings belongs, unless it stands there."""
     compute = pick_compute(best.device, best.precision)
-    target = run_folder(MODEL, best, what_makes(MODEL, best, compute.precision, 1))
+    target = run_folder(model, best, what_makes(model, best, compute.precision, 1))
     if (target / METRICS).is_file():
         return
     with exclusive(target):

@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Type
 
 import torch
 from recbole.config import Config
@@ -19,12 +19,18 @@ SWITCHES = ("train_ffw_lora", "stack_mix_layers", "mask_same_target", "rank_norm
 
 
 @dataclass
-class StageSettings(ComputeSettings):
-    """What step 1 and step 2 share: they must agree on it, or the weights do not fit (S7)."""
+class RunSettings(ComputeSettings):
+    """Where a run lies, and how long its histories are."""
 
     results_dir: str = setting("results", "results and checkpoints, <model>/<dataset>/<run>/")
     run: Optional[str] = setting(None, "name of the run; null names it after variant, seed and what made it")
     max_seq_length: int = setting(50, "positions; longer histories keep their last items", minimum=1)
+
+
+@dataclass
+class StageSettings(RunSettings):
+    """What step 1 and step 2 share: they must agree on it, or the weights do not fit (S7)."""
+
     hidden_size: int = setting(256, "width d of items, positions and layers", minimum=1)
     n_layers: int = setting(2, "layers of each branch", minimum=1)
     n_heads: int = setting(2, "attention heads", minimum=1)
@@ -37,11 +43,9 @@ class StageSettings(ComputeSettings):
 
 
 @dataclass
-class TrainSettings(StageSettings):
+class LoopSettings(RunSettings):
     """Training, the same keys for each model."""
 
-    hidden_dropout_prob: float = setting(0.5, "dropout on embeddings and sub-layer outputs", minimum=0, maximum=0.99)
-    attn_dropout_prob: float = setting(0.5, "dropout on attention weights", minimum=0, maximum=0.99)
     train_batch_size: int = setting(1024, "targets per step, over all processes", minimum=2)
     learning_rate: float = setting(1e-3, "Adam's learning rate", minimum=0)
     epochs: int = setting(300, "at most so many epochs", minimum=1)
@@ -49,6 +53,14 @@ class TrainSettings(StageSettings):
     valid_metric: str = setting("hit@10", "chooses the epoch", choices=("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"))
     clip_grad_norm: Optional[float] = setting(None, "largest gradient norm; null does not clip", minimum=0)
     test: bool = setting(True, "after training, evaluate the best epoch on the test split")
+
+
+@dataclass
+class TrainSettings(LoopSettings, StageSettings):
+    """A training of one of the three models."""
+
+    hidden_dropout_prob: float = setting(0.5, "dropout on embeddings and sub-layer outputs", minimum=0, maximum=0.99)
+    attn_dropout_prob: float = setting(0.5, "dropout on attention weights", minimum=0, maximum=0.99)
 
 
 @dataclass
@@ -75,8 +87,21 @@ class ContentSettings(TrainSettings):
     )
 
 
+SEARCH_SPACE = "per setting a list of values (grid), or {low, high} with optional log, step (TPE)"
+
+
 @dataclass
-class SICSRecSettings(ContentSettings):
+class SearchSettings(RunSettings):
+    """A search on validation."""
+
+    n_trials: int = setting(
+        0, "Optuna trials over search_space; 0 trains once with the settings as they are", minimum=0
+    )
+    search_space: Dict[str, Any] = setting({}, SEARCH_SPACE)
+
+
+@dataclass
+class SICSRecSettings(SearchSettings, ContentSettings):
     """Step 2, `SICSRec`."""
 
     alpha: float = setting(0.2, "α, weight of the content-aware contrastive task", minimum=0)
@@ -93,18 +118,28 @@ class SICSRecSettings(ContentSettings):
     rank_normalized: Optional[bool] = setting(
         None, "S11: rank by the normalised item table, as trained; null: as variant says"
     )
-    n_trials: int = setting(
-        0, "Optuna trials over search_space; 0 trains once with the settings as they are", minimum=0
-    )
-    search_space: Dict[str, Any] = setting(
-        {"alpha": [round(0.1 * i, 1) for i in range(1, 11)]},
-        "per setting a list of values (grid), or {low, high} with optional log, step (TPE)",
-    )
+    search_space: Dict[str, Any] = setting({"alpha": [round(0.1 * i, 1) for i in range(1, 11)]}, SEARCH_SPACE)
 
 
 SCHEMAS = {"ID_SeqEncoder": IDSettings, "Content_SeqEncoder": ContentSettings, "SICSRec": SICSRecSettings}
+OTHERS: Dict[str, Type[Any]] = {}  # settings of `models.OTHERS`
 # these name, place or drive a run; they do not shape its numbers
-NOT_SHAPING = ("results_dir", "datasets_dir", "features_dir", "run", "test", "pretrain_id", "n_trials", "search_space")
+NOT_SHAPING = (
+    "results_dir",
+    "datasets_dir",
+    "features_dir",
+    "run",
+    "test",
+    "pretrain_id",
+    "n_trials",
+    "search_space",
+    "search_seed",
+)
+
+
+def schema_of(model: str) -> Type[Any]:
+    """The settings' dataclass of a model by its name."""
+    return OTHERS[model] if model in OTHERS else SCHEMAS[model]
 
 
 def features_folder(settings: Any) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from common.checkpoints import check_weights, load_published
-from common.dataset import load_dataset
+from common.dataset import items_path, load_dataset
 from common.device import pick_compute
 from common.errors import UserError
 from common.features import features_path
@@ -19,9 +19,11 @@ from common.runs import METRICS, PROTOCOL, count_parameters, log_to, open_run, r
 from common.seeding import seed_everything
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, inter_files, load_splits
 from stage2_sequence_preference_learning.evaluation import test_run
-from stage2_sequence_preference_learning.models import MODELS, SICSRec
+from stage2_sequence_preference_learning.models import SICSRec, model_class
 from stage2_sequence_preference_learning.settings import features_folder, recbole_config, resolve_switches, shaping
-from stage2_sequence_preference_learning.trainer import SequenceTrainer
+from stage2_sequence_preference_learning.trainer import SequenceTrainer, ValidationTrainer
+
+CHECKPOINTS = ("id_checkpoint", "text_checkpoint")  # settings that name another run's best.pth
 
 
 def train(model_name: str, settings: Any, force: bool = False) -> Path:
@@ -71,6 +73,9 @@ def what_makes(model_name: str, settings: Any, precision: str, n_processes: int)
     pretrained = getattr(settings, "pretrain_id", None)
     if pretrained not in (None, "none"):
         inputs["id_encoder"] = Path(pretrained)
+    inputs.update({key: Path(getattr(settings, key)) for key in CHECKPOINTS if getattr(settings, key, None)})
+    if hasattr(settings, "title_language"):
+        inputs["items"] = items_path(folder, name)
     shape = {**shaping(settings), "precision": precision, "processes": n_processes}
     del shape["device"]
     return recipe(model_name, shape, inputs)
@@ -79,14 +84,14 @@ def what_makes(model_name: str, settings: Any, precision: str, n_processes: int)
 def _train(
     model_name: str, settings: Any, compute: Any, run_dir: Path, made_from: Dict[str, Any], processes: Processes
 ) -> None:
-    config = recbole_config(MODELS[model_name], settings, compute.device, run_dir)
+    config = recbole_config(model_class(model_name), settings, compute.device, run_dir)
     seed_everything(settings.seed)
     config["n_catalogue"] = load_dataset(settings.dataset_dir, settings.dataset).n_items
     train_split, valid_split, _ = load_splits(config)
     loader = TrainLoader(train_split, settings.train_batch_size, settings.seed, processes.rank, processes.size)
     valid = EvalLoader(valid_split, processes.rank, processes.size)
 
-    model = MODELS[model_name](config, train_split).to(compute.device)
+    model = model_class(model_name)(config, train_split).to(compute.device)
     if isinstance(model, SICSRec) and settings.pretrain_id != "none":
         load_id_encoder(model, Path(settings.pretrain_id), made_from["inputs"])
     parameters = count_parameters(model)
@@ -100,7 +105,8 @@ def _train(
         "settings": made_from["settings"],
         "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()},
     }
-    trainer = SequenceTrainer(config, model, compute, run_dir, about, processes)
+    trainer_class = SequenceTrainer if any(p.requires_grad for p in model.parameters()) else ValidationTrainer
+    trainer = trainer_class(config, model, compute, run_dir, about, processes)
     seed_everything(settings.seed + processes.rank)  # processes draw their own dropout
     if trainer.resume(loader):
         logger.info(f"goes on after epoch {trainer.start_epoch - 1}")

@@ -242,3 +242,26 @@ class SequenceTrainer(Trainer):
         self.seconds = state["seconds"]
         set_rng_state(state["rng"][self.processes.rank])
         return True
+
+
+class ValidationTrainer(SequenceTrainer):
+    """For models that nothing trains by gradient: takes the one of their `options` that validates best.
+
+    A model may count what it needs when it is made, and have one option.
+    """
+
+    def _build_optimizer(self, **keywords: Any) -> Any:
+        """There is nothing to optimise."""
+
+    def fit(self, train_data: Any, valid_data: Any = None, *words: Any, **keywords: Any) -> Any:
+        """Validate each option; the best one's state is the checkpoint."""
+        start = time()
+        for option in self.model.options:
+            self.model.choose(option)
+            score, result = self._valid_epoch(valid_data)
+            self.logger.info(f"option {option:g}: " + ", ".join(f"{k} {v:.4f}" for k, v in result.items()))
+            if self.best_epoch < 0 or score > self.best_valid_score:
+                self.best_valid_score, self.best_valid_result = score, result
+                self._save_checkpoint(0)
+        self.seconds = time() - start
+        return self.best_valid_score, self.best_valid_result

@@ -65,8 +65,8 @@ def test_a_search_cut_in_a_trial_goes_on_and_the_grid_is_complete(datasets_dir, 
     settings = settings_of(datasets_dir, tmp_path)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(search, "train", dies_in_the_second)
-        search.search(settings)
-    search.search(settings_of(datasets_dir, tmp_path))
+        search.search("SICSRec", settings)
+    search.search("SICSRec", settings_of(datasets_dir, tmp_path))
     lines = (search_folder(tmp_path) / "trials.csv").read_text().splitlines()[1:]
     assert sorted(float(line.split(",")[1]) for line in lines) == ALPHAS  # each once
 

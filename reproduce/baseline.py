@@ -1,0 +1,109 @@
+"""Train a baseline on the split of stage 2, by its trainer, loaders and ranking; results in the same form.
+
+    python -m reproduce.baseline SASRec -d Bili_Food
+    python -m reproduce.baseline GRU4Rec -d Bili_Food n_trials=20 seed=2025
+    python -m reproduce.baseline UniSRec -d Bili_Food features_dir=DIR
+
+RecBole's: GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FEARec, LightSANs, FDSA. Counted: Pop, Markov, ItemKNN.
+Ours: SASRecText, SASRecIDText, UniSRec, Ensemble. Settings and search space: reproduce/props/<model>/.
+A search runs with search_seed and is shared by all seeds; n_trials is its budget, printed with its best.
+
+Reads:  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter; features where modalities names them
+Writes: <results_dir>/<model>/<D>/<run>/ as stage 2 does (docs/stage2.md)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, List, Optional, Type
+
+from common.errors import UserError, nearest, run_script
+from common.files import read_json
+from common.settings import build, parse
+from reproduce.baselines.counted import COUNTED
+from reproduce.baselines.features import OURS
+from reproduce.baselines.neural import NEURAL
+from reproduce.baselines.settings import SCHEMAS
+from stage2_sequence_preference_learning import content_encoder_main1, id_encoder_main1, models
+from stage2_sequence_preference_learning import settings as stage2_settings
+from stage2_sequence_preference_learning.search import search
+from stage2_sequence_preference_learning.spine import MADE, train
+
+PROPS = Path(__file__).parent / "props"
+MODELS = {**COUNTED, **NEURAL, **OURS}
+models.OTHERS.update(MODELS)
+stage2_settings.OTHERS.update(SCHEMAS)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline as a step: what a script of stage 2 offers as a module."""
+
+    model: str
+
+    @property
+    def Settings(self) -> Type[Any]:
+        """Its settings."""
+        return SCHEMAS[self.model]
+
+    @property
+    def CONFIGS(self) -> Path:
+        """Its YAMLs."""
+        return PROPS / self.model
+
+    def run(self, settings: Any, force: bool = False) -> Path:
+        """Search if asked to, train, test; returns the run's folder."""
+        if self.model == "Ensemble":
+            settings = with_parts(settings)
+        if settings.n_trials == 0:
+            return train(self.model, settings, force)
+        best = search(self.model, dataclasses.replace(settings, seed=settings.search_seed), force)
+        if settings.seed == settings.search_seed:
+            return best
+        chosen = {key: read_json(best / MADE)["settings"][key] for key in settings.search_space}
+        return train(self.model, dataclasses.replace(settings, **chosen, n_trials=0), force)
+
+
+def with_parts(settings: Any) -> Any:
+    """The ensemble's settings with both checkpoints; a model that is not named is trained first, with its own YAML."""
+    shared = ("dataset", "datasets_dir", "results_dir", "max_seq_length", "device", "precision", "seed")
+    found = {}
+    for kind in ("id", "text"):
+        key, name = f"{kind}_checkpoint", getattr(settings, f"{kind}_model")
+        if getattr(settings, key) is None:
+            step: Any = {"ID_SeqEncoder": id_encoder_main1, "Content_SeqEncoder": content_encoder_main1}.get(
+                name, Baseline(name) if name in MODELS else None
+            )
+            names = [*shared, *(("features_dir", "modalities") if kind == "text" else ())]
+            values = {name: getattr(settings, name) for name in names}
+            found[key] = str(step.run(build(step.Settings, values, step.CONFIGS)) / "best.pth")
+    return dataclasses.replace(settings, **found)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Parse the command line and train."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("MODEL", help=f"{', '.join(MODELS)}; MODEL --help lists its settings")
+        parser.print_help()
+        return
+    name, rest = words[0], words[1:]
+    if name not in MODELS:
+        raise UserError(f"unknown model '{name}'{nearest(name, MODELS)}; there are {', '.join(MODELS)}")
+    step = Baseline(name)
+    parsed = parse(
+        step.Settings,
+        f"{MODELS[name].__doc__}\n\n    python -m reproduce.baseline {name} -d DATASET",
+        step.CONFIGS,
+        rest,
+    )
+    step.run(parsed.settings, parsed.force)
+
+
+if __name__ == "__main__":
+    run_script(main)

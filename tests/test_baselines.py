@@ -1,0 +1,207 @@
+"""Baselines: RecBole's networks give RecBole's own losses and scores; counts are by hand; runs end as stage 2's do."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from stage2 import make_ready
+
+from common.errors import UserError
+from common.settings import build, check_values, read_yaml
+from reproduce import baseline
+from reproduce.baselines import counted, features, neural
+from reproduce.baselines.settings import SCHEMAS
+from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+from stage2_sequence_preference_learning.packing import batch_of_rows
+from stage2_sequence_preference_learning.search import check_space
+from stage2_sequence_preference_learning.settings import as_dict, recbole_config
+
+SMALL = {"hidden_size": 8, "inner_size": 8, "embedding_size": 8, "padded_length": 10, "n_experts": 2}
+NETWORKS = [name for name in baseline.MODELS if name != "Ensemble"]
+
+
+@pytest.fixture(scope="module")
+def datasets_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets")
+    make_ready(folder)
+    return folder
+
+
+def small(name, datasets_dir, **values):
+    own = {key: value for key, value in SMALL.items() if key in as_dict(SCHEMAS[name]())}
+    common = {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "device": "cpu", "precision": "fp32"}
+    return SCHEMAS[name](**{**common, "train_batch_size": 16, "max_seq_length": 10, **own, **values})
+
+
+def make(name, datasets_dir, **values):
+    settings = small(name, datasets_dir, **values)
+    config = recbole_config(baseline.MODELS[name], settings, torch.device("cpu"), datasets_dir / "unused")
+    config["n_catalogue"] = 15
+    splits = load_splits(config)
+    torch.manual_seed(0)
+    return baseline.MODELS[name](config, splits[0]), splits, settings
+
+
+def all_rows(split):
+    inter = split.inter_feat
+    return inter, batch_of_rows(inter["item_id_list"], inter["item_length"], inter["item_id"])
+
+
+def padded(histories):
+    return torch.nn.functional.pad(histories, (0, 10 - histories.shape[1]))
+
+
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "NARM", "CORE", "FDSA", "LightSANs"])
+def test_loss_and_scores_are_recboles(name, datasets_dir):
+    model, splits, _ = make(name, datasets_dir)
+    model.eval()
+    inter, rows = all_rows(splits[0])
+    if name == "LightSANs":  # the others do not mind how much padding there is
+        inter.interaction["item_id_list"] = padded(inter["item_id_list"])
+    (packed,) = [batch for batch, _ in TrainLoader(splits[0], 10**6, 0)]
+    ours = model.terms(packed)["rec"]
+    full = model.full_sort_scores(rows)
+    if model.net.__dict__.pop("gather_indexes", None) is not None:  # RecBole's own again
+        assert name in ("SASRec", "GRU4Rec", "FDSA")
+    torch.testing.assert_close(ours, model.net.calculate_loss(inter), rtol=1e-4, atol=1e-5)
+    theirs = model.net.full_sort_predict(inter).view(len(inter), -1)
+    torch.testing.assert_close(full[:, 1:], theirs[:, 1:] * (1.0 if name != "CORE" else model.temperature))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_scores_do_not_depend_on_the_batch(name, datasets_dir):
+    model, splits, _ = make(name, datasets_dir)
+    model.eval()
+    ((rows, batch),) = list(EvalLoader(splits[2]))
+    together = model.full_sort_scores(batch)
+    alone = EvalLoader(splits[2])
+    alone.batches = [np.array([row]) for row in rows]
+    for (_, one), expected in zip(alone, together):
+        torch.testing.assert_close(model.full_sort_scores(one)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in counted.COUNTED])
+def test_every_trained_weight_has_a_gradient(name, datasets_dir):
+    model, splits, _ = make(name, datasets_dir)
+    (batch,) = [batch for batch, _ in TrainLoader(splits[0], 10**6, 0)]
+    sum(model.terms(batch).values()).backward()
+    without = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert not without
+
+
+@pytest.mark.parametrize("name", baseline.MODELS)
+def test_each_setting_is_read(name, datasets_dir, monkeypatch):
+    if name == "Ensemble":
+        pytest.skip("read in test_ensemble")
+    read = set()
+    original = Config.__getitem__
+    monkeypatch.setattr(Config, "__getitem__", lambda config, key: (read.add(key), original(config, key))[1])
+    values = {"dual_domain": True} if name == "FEARec" else {}
+    make(name, datasets_dir, **values)
+    own = set(as_dict(SCHEMAS[name]())) - set(as_dict(SCHEMAS["Pop"]()))
+    assert not own - read
+
+
+def test_bert4rec_masks_and_predicts_after_the_history(datasets_dir):
+    model, splits, _ = make("BERT4Rec", datasets_dir, max_seq_length=10, ft_ratio=1.0)
+    inter, rows = all_rows(splits[2])
+    items, lengths = model.with_last(rows, torch.full_like(rows.targets, 99))
+    assert (items[torch.arange(len(items)), lengths - 1] == 99).all() and (lengths == inter["item_length"] + 1).all()
+    items, lengths = neural.latest(torch.arange(1, 13).view(2, 6), torch.tensor([6, 3]), 4)
+    assert items.tolist() == [[3, 4, 5, 6], [7, 8, 9, 10]] and lengths.tolist() == [4, 3]
+    model.eval()
+    terms = model.terms(rows)["rec"]  # the last item alone is masked: the prediction after the history
+    scores = model.preference(rows) @ model.candidates().T
+    torch.testing.assert_close(terms, torch.nn.functional.cross_entropy(scores, rows.targets))
+
+
+def test_fearec_draws_other_rows_of_the_same_target(datasets_dir):
+    model, splits, _ = make("FEARec", datasets_dir)
+    inter, rows = all_rows(splits[0])
+    items, lengths = model.padded(*neural.prefixes(rows))
+    other, _ = model.same_target(items, rows.targets)
+    by_history = {}
+    for history, target in zip(padded(inter["item_id_list"]).tolist(), inter["item_id"].tolist()):
+        by_history.setdefault(target, []).append(history)
+    for row, target, found in zip(items.tolist(), rows.targets.tolist(), other.tolist()):
+        assert found in by_history[target]
+        assert found != row or by_history[target].count(row) > 1 or len(by_history[target]) == 1
+
+
+def test_counts_by_hand(datasets_dir):
+    markov, splits, _ = make("Markov", datasets_dir, backoff=0.0)
+    inter = splits[0].inter_feat
+    pairs = [
+        (history[length - 1], target)
+        for history, length, target in zip(
+            inter["item_id_list"].tolist(), inter["item_length"].tolist(), inter["item_id"].tolist()
+        )
+    ]
+    last = pairs[0][0]
+    after = [target for before, target in pairs if before == last]
+    scores = markov.scores(np.array([[last]]), np.array([1]))[0]
+    assert scores[after[0]] == pytest.approx(after.count(after[0]) / len(after)) and scores.sum() == pytest.approx(1)
+    seen = counted.sparse.csr_matrix(np.array([[1, 1, 0], [1, 1, 1], [0, 0, 1]], np.float32))
+    near = counted.nearest_items(seen, 1, 0.0).toarray()
+    assert near[0, 1] == pytest.approx(1.0, abs=1e-4) and near[1, 0] == pytest.approx(1.0, abs=1e-4)
+    assert near[0, 2] == pytest.approx(0.5, abs=1e-4) and near[1, 2] == 0  # one neighbour a column, the lower of a tie
+
+
+def test_whitened_features_have_unit_variance():
+    out = features.whitened(torch.cat([torch.zeros(1, 6), torch.randn(50, 6) @ torch.randn(6, 6)]), 4)
+    assert out.shape == (51, 4) and not out[0].any()
+    torch.testing.assert_close(out[1:].T @ out[1:] / 50, torch.eye(4), atol=1e-3, rtol=0)
+
+
+def test_title_words():
+    table, words = neural.title_words(["Red 电影, red", "red film", "电"], 2)
+    assert words == ["[PAD]", "red", "电"] and table.tolist() == [[1, 2], [1, 0], [2, 0]]
+
+
+def test_ensemble_is_the_best_sum_on_validation(datasets_dir, tmp_path):
+    values = {"epochs": 1, "results_dir": str(tmp_path), "precision": "fp32"}
+    runs = [
+        baseline.Baseline(name).run(small(name, datasets_dir, **values)) / "best.pth"
+        for name in ("SASRec", "SASRecText")
+    ]
+    given = {"id_checkpoint": str(runs[0]), "text_checkpoint": str(runs[1]), "weight_steps": 4, **values}
+    made = baseline.Baseline("Ensemble").run(small("Ensemble", datasets_dir, **given))
+    result = json.loads((made / "metrics.json").read_text())
+    valid = [json.loads((run.parent / "metrics.json").read_text())["valid"]["ndcg@10"] for run in runs]
+    assert result["valid"]["ndcg@10"] >= max(valid) and "test" in result
+    recipe = json.loads((made / "made.json").read_text())
+    assert {"id_checkpoint", "text_checkpoint"} <= set(recipe["inputs"])
+
+
+def test_search_is_shared_by_seeds(datasets_dir, tmp_path, capsys):
+    space = {"dropout_prob": {"low": 0.1, "high": 0.5}, "num_layers": [1, 2]}
+    values = {"epochs": 1, "results_dir": str(tmp_path), "n_trials": 2, "search_space": space}
+    runs = [baseline.Baseline("GRU4Rec").run(small("GRU4Rec", datasets_dir, seed=seed, **values)) for seed in (2024, 7)]
+    chosen = [json.loads((run / "made.json").read_text())["settings"] for run in runs]
+    assert [s["seed"] for s in chosen] == [2024, 7]
+    assert all(chosen[0][key] == chosen[1][key] for key in space)
+    assert capsys.readouterr().out.count("trial 1: ") == 2  # begun and scored, once
+
+
+def test_pop_from_command_line_to_ranks(datasets_dir, tmp_path):
+    words = ["Pop", "-d", "Tiny", f"datasets_dir={datasets_dir}", f"results_dir={tmp_path}", "device=cpu"]
+    baseline.main(words)
+    (metrics,) = (tmp_path / "Pop" / "Tiny").glob("*/metrics.json")
+    assert {"valid", "test", "test_masked", "protocol", "seconds", "seed"} <= set(json.loads(metrics.read_text()))
+    assert len((metrics.parent / "ranks.csv").read_text().splitlines()) == 1 + 12
+    with pytest.raises(UserError, match="did you mean 'SASRec'"):
+        baseline.main(["SASRek", "-d", "Tiny"])
+    with pytest.raises(UserError, match="unknown setting 'windw'"):
+        baseline.main(["Markov", "-d", "Tiny", "windw=2"])
+
+
+@pytest.mark.parametrize("name", baseline.MODELS)
+def test_each_yaml_fits_its_settings(name):
+    step = baseline.Baseline(name)
+    settings = build(step.Settings, {"dataset": "any"}, step.CONFIGS)
+    check_values(settings, name)
+    assert set(read_yaml(step.CONFIGS / "default.yaml")) <= set(as_dict(settings))
+    if name != "Pop":
+        check_space(settings)
