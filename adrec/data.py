@@ -106,9 +106,12 @@ def tokenise(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Tokens:
 
 def cached_tokens(texts: Sequence[str], tokenizer: Any, max_tokens: int, folder: Path) -> Tokens:
     """`tokenise`, or what it found before for the same texts and the same tokenizer."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    about = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    key = hashlib.sha256(json.dumps([about, max_tokens, list(texts)]).encode("utf-8", "surrogatepass")).hexdigest()
+    rules = json.loads(tokenizer.backend_tokenizer.to_str()) if hasattr(tokenizer, "backend_tokenizer") else {}
+    about = {
+        name: rule for name, rule in rules.items() if name not in ("truncation", "padding")
+    }  # those of its last call
+    essence = json.dumps([about, tokenizer.get_vocab(), max_tokens, list(texts)], sort_keys=True)
+    key = hashlib.sha256(essence.encode("utf-8", "surrogatepass")).hexdigest()
     path = folder / "tokens" / f"{key[:16]}.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as stored:

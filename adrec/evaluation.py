@@ -26,13 +26,13 @@ def encode_items(
     """Vectors of all texts in evaluation mode, not normalised: (n, d) float32 on the device."""
     encoders.eval()
     if encoders.fixed is not None:
-        return encoders.fixed
+        return encoders.adapted(encoders.fixed)
     out = torch.empty(len(tokens), encoders.text.width, device=compute.device)
     for items in by_length(tokens.lengths, TEXTS_AT_ONCE):
         with compute.autocast():
             vectors = encoders.text(tokens.texts(items, compute.device, padded_to, pad))
         out[torch.from_numpy(items).to(compute.device)] = vectors.float()
-    return out
+    return encoders.adapted(out)
 
 
 @torch.no_grad()

@@ -107,8 +107,9 @@ def _train(
     tokens = tokens.renumbered(used)
     model = ADRec(text, settings, processes.gather_rows).to(compute.device)
     padding = padding_of(settings, tokenizer, used)
-    if not settings.train_text:
-        model.fix_items(encode_items(model.query, tokens, compute, **padding))
+    if settings.adapter or not settings.train_text:
+        vectors = encode_items(model.query, tokens, compute, **padding)
+        model.take_vectors(vectors, fixed=not settings.train_text)
     parameters = count_parameters(model)
     logging.info(f"ADRec on {compute.device} in {compute.precision}: {run_dir}")
     logging.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} in the key encoders")

@@ -38,12 +38,42 @@ class Batch:
         return len(self.targets)
 
 
+class Adapter(nn.Module):
+    """Ours: whitened item vectors through a trained linear layer that starts as the identity.
+
+    Sentence vectors lie in a narrow cone, where cosines tell little; whitening spreads them.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(d))
+        self.register_buffer("whitening", torch.eye(d))
+        self.linear = nn.Linear(d, d)
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def fit(self, vectors: Tensor, eps: float = 1e-5) -> None:
+        """Take mean and covariance of the catalogue's vectors (n, d); whitened ones have the length √d · 1/√d = 1."""
+        centred = (vectors - vectors.mean(dim=0)).double()
+        values, axes = torch.linalg.eigh(centred.T @ centred / len(vectors))
+        self.mean.copy_(vectors.mean(dim=0))
+        self.whitening.copy_(axes @ torch.diag((values.clamp(min=0) + eps).rsqrt()) @ axes.T / vectors.shape[1] ** 0.5)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, d) → (n, d) float32."""
+        whitened = fp32_product(vectors - self.mean, self.whitening)  # which is symmetric
+        return self.linear(whitened).float()  # a unit vector in bf16 would not be one
+
+
 class Encoders(nn.Module):
     """Text encoder and sequence encoder: the query side, and in a second copy the key side."""
 
-    def __init__(self, text: TextEncoder, sequence: SequenceEncoder) -> None:
+    def __init__(self, text: TextEncoder, sequence: SequenceEncoder, adapter: Optional[Adapter] = None) -> None:
         super().__init__()
-        self.text, self.sequence = text, sequence
+        self.text, self.sequence, self.adapter = text, sequence, adapter
         self.fixed: Optional[Tensor] = None
 
     def fix_items(self, vectors: Tensor) -> None:
@@ -51,9 +81,13 @@ class Encoders(nn.Module):
         self.fixed = vectors
         self.text.requires_grad_(False)
 
+    def adapted(self, vectors: Tensor) -> Tensor:
+        """The text encoder's vectors as the sequence encoder and the ranking take them: (n, d) → (n, d)."""
+        return vectors if self.adapter is None else self.adapter(vectors)
+
     def forward(self, batch: Batch) -> Tuple[Tensor, Tensor]:
         """Unit vectors of the B histories and of the B targets, both (B, d) float32."""
-        items = self.text(batch.texts()) if self.fixed is None else self.fixed[batch.items]  # (n, d)
+        items = self.adapted(self.text(batch.texts()) if self.fixed is None else self.fixed[batch.items])  # (n, d)
         sequences = self.sequence(items[batch.history], batch.layout)
         return F.normalize(sequences, dim=1), F.normalize(items[batch.targets], dim=1)
 
@@ -69,7 +103,7 @@ def make_encoders(text: TextEncoder, settings: Any) -> Encoders:
         settings.plain_init,
         settings.max_seq_length if settings.positions else 0,
     )
-    return Encoders(text, sequence)
+    return Encoders(text, sequence, Adapter(text.width) if settings.adapter else None)
 
 
 class Queue(nn.Module):
@@ -115,10 +149,13 @@ class ADRec(nn.Module):
         self.sequence_queue = Queue(settings.queue_size, text.width)
         self.settings, self.gather = settings, gather
 
-    def fix_items(self, vectors: Tensor) -> None:
-        """Take all items' vectors (n_items, d) as they are, on both sides; the sequence encoders alone go on."""
+    def take_vectors(self, vectors: Tensor, fixed: bool) -> None:
+        """Fit the adapters to the catalogue's vectors (n_items, d); ``fixed``: keep these, train no text encoder."""
         for side in (self.query, self.key):
-            side.fix_items(vectors)
+            if side.adapter is not None:
+                side.adapter.fit(vectors)
+            if fixed:
+                side.fix_items(vectors)
 
     @torch.no_grad()
     def momentum_update(self) -> None:

@@ -47,6 +47,7 @@ class ADRecSettings(ComputeSettings):
         None, "A7: N(0, 0.02), LayerNorm 1; false: all from U(−1/√d, 1/√d); null: as variant says"
     )
     positions: bool = setting(False, "ours: add learned positions, counted from the end, to the sequence encoder")
+    adapter: bool = setting(False, "ours: whiten the items' vectors and pass them through a trained linear layer")
     # contrast
     queue_size: int = setting(10_000, "keys in each of the two queues", minimum=1)
     momentum: float = setting(0.999, "m of the key encoders", minimum=0, maximum=1)

@@ -31,11 +31,11 @@ TABLE = "text.embeddings.word_embeddings.weight"
 
 def make_optimizer(model: ADRec, settings: Any) -> torch.optim.Adam:
     """Adam over the query side, its two encoders apart; fused where torch can."""
-    text, sequence = model.query.text.parameters(), model.query.sequence.parameters()
+    text, query = set(model.query.text.parameters()), model.query.parameters()
     rate = settings.learning_rate if settings.text_learning_rate is None else settings.text_learning_rate
-    groups = [{"params": list(sequence), "lr": settings.learning_rate}]
+    groups = [{"params": [parameter for parameter in query if parameter not in text], "lr": settings.learning_rate}]
     if settings.train_text:
-        groups.append({"params": list(text), "lr": rate})
+        groups.append({"params": list(model.query.text.parameters()), "lr": rate})
     try:
         return torch.optim.Adam(groups, fused=True)
     except RuntimeError:  # torch before 2.4 has it for CUDA alone

@@ -23,6 +23,7 @@ from typing import Any, List, Optional, Type
 
 from common.errors import UserError, nearest, run_script
 from common.files import read_json
+from common.runs import MADE
 from common.settings import build, parse
 from reproduce.baselines.counted import COUNTED
 from reproduce.baselines.features import OURS
@@ -31,7 +32,7 @@ from reproduce.baselines.settings import SCHEMAS
 from stage2_sequence_preference_learning import content_encoder_main1, id_encoder_main1, models
 from stage2_sequence_preference_learning import settings as stage2_settings
 from stage2_sequence_preference_learning.search import search
-from stage2_sequence_preference_learning.spine import MADE, train
+from stage2_sequence_preference_learning.spine import train
 
 PROPS = Path(__file__).parent / "props"
 MODELS = {**COUNTED, **NEURAL, **OURS}

@@ -269,7 +269,7 @@ def test_fixed_items_equal_the_text_encoder_in_evaluation(tmp_path: Path) -> Non
     model.eval()
     batch = first_batch(batches, rows, model)
     before = model.query(batch)
-    model.fix_items(plain_items(model, "query", tokens, released=False).detach())
+    model.take_vectors(plain_items(model, "query", tokens, released=False).detach(), fixed=True)
     model.train()
     after = model.query(batch)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(before, after))

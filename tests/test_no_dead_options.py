@@ -13,7 +13,7 @@ import pytest
 
 from common.settings import REPOSITORY, CommonSettings
 
-PACKAGES = ("stage1_content_modality_semantic_alignment", "stage2_sequence_preference_learning")
+PACKAGES = ("adrec", "stage1_content_modality_semantic_alignment", "stage2_sequence_preference_learning")
 
 
 @cache

@@ -1,0 +1,108 @@
+"""ADRec's item texts, rows and batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from adrec_helpers import tiny_adrec_dataset, tiny_settings, tiny_tokenizer
+from tiny import tiny_sequences
+
+from adrec.data import Batches, cached_tokens, epoch_batches, held_out_rows, item_texts, tokenise, train_rows
+from adrec.ragged import Ragged
+from common.errors import UserError
+
+
+def test_text_is_prompt_category_brand_title_without_empty_fields(tmp_path: Path) -> None:
+    dataset = tiny_adrec_dataset(tmp_path)
+    texts = item_texts(dataset, tiny_settings(tmp_path), tiny_tokenizer(tmp_path / "model"))
+    assert texts[0] == "Brought it for [MASK] [SEP] noodles [SEP] b & c [SEP] spicy noodles, part one"
+    assert texts[4] == "Brought it for [MASK] [SEP] b & c [SEP] chocolate cake, part one"
+
+
+def test_mask_is_the_special_token_unless_released(tmp_path: Path) -> None:
+    """A5: released, the lower-case word is three word pieces or more."""
+    dataset, tokenizer = tiny_adrec_dataset(tmp_path), tiny_tokenizer(tmp_path / "model")
+    counts = []
+    for variant in ("paper", "released"):
+        texts = item_texts(dataset, tiny_settings(tmp_path, variant=variant), tokenizer)
+        counts.append(tokenise(texts, tokenizer, 60).ids.tolist().count(tokenizer.mask_token_id))
+    assert counts == [15, 0]
+
+
+def test_fields_order_and_languages_are_settings_and_unknown_fields_are_refused(tmp_path: Path) -> None:
+    dataset, tokenizer = tiny_adrec_dataset(tmp_path), tiny_tokenizer(tmp_path / "model")
+    chosen = tiny_settings(tmp_path, fields=["title", "brand"], prompt="", separator=" / ", title_language="cn")
+    assert item_texts(dataset, chosen, tokenizer)[0] == "麻辣面 第一集 / b & c"
+    with pytest.raises(UserError, match="has no field 'colour'.*brand, category, title"):
+        item_texts(dataset, tiny_settings(tmp_path, fields=["title", "colour"]), tokenizer)
+
+
+def test_tokens_are_cached_by_text_and_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer(tmp_path / "model")
+    first = cached_tokens(["a b", "c"], tokenizer, 8, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("adrec.data.tokenise", lambda *_: 1 / 0)
+        again = cached_tokens(["a b", "c"], tokenizer, 8, tmp_path)
+        for texts, cut in ((["a b", "d"], 8), (["a b", "c"], 3)):
+            with pytest.raises(ZeroDivisionError):
+                cached_tokens(texts, tokenizer, cut, tmp_path)
+    assert again.ids.tolist() == first.ids.tolist() and again.lengths.tolist() == [4, 3]
+
+
+def test_rows_are_every_prefix_of_the_train_part_and_one_held_out_row_a_user(tmp_path: Path) -> None:
+    dataset = tiny_adrec_dataset(tmp_path)
+    expected = {"train": [], "valid": [], "test": []}
+    for items in tiny_sequences():
+        places = {"train": range(1, len(items) - 2), "valid": [len(items) - 2], "test": [len(items) - 1]}
+        for split, chosen in places.items():
+            expected[split] += [(items[max(0, p - 3) : p], items[p]) for p in chosen]
+    found = {"train": train_rows(dataset, 3)}
+    found.update({split: held_out_rows(dataset, split, 3) for split in ("valid", "test")})
+    for split, rows in found.items():
+        own = [(rows.items[a:b].tolist(), t) for a, b, t in zip(rows.start, rows.stop, rows.targets.tolist())]
+        assert own == expected[split], split
+
+
+@pytest.mark.parametrize("batch_by", ["row", "user"])
+def test_an_epoch_holds_each_row_once_in_an_order_that_seed_and_epoch_give(tmp_path: Path, batch_by: str) -> None:
+    settings = tiny_settings(tmp_path, batch_by=batch_by)
+    rows = train_rows(tiny_adrec_dataset(tmp_path), 5)
+    orders = [np.concatenate(epoch_batches(rows, settings, epoch)).tolist() for epoch in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == list(range(len(rows)))
+    assert len(epoch_batches(rows, settings, 0)[-1]) == len(rows) % 6 or 6
+    changes = np.count_nonzero(np.diff(rows.users[orders[0]]))
+    assert (changes == len(set(rows.users.tolist())) - 1) == (batch_by == "user")
+
+
+def test_a_batch_holds_each_distinct_item_once(tmp_path: Path) -> None:
+    dataset, tokenizer = tiny_adrec_dataset(tmp_path), tiny_tokenizer(tmp_path / "model")
+    rows = train_rows(dataset, 5)
+    tokens = tokenise(item_texts(dataset, tiny_settings(tmp_path), tokenizer), tokenizer, 40)
+    chosen = np.array([5, 0, 9])
+    batch = Batches(rows, tokens, torch.device("cpu")).of(chosen)
+    ordered = chosen[np.argsort(rows.stop[chosen] - rows.start[chosen], kind="stable")]
+    histories = [rows.items[rows.start[r] : rows.stop[r]] for r in ordered]
+    assert batch.items[batch.history].tolist() == np.concatenate(histories).tolist()
+    assert batch.items[batch.targets].tolist() == rows.targets[ordered].tolist()
+    assert len(set(batch.items.tolist())) == len(batch.items)
+    assert batch.texts().counts.tolist() == sorted(tokens.lengths[batch.items.numpy()].tolist())
+
+
+def test_ragged_attention_equals_each_sequence_by_itself() -> None:
+    torch.manual_seed(0)
+    lengths = np.array([1, 2, 7, 9, 17, 30])
+    layout = Ragged.of(lengths, torch.device("cpu"))
+    query, key, value = (torch.randn(int(lengths.sum()), 8) for _ in range(3))
+    found = layout.attention(query, key, value, 2, 0.0)
+    start = 0
+    for length in lengths.tolist():
+        q, k, v = (x[start : start + length].view(length, 2, 4).transpose(0, 1) for x in (query, key, value))
+        expected = ((q @ k.transpose(-1, -2) / 2).softmax(-1) @ v).transpose(0, 1).reshape(length, 8)
+        assert torch.allclose(found[start : start + length], expected, atol=1e-6)
+        assert torch.allclose(layout.mean(value)[layout.segments[start]], value[start : start + length].mean(0))
+        start += length
+    assert layout.last.tolist() == (np.cumsum(lengths) - 1).tolist()

@@ -1,0 +1,267 @@
+"""ADRec's real scripts on a tiny budget: train, resume, several processes, test, recommend what is new."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+import pytest
+import torch
+from adrec_helpers import save_tiny_model, tiny_adrec_dataset, tiny_settings
+from safetensors.torch import load_file
+from tiny import tiny_sequences
+from torch.nn import functional as F
+from transformers import BertModel
+
+from adrec import embedding_out, main, recommend, test_main
+from adrec.checkpoint import load_encoders
+from adrec.data import held_out_rows
+from adrec.evaluation import encode_histories
+from adrec.settings import PROPS, ADRecSettings
+from adrec.training import Trainer
+from common.device import pick_compute
+from common.errors import UserError
+from common.processes import Processes
+from common.settings import REPOSITORY, build
+
+CPU = pick_compute("cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny data set and the tiny BERT."""
+    folder = tmp_path_factory.mktemp("adrec")
+    tiny_adrec_dataset(folder / "datasets")
+    save_tiny_model(folder / "bert")
+    return folder
+
+
+def settings_of(home: Path, results: Path, **values: Any) -> ADRecSettings:
+    own: Dict[str, Any] = {"epochs": 2, "valid_steps": 2, "device": "cpu", "log_steps": 1, "learning_rate": 0.005}
+    own.update(text_model=str(home / "bert"), results_dir=str(results), **values)
+    return tiny_settings(home / "datasets", **own)
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> Path:
+    return main.run(settings_of(home, home / "results"))
+
+
+def results_of(run: Path) -> Tuple[Any, str, Dict[str, torch.Tensor]]:
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["seconds"], metrics["checkpoint"]
+    weights = torch.load(run / "best.pth", weights_only=True)["state_dict"]
+    return metrics, (run / "ranks.csv").read_text(), weights
+
+
+def assert_same(a: Path, b: Path) -> None:
+    (metrics_a, ranks_a, weights_a), (metrics_b, ranks_b, weights_b) = results_of(a), results_of(b)
+    assert metrics_a == metrics_b and ranks_a == ranks_b
+    assert all(torch.equal(weights_a[name], weights_b[name]) for name in weights_a)
+
+
+def test_a_run_holds_all_that_was_promised(trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    names = [f"{m}@{k}" for m in ("hit", "ndcg") for k in (5, 10, 50)] + ["mrr"]
+    for split in ("valid", "test", "test_masked"):
+        assert list(metrics[split]) == names
+    assert sum(group["users"] for group in metrics["test_by_frequency"].values()) == 12
+    assert metrics["parameters"]["trained"] == metrics["parameters"]["frozen"]
+    assert len((trained / "ranks.csv").read_text().splitlines()) == 13
+    assert "seq_item" in (trained / "train.log").read_text()
+    assert list((trained / "tensorboard").iterdir())
+
+
+def test_ranks_equal_cosines_sorted_by_hand(home: Path, trained: Path) -> None:
+    loaded = load_encoders(trained / "best.pth", "Tiny", str(home / "datasets"), CPU)
+    items = load_file(trained / "item_embeddings.safetensors")
+    assert items["item_ids"].tolist() == list(range(15))
+    dataset = main.load_dataset(home / "datasets" / "Tiny", "Tiny")
+    rows = held_out_rows(dataset, "test", 5)
+    lines = (trained / "ranks.csv").read_text().splitlines()[1:]
+    for user, line in enumerate(lines):
+        history = tiny_sequences()[user][:-1][-5:]
+        vector = encode_histories(loaded.encoders, items["embeddings"], rows, np.array([user]))[0]
+        cosines = (F.normalize(items["embeddings"], dim=1) @ vector).detach()
+        target = tiny_sequences()[user][-1]
+        rank = 1 + int((cosines > cosines[target]).sum())
+        masked = rank - sum(int(cosines[i] > cosines[target]) for i in set(history) - {target})
+        assert line.split(",") == [str(user), str(target), str(rank), str(masked)]
+
+
+def test_same_seed_same_bits_and_a_finished_run_is_skipped(
+    home: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_same(main.run(settings_of(home, tmp_path)), trained)
+    capsys.readouterr()
+    assert main.run(settings_of(home, tmp_path)).name == trained.name
+    assert "stands, nothing to train" in capsys.readouterr().out
+    assert main.run(settings_of(home, tmp_path, seed=3)).name != trained.name
+
+
+@pytest.mark.parametrize("saves", [1, 4])
+def test_resumed_equals_uninterrupted(
+    home: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    """Cut inside the first epoch and inside the second."""
+    original, count = Trainer._save_last, [0]
+
+    def dies(self: Trainer) -> None:
+        original(self)
+        count[0] += 1
+        if count[0] == saves:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "_save_last", dies)
+        main.run(settings_of(home, tmp_path))
+    (cut,) = (tmp_path / "ADRec" / "Tiny").iterdir()
+    assert not (cut / "metrics.json").exists()
+    assert_same(main.run(settings_of(home, tmp_path)), trained)
+
+
+def test_a_term_that_is_not_finite_stops_with_step_and_name(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="step [1-9].*the term (seq|item)_(seq|item) is .*clip_grad_norm"):
+        main.run(settings_of(home, tmp_path, learning_rate=1e30))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train_text": False, "adapter": True},
+        {"variant": "released", "clip_grad_norm": 1.0, "warmup_steps": 3, "text_learning_rate": 0.0},
+        {"plm_layer": 2, "positions": True, "mask_same_item": True, "in_batch_negatives": True, "batch_by": "user"},
+        {"precision": "bf16", "train_batch_size": 7},
+    ],
+    ids=str,
+)
+def test_other_settings_train_and_test(home: Path, tmp_path: Path, values: Dict[str, Any]) -> None:
+    run = main.run(settings_of(home, tmp_path, **values))
+    assert json.loads((run / "metrics.json").read_text())["test"]["mrr"] > 0
+
+
+def test_learning_rates_warm_up_and_decay(home: Path, trained: Path, tmp_path: Path) -> None:
+    """The rate of step t is rate · min(1, (t + 1) / warmup) · γ^⌊epoch / step⌋; at rate 0 the text stays as it is."""
+    settings = settings_of(home, tmp_path, warmup_steps=4, lr_step=1, lr_gamma=0.5, text_learning_rate=0.0)
+    seen: List[float] = []
+    original = Trainer._set_rates
+
+    def looks(self: Trainer) -> None:
+        original(self)
+        seen.append(self.optimizer.param_groups[0]["lr"])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trainer, "_set_rates", looks)
+        run = main.run(settings)
+    per_epoch = len(seen) // 2
+    expected = [0.005 * min(1, (t + 1) / 4) * 0.5 ** (t // per_epoch) for t in range(len(seen))]
+    assert seen == pytest.approx(expected)
+    weights = torch.load(run / "best.pth", weights_only=True)["state_dict"]
+    bert = BertModel.from_pretrained(home / "bert")
+    assert torch.equal(weights["text.embeddings.word_embeddings.weight"], bert.embeddings.word_embeddings.weight)
+
+
+def script(name: str, *words: str, launcher: Tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, *launcher, str(REPOSITORY / "adrec" / name), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_two_processes_keep_their_queues_equal(home: Path, tmp_path: Path) -> None:
+    """Keys are gathered: after an epoch of ragged batches each process holds the same queues and weights."""
+    code = f"""
+import sys, torch
+sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / "tests")!r}]
+from pathlib import Path
+from adrec import main
+from adrec.training import Trainer
+from common.processes import start_processes
+from test_adrec_scripts import settings_of
+original = Trainer.fit
+def fit(self):
+    found = original(self)
+    state = {{k: v for k, v in self.model.state_dict().items()}}
+    torch.save(state, f"{tmp_path}/rank{{self.processes.rank}}.pth")
+    return found
+Trainer.fit = fit
+main.run(settings_of(Path({str(home)!r}), Path({str(tmp_path)!r}), epochs=1, train_batch_size=7))
+"""
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29617", str(program)]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    filled = int((first["item_queue.items"] >= 0).sum())
+    assert filled == min(30, sum(max(0, len(s) - 3) for s in tiny_sequences()))
+    (run,) = (tmp_path / "ADRec" / "Tiny").iterdir()
+    assert "test" in json.loads((run / "metrics.json").read_text())
+
+
+def test_gathered_rows_of_one_process_are_its_own() -> None:
+    rows = torch.arange(6).view(3, 2)
+    assert Processes().gather_rows(rows) is rows
+
+
+def test_scripts_print_what_they_found(home: Path, trained: Path, tmp_path: Path) -> None:
+    where = [f"datasets_dir={home / 'datasets'}", f"results_dir={home / 'results'}", "device=cpu", "precision=fp32"]
+    tested = script("test_main.py", "-d", "Tiny", *where)
+    assert tested.returncode == 0, tested.stderr
+    assert "unmasked" in tested.stdout and "seen 1-4" in tested.stdout
+    out = script("embedding_out.py", "-d", "Tiny", *where)
+    assert "15 items, 16 wide" in out.stdout, out.stderr
+    new = tmp_path / "new.csv"
+    new.write_text('title,category\n"a brand-new dance, part one",dance\n')
+    told = script("recommend.py", "-d", "Tiny", "--user", "3", "-k", "16", "--new-items", str(new), *where)
+    assert "a brand-new dance, part one (new)" in told.stdout, told.stderr
+    ids = [int(line.split()[0]) for line in told.stdout.split("recommends:")[1].splitlines()[1:]]
+    assert set(ids) == set(range(16)) - set(tiny_sequences()[3])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name\nx\n", "new.csv:1: the header names no field 'title'"),
+        ("title,brand\nx\n", "new.csv:2: 1 columns where 2 belong"),
+        ("title\n x\n  \n", "new.csv:3: the title is empty"),
+        ("title\n", "new.csv:1: holds a header alone"),
+    ],
+)
+def test_faulty_new_items_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        recommend.read_new_items(path)
+
+
+def test_faults_are_told_by_name(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="plm_layer=3: the text encoder has 2 layers"):
+        main.run(settings_of(home, tmp_path / "a", plm_layer=3))
+    with pytest.raises(UserError, match="width 16 is not a multiple of n_heads=3"):
+        main.run(settings_of(home, tmp_path / "b", n_heads=3))
+    with pytest.raises(UserError, match="no run; train with run_train.sh ADRec Tiny"):
+        test_main.main(["-d", "Tiny", f"results_dir={tmp_path / 'c'}"])
+    (tmp_path / "best.pth").write_bytes(b"x")
+    with pytest.raises(UserError, match="best.pth: not a checkpoint|not a whole torch file"):
+        load_encoders(tmp_path / "best.pth", "Tiny", str(home / "datasets"), CPU)
+
+
+def test_embeddings_are_made_once(home: Path, trained: Path) -> None:
+    path = trained / "item_embeddings.pth"
+    before = path.stat().st_mtime_ns
+    words = ["-d", "Tiny", f"datasets_dir={home / 'datasets'}", f"results_dir={home / 'results'}", "precision=fp32"]
+    embedding_out.main(words)
+    assert path.stat().st_mtime_ns == before
+    embedding_out.main([*words, "--force"])
+    assert path.stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("path", sorted(PROPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_yaml_is_admitted(path: Path) -> None:
+    assert build(ADRecSettings, {"dataset": path.stem}, PROPS).dataset == path.stem
