@@ -107,10 +107,9 @@ def tokenise(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Tokens:
 def cached_tokens(texts: Sequence[str], tokenizer: Any, max_tokens: int, folder: Path) -> Tokens:
     """`tokenise`, or what it found before for the same texts and the same tokenizer."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str()) if hasattr(tokenizer, "backend_tokenizer") else {}
-    about = {
-        name: rule for name, rule in rules.items() if name not in ("truncation", "padding")
-    }  # those of its last call
-    essence = json.dumps([about, tokenizer.get_vocab(), max_tokens, list(texts)], sort_keys=True)
+    for of_the_last_call in ("truncation", "padding"):
+        rules.pop(of_the_last_call, None)
+    essence = json.dumps([rules, tokenizer.get_vocab(), max_tokens, list(texts)], sort_keys=True)
     key = hashlib.sha256(essence.encode("utf-8", "surrogatepass")).hexdigest()
     path = folder / "tokens" / f"{key[:16]}.npz"
     if path.is_file():
