@@ -1,4 +1,4 @@
-"""Prompts, tokens and minutes of llm_driven_sample.py with GLM-4-9B on the papers' data sets: an ESTIMATE (docs/llm.md).
+"""Prompts, tokens and minutes of llm_driven_sample.py with GLM-4-9B on the papers' data sets: estimates (docs/llm.md).
 
     python -m benchmarks.llm_cost datasets_dir=datasets                      the table
     python -m benchmarks.llm_cost datasets_dir=datasets ranks=qwen.tiktoken  how far the estimate of tokens is off
@@ -103,7 +103,7 @@ def count(settings: Settings, dataset: str, targets: str) -> Cost:
 
 
 def scale(measured: List[Cost], dataset: str, targets: str) -> Tuple[Cost, Cost]:
-    """The least and the most that a data set may cost, by the tokens (for ``every``: the lines too) of those measured."""
+    """The least and the most that a data set may cost by the tokens (for ``every``: and lines) of those measured."""
     users, interactions = PUBLISHED[dataset]
     prompts = users if targets == "last" else interactions - 3 * users
     shown = [
