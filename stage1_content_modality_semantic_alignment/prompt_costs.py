@@ -7,11 +7,12 @@ from typing import Any, Callable, List, Mapping, Optional, Protocol, Sequence, T
 
 from stage1_content_modality_semantic_alignment.questions import JSON, Question
 
-# Without the model's tokenizer: tokens of one Chinese character, and of one other character. docs/llm.md says what
-# they were fitted to, and how far off they are.
-PER_HAN, PER_OTHER = 0.75, 0.3
+# Tokens of a character, where the model's tokenizer is not at hand: a Chinese one; a digit, hyphen or line end; any
+# other. docs/llm.md says what they were fitted to, and how far off they are.
+PER_HAN, PER_SIGN, PER_OTHER = 0.65, 1.0, 0.22
 TEMPLATE_TOKENS = 8  # what a chat template adds
 _HAN = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
+_SIGN = re.compile(r"[0-9\n-]")
 
 Counter = Callable[[str], int]
 
@@ -29,8 +30,8 @@ class Costs(Protocol):
 
 def estimate(text: str) -> int:
     """Tokens by the kinds of characters."""
-    han = len(_HAN.findall(text))
-    return round(PER_HAN * han + PER_OTHER * (len(text) - han))
+    han, signs = len(_HAN.findall(text)), len(_SIGN.findall(text))
+    return round(PER_HAN * han + PER_SIGN * signs + PER_OTHER * (len(text) - han - signs))
 
 
 def token_counter(name: str) -> Tuple[Counter, str]:
@@ -42,8 +43,8 @@ def token_counter(name: str) -> Tuple[Counter, str]:
     except Exception as error:  # no such folder, not in the hub's cache, or one that needs remote code: an estimate
         why = str(error).split("\n", 1)[0][:80]
         return estimate, (
-            f"an ESTIMATE ({PER_HAN} a Chinese character, {PER_OTHER} any other): no tokenizer {name} on this machine; "
-            f"name one with tokenizer=FOLDER ({why})"
+            f"an ESTIMATE by the kinds of characters (docs/llm.md): the tokenizer {name} is not on this machine, name "
+            f"one with tokenizer=FOLDER ({why})"
         )
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]), f"the tokenizer {name}"
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import pytest
 from stage1_helpers import pair_files, pairs_settings, question_of, read_log, run_python
+from test_hf_selector import save_causal_lm
 from tiny import make_tiny_dataset, tiny_sequences
 
 from common.dataset import load_dataset
@@ -18,6 +19,7 @@ from stage1_content_modality_semantic_alignment.answer_store import AnswerStore
 from stage1_content_modality_semantic_alignment.llm_driven_sample import Settings
 from stage1_content_modality_semantic_alignment.pair_selectors import BatchSelector, TfidfSelector
 from stage1_content_modality_semantic_alignment.pairs import pairs_path, read_pairs, write_rows
+from stage1_content_modality_semantic_alignment.prompt_costs import token_counter
 from stage1_content_modality_semantic_alignment.questions import Question, load_template
 
 # --- pair files: S4 ---
@@ -271,3 +273,12 @@ def test_a_dry_run_counts_what_is_answered_already(tmp_path: Path, capsys: pytes
     llm_driven_sample.run(pairs_settings(tmp_path), dry_run=True)
     said = capsys.readouterr().out
     assert "prompts to ask                            0\n" in said and "no cost" in said
+
+
+def test_tokens_are_counted_by_a_tokenizer_that_is_here_and_estimated_else(tmp_path: Path) -> None:
+    save_causal_lm(tmp_path / "lm", "llama")  # its tokens are letters
+    count, counted_by = token_counter(str(tmp_path / "lm"))
+    assert count("abc-12") == 6 and counted_by == f"the tokenizer {tmp_path / 'lm'}"
+    count, counted_by = token_counter(str(tmp_path / "nowhere"))
+    assert counted_by.startswith("an ESTIMATE")
+    assert count("麻辣面" * 100) == 195 and count("12-\n") == 4 and count("street dance") == 3
