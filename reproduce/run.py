@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from common.settings import REPOSITORY, split_overrides
 from reproduce.suite import Suite, SuiteRun, load_suite, suite_names
 
 HELD = "is writing here"  # of common.files.exclusive: another run makes what this one needs too
+HELD_SECONDS = 10.0
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Asked:
 
     suite: Suite
     results_dir: str
+    datasets_dir: str
     jobs: int
     words: List[str]
     flags: argparse.Namespace
@@ -60,7 +63,8 @@ def command_line(doc: Optional[str], argv: Optional[List[str]], flags: Dict[str,
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise UserError(f"jobs={jobs}: must be a number of at least 1")
     suite = load_suite(arguments.suite, names, numbers, values)
-    return Asked(suite, str(values.get("results_dir", "results")), jobs or 1, arguments.words, arguments)
+    folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
+    return Asked(suite, folders[0], folders[1], jobs or 1, arguments.words, arguments)
 
 
 def _listed(given: Any) -> List[Any]:
@@ -130,13 +134,17 @@ def run_all(suite: Suite, results_dir: str, jobs: int) -> List[SuiteRun]:
             for run in ended:
                 process, since = active.pop(run)
                 state, last = finish(run, results_dir, process.returncode, time.perf_counter() - since)
-                if state == "held" and active:
+                if state == "held":
                     held.append(run)
                     continue
                 waiting, held = [*held, *waiting], []
                 failed += [run] if state != "done" else []
                 told = "" if state == "done" else f": {last}"
                 print(f"{state:<7} {run.name} on {run.dataset}, seed {run.seed}{told}", flush=True)
+            if held and not active and not waiting:  # a process that is not ours makes what they need
+                print(f"waiting for another process: {read_json(held[0].ledger(results_dir))['error']}", flush=True)
+                time.sleep(HELD_SECONDS)
+                waiting, held = held, []
             time.sleep(0.2 if not ended else 0.0)
     finally:
         for process, _ in active.values():
@@ -151,6 +159,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if asked.flags.dry_run:
         print(listing(asked.suite, asked.results_dir))
         return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # run_all then ends its processes
     failed = run_all(asked.suite, asked.results_dir, asked.jobs)
     for run in failed:
         print(f"failed: {run.name} on {run.dataset}, seed {run.seed}; log: {log_of(run, asked.results_dir)}")

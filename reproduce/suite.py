@@ -17,7 +17,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from omegaconf import OmegaConf
 
@@ -40,7 +40,7 @@ class SuiteRun:
     model: str
     dataset: str
     seed: int
-    words: Sequence[str]  # key=value
+    words: Tuple[str, ...]  # key=value
 
     @property
     def arguments(self) -> List[str]:
@@ -139,9 +139,9 @@ def load_suite(
     used, runs = set(), []
     for entry in entries:
         _check_keys(entry, ENTRY_KEYS, f"{path}: models")
-        model = entry.get("model", "")
+        model = str(entry.get("model", ""))
         known = {key for step in pipeline(model) for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
-        row = entry.get("name", model)
+        row = str(entry.get("name", model))
         own_seeds = seeds or entry.get("seeds") or content.get("seeds") or [2024]
         for dataset in datasets or entry.get("datasets") or content.get("datasets") or []:
             of_dataset = (content.get("of_dataset") or {}).get(dataset) or {}
@@ -153,7 +153,7 @@ def load_suite(
                 words = [_word(key, value, dataset) for key, value in {**values, "seed": seed}.items()]
                 if number == 0:
                     _check_run(path, row, model, dataset, words)
-                runs.append(SuiteRun(row, model, dataset, seed, words))
+                runs.append(SuiteRun(row, model, dataset, seed, tuple(words)))
     for key in (*shared, *given):
         if key not in used:
             raise UserError(f"{path}: setting '{key}' is known to none of the suite's models")
