@@ -134,8 +134,9 @@ def run_all(suite: Suite, results_dir: str, jobs: int) -> List[SuiteRun]:
             for run in ended:
                 process, since = active.pop(run)
                 state, last = finish(run, results_dir, process.returncode, time.perf_counter() - since)
-                if state == "held":
+                if state == "held":  # tried again when the next run ends
                     held.append(run)
+                    print(f"held    {run.name} on {run.dataset}, seed {run.seed}: {last}", flush=True)
                     continue
                 waiting, held = [*held, *waiting], []
                 failed += [run] if state != "done" else []

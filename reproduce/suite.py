@@ -2,7 +2,8 @@
 
 datasets: [ml-100k]
 seeds: [2024, 2025]
-against: [SICSRec]                    rows that the table compares with the strongest of the others
+against: [SICSRec]                    rows that the table compares with the strongest of the others; or
+base: SICSRec                         the row that the table compares all others with
 settings: {epochs: 30}                for each model that knows the key
 of_dataset: {ml-100k: {epochs: 20}}   likewise, on one data set
 models:
@@ -28,7 +29,7 @@ from reproduce.steps import pipeline
 from reproduce.train import plan
 
 SUITES = Path(__file__).parent / "suites"
-KEYS = ("datasets", "seeds", "against", "settings", "of_dataset", "models")
+KEYS = ("datasets", "seeds", "against", "base", "settings", "of_dataset", "models")
 ENTRY_KEYS = ("model", "name", "settings", "datasets", "seeds")
 
 
@@ -72,11 +73,12 @@ class SuiteRun:
 
 @dataclass(frozen=True)
 class Suite:
-    """Its runs, in the order in which they start, and which rows are compared with the strongest of the others."""
+    """Its runs, in the order in which they start, and what the table compares with what."""
 
     name: str
     runs: List[SuiteRun]
-    against: List[str]
+    against: List[str]  # rows compared with the strongest of the others
+    base: Optional[str] = None  # or the row that all others are compared with
 
     @property
     def rows(self) -> List[str]:
@@ -110,7 +112,9 @@ def _listed(value: Any) -> List[Any]:
 def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in given:
         if key not in known:
-            raise UserError(f"{where}: unknown key '{key}'{nearest(key, known)}; there are {', '.join(known)}")
+            raise UserError(
+                f"{where}: unknown key '{key}'{nearest(key, known)}; there are {', '.join(dict.fromkeys(known))}"
+            )
 
 
 def load_suite(
@@ -161,11 +165,13 @@ def load_suite(
         raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
     if len({(run.name, run.dataset, run.seed) for run in runs}) < len(runs):
         raise UserError(f"{path}: two rows have the same name; give each entry a name of its own")
-    against = content.get("against") or []
-    _check_keys(dict.fromkeys(against), list(dict.fromkeys(run.name for run in runs)), f"{path}: against")
+    against, base = content.get("against") or [], content.get("base")
+    _check_keys(
+        dict.fromkeys([*against, *([base] if base else [])]), [run.name for run in runs], f"{path}: against, base"
+    )
     order = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
     runs.sort(key=lambda run: order[run.seed])  # every row has one result before any has two
-    return Suite(path.stem, runs, against)
+    return Suite(path.stem, runs, against, base)
 
 
 def _check_run(path: Path, row: str, model: str, dataset: str, words: Sequence[str]) -> None:

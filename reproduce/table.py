@@ -101,9 +101,9 @@ def quality(rows: List[Row], suite: Suite, split: str) -> Table:
 
 
 def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
-    """The suite's own rows against the strongest of the others, per user over seeds, Holm over the table."""
-    others = [row for row in rows if row.name not in suite.against]
-    ours = [row for row in rows if row.name in suite.against]
+    """The suite's own rows against the strongest of the others, or all against its base; Holm over the table."""
+    ours = [row for row in rows if (row.name in suite.against if suite.base is None else row.name != suite.base)]
+    others = [row for row in rows if row not in ours]
     if not others or not ours:
         return None
     strongest = max(others, key=lambda row: float(np.mean(row.values(split, CHOSEN_BY))))
@@ -129,11 +129,12 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
         ]
         lines.append([Cell(text, anchor=row.anchor) for text in texts])
     header = ["model", "metric", "difference", "improvement", "95 % interval", "p (Holm)", "p < 0.05"]
+    why = "" if suite.base else f", the strongest of the other rows by {CHOSEN_BY.upper()} on test"
     note = (
-        f"Against {strongest.name}, the strongest of the other rows by {CHOSEN_BY.upper()} on test. Paired by user, "
-        "each averaged over seeds: bootstrap over users, paired t-test, Holm's correction over this table."
+        f"Against {strongest.name}{why}. Paired by user, each averaged over seeds: bootstrap over users, paired "
+        "t-test, Holm's correction over this table."
     )
-    return Table(f"{rows[0].dataset}: against the strongest other row", header, lines, [note])
+    return Table(f"{rows[0].dataset}: against {strongest.name}", header, lines, [note])
 
 
 def cost(rows: List[Row]) -> Table:

@@ -108,6 +108,16 @@ def test_table_holds_what_the_runs_measured_and_leads_to_them(ran, capsys):
     assert "Tiny: by groups" in text and "coverage" in text
 
 
+def test_a_base_is_compared_with_all_others(ran):
+    folder, words = ran
+    text = (folder / "mine.yaml").read_text().replace("against: [Markov]", "base: Pop")
+    other = folder / "based.yaml"
+    other.write_text(text)
+    table.main([str(other), *words[1:]])
+    page = (folder / "r" / "suites" / "based" / "table.csv").read_text()
+    assert page.count("Tiny: against Pop,Markov") == 5 and "Tiny: against Pop,Pop" not in page
+
+
 def test_gains_are_the_metrics():
     ranks = np.array([1.0, 3.0, 10.5, 40.0])
     assert significance.gain(ranks, "hit@10").tolist() == [1, 1, 0, 0]
