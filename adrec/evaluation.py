@@ -48,18 +48,23 @@ def encode_histories(encoders: Encoders, items: Tensor, rows: Rows, places: np.n
 
 
 @torch.no_grad()
-def rank_rows(encoders: Encoders, items: Tensor, rows: Rows, masked: bool = False) -> np.ndarray:
+def rank_rows(
+    encoders: Encoders, items: Tensor, rows: Rows, masked: bool = False, top: Optional[np.ndarray] = None
+) -> np.ndarray:
     """The target's rank among all items for each row: (N,) float64.
 
     Args:
         masked: leave what is in a row's history out of its ranking. The history is what the model sees,
             the last ``max_seq_length`` items.
+        top: (N, k) int, filled with each row's k best items, the best first.
     """
     encoders.eval()
     unit = F.normalize(items, dim=1)
     found = np.empty(len(rows))
     for places in by_length(rows.stop - rows.start, USERS_AT_ONCE):
         scores = fp32_product(encode_histories(encoders, items, rows, places), unit)
+        if top is not None:
+            top[places] = scores.topk(top.shape[1], dim=1).indices.cpu().numpy()
         excluded: Optional[List[Tensor]] = None
         if masked:
             history, lengths = rows.histories(places)

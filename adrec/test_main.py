@@ -5,7 +5,7 @@
 
 Reads:  a run's best.pth, its item vectors (made by embedding_out.py where they do not stand), the data set's sequences
 Writes: into the run's metrics.json test, test_masked (history left out) and test_by_frequency (how often the
-        target was seen in training: 0, 1-4, 5-19, 20+); ranks.csv
+        target was seen in training: 0, 1-4, 5-19, 20+); ranks.csv, top.npy
 
 The test split is read: choose nothing by what this prints.
 """
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Dict, List, Optional
+
+import numpy as np
 
 from adrec.checkpoint import load_encoders
 from adrec.data import held_out_rows
@@ -24,7 +26,7 @@ from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
 from common.files import checksum, read_json, write_json
 from common.ranking import metrics, metrics_by_frequency
-from common.runs import METRICS, RANKS, best_run, write_ranks
+from common.runs import METRICS, RANKS, TOP, best_run, write_ranks, write_top
 from common.settings import parse
 
 
@@ -42,7 +44,9 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Compute, force: bool = F
     loaded = load_encoders(checkpoint, dataset.name, datasets_dir, compute)
     items = item_embeddings(loaded, dataset, checkpoint, compute)
     rows = held_out_rows(dataset, "test", loaded.settings.max_seq_length)
-    ranks, masked = (rank_rows(loaded.encoders, items, rows, history_masked) for history_masked in (False, True))
+    top = np.zeros((len(rows), min(TOP, dataset.n_items)), dtype=np.int64)
+    ranks = rank_rows(loaded.encoders, items, rows, top=top)
+    masked = rank_rows(loaded.encoders, items, rows, masked=True)
     result.update(
         test=metrics(ranks, TOPK),
         test_masked=metrics(masked, TOPK),
@@ -50,6 +54,7 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Compute, force: bool = F
         checkpoint=checksum(checkpoint),
     )
     write_ranks(run_dir / RANKS, dataset.users, rows.targets.tolist(), ranks.tolist(), masked.tolist())
+    write_top(run_dir, top)
     write_json(path, result)
     return result
 

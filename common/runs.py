@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List
 
+import numpy as np
 import torch
 
 from common.errors import UserError
@@ -23,6 +24,7 @@ from common.files import atomic, commit, differences, digest, read_json, version
 from common.settings import to_yaml
 
 MADE, METRICS, RANKS = "made.json", "metrics.json", "ranks.csv"
+TOP = 10  # items of top.npy: what each test user would be shown
 PROTOCOL = {
     "split": "leave one out: last item test, the one before validation",
     "candidates": "all items",
@@ -96,6 +98,12 @@ def write_ranks(
         writer.writerow(["user", "item", "rank", "rank_masked"])
         for user, item, rank, rank_masked in zip(users, items, ranks, masked):
             writer.writerow([user, item, f"{rank:g}", f"{rank_masked:g}"])
+
+
+def write_top(run_dir: Path, items: np.ndarray) -> None:
+    """Write top.npy: zero-based items (users, TOP), the best first."""
+    with atomic(run_dir / "top.npy") as temporary, open(temporary, "wb") as out:
+        np.save(out, items.astype(np.int32))
 
 
 def best_run(results_dir: str, model: str, dataset: str) -> Path:

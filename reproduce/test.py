@@ -26,6 +26,7 @@ from common.features import MODALITIES
 from common.files import read_json, read_text, write_text
 from common.processes import Processes
 from common.settings import DeviceSettings, as_dict, build, setting, split_overrides
+from reproduce.formats import aligned
 from reproduce.steps import pipeline
 from reproduce.train import command_line
 from stage2_sequence_preference_learning.evaluation import test_run
@@ -107,13 +108,10 @@ def test_all(runs: List[Run], datasets_dir: str, compute: Compute) -> None:
             run.result = test_run(run.folder, datasets_dir, compute, Processes())
 
 
-def _cells(runs: List[Run], split: str) -> List[str]:
-    cells = []
-    for metric in METRICS:
-        values = [run.result[split][metric] for run in runs]
-        spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-        cells.append(f"{statistics.fmean(values):.4f}{spread}")
-    return cells
+def mean_and_deviation(values: List[float]) -> str:
+    """Over seeds; of one value there is no deviation."""
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"
 
 
 def table(runs: List[Run], split: str) -> List[List[str]]:
@@ -128,16 +126,13 @@ def table(runs: List[Run], split: str) -> List[List[str]]:
         seconds = statistics.fmean(run.result["seconds"] for run in group)
         seeds = {run.made_from["settings"]["seed"] for run in group}
         again = f" ({len(group)} runs)" if len(group) > len(seeds) else ""
-        row = [group[0].label(), f"{len(seeds)}{again}", *_cells(group, split)]
+        row = [
+            group[0].label(),
+            f"{len(seeds)}{again}",
+            *(mean_and_deviation([run.result[split][m] for run in group]) for m in METRICS),
+        ]
         rows.append([*row, f"{valid:.4f}", f"{epochs:.0f}", f"{seconds:.0f}"])
     return rows
-
-
-def markdown(rows: List[List[str]]) -> str:
-    """A Markdown table whose columns line up as plain text too."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -172,11 +167,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     csv.writer(text, lineterminator="\n").writerows(rows)
     folder = Path(settings.results_dir) / model / dataset
     write_text(folder / "table.csv", text.getvalue())
-    write_text(folder / "table.md", markdown(rows))
+    write_text(folder / "table.md", aligned(rows))
     n_users = len(read_text(runs[-1].folder / "ranks.csv").splitlines()) - 1
     history = "masked" if settings.masked else "unmasked"
     print(f"{dataset}: test, {n_users} users, all items ranked, history {history}, ties at their mean rank")
-    print(markdown(rows), end="")
+    print(aligned(rows), end="")
     print(f"written to {folder}/table.md and table.csv")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from common.errors import UserError, run_script
+from common.files import write_json
 from common.settings import build, split_overrides
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
 from stage2_sequence_preference_learning import SICSRec_main1
@@ -56,9 +57,14 @@ def _is_needed(step: Step, final: Any) -> bool:
     return not step.modality or step.modality in final.modalities
 
 
-def run_plan(planned: Planned, force: bool) -> None:
-    """Run the steps in order; SICSRec starts from the ID encoder that was trained before it."""
+def run_plan(planned: Planned, force: bool) -> Tuple[Path, Dict[str, float]]:
+    """Run the steps in order; SICSRec starts from the ID encoder that was trained before it.
+
+    Returns:
+        The last step's folder, and each step's seconds.
+    """
     id_run: Optional[Path] = None
+    seconds: Dict[str, float] = {}
     for number, (step, settings) in enumerate(planned, start=1):
         print(f"== {number}/{len(planned)} {step.name}", flush=True)
         start = time.perf_counter()
@@ -66,7 +72,9 @@ def run_plan(planned: Planned, force: bool) -> None:
             settings.pretrain_id = str(id_run / "best.pth")
         made = step.script.run(settings, force)
         id_run = made if step is ID else id_run
-        print(f"   {time.perf_counter() - start:.1f} s", flush=True)
+        seconds[step.name] = round(time.perf_counter() - start, 2)
+        print(f"   {seconds[step.name]:.1f} s", flush=True)
+    return made, seconds
 
 
 def _help_epilog() -> str:
@@ -91,6 +99,7 @@ def command_line(doc: Optional[str], argv: Optional[List[str]]) -> argparse.Name
     parser.add_argument("dataset", nargs="?", default="ml-100k")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--force", action="store_true", help="do every step again though its output stands")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write folder and seconds of each step here (JSON)")
     arguments = parser.parse_intermixed_args(argv)
     if "=" in arguments.model + arguments.dataset:
         raise UserError("name MODEL and DATASET before settings, as in: SICSRec ml-100k alpha=0.4")
@@ -100,7 +109,9 @@ def command_line(doc: Optional[str], argv: Optional[List[str]]) -> argparse.Name
 def main(argv: Optional[List[str]] = None) -> None:
     """Plan, then run."""
     arguments = command_line(__doc__, argv)
-    run_plan(plan(arguments.model, arguments.dataset, arguments.overrides), arguments.force)
+    folder, seconds = run_plan(plan(arguments.model, arguments.dataset, arguments.overrides), arguments.force)
+    if arguments.record is not None:
+        write_json(arguments.record, {"folder": str(folder), "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from common.features import MODALITIES
 from common.files import checksum, read_json, write_json
 from common.processes import Processes
 from common.ranking import metrics, target_ranks
-from common.runs import METRICS, RANKS, write_ranks
+from common.runs import METRICS, RANKS, TOP, write_ranks, write_top
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, load_splits
 from stage2_sequence_preference_learning.models import MODELS, RankingModel, model_class
 from stage2_sequence_preference_learning.settings import SWITCHES, recbole_config, resolve_switches, schema_of
@@ -104,9 +104,18 @@ def load_model(
 
 @torch.no_grad()
 def rank_split(
-    model: RankingModel, loader: EvalLoader, device: torch.device, processes: Processes, masked: bool = False
+    model: RankingModel,
+    loader: EvalLoader,
+    device: torch.device,
+    processes: Processes,
+    masked: bool = False,
+    top: Optional[Tensor] = None,
 ) -> np.ndarray:
-    """The target's rank for each row of a split: (N,) float64 in the split's order; computed in fp32."""
+    """The target's rank for each row of a split: (N,) float64 in the split's order; computed in fp32.
+
+    Args:
+        top: (N, k) int64 zeros, filled with the k best items of each row, best first, of equal ones any.
+    """
     model.eval()
     found = torch.zeros(len(loader.targets), dtype=torch.float64)
     with model.fixed_items():
@@ -115,7 +124,11 @@ def rank_split(
             scores = model.full_sort_scores(batch)
             excluded = [index.to(device) for index in loader.history(rows)] if masked else None
             found[torch.from_numpy(rows)] = target_ranks(scores, batch.targets, excluded).cpu()
+            if top is not None:
+                top[torch.from_numpy(rows)] = scores.topk(top.shape[1], dim=1).indices.cpu()
     processes.sum(found)
+    if top is not None:
+        processes.sum(top)
     return found.numpy()
 
 
@@ -137,10 +150,13 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Compute, processes: Proc
         return result
     loaded = load_model(checkpoint, result["dataset"], datasets_dir, compute)
     loader = EvalLoader(loaded.test, processes.rank, processes.size)
-    ranks, masked = (rank_split(loaded.model, loader, compute.device, processes, m) for m in (False, True))
+    top = torch.zeros(len(loader.targets), min(TOP, loaded.test.item_num - 1), dtype=torch.int64)
+    ranks = rank_split(loaded.model, loader, compute.device, processes, top=top)
+    masked = rank_split(loaded.model, loader, compute.device, processes, masked=True)
     result.update(test=metrics(ranks), test_masked=metrics(masked), checkpoint=checksum(checkpoint))
     if processes.first:
         targets = loaded.test.item_of_row()[loaded.test.inter_feat[loaded.test.iid_field].numpy()]
         write_ranks(run_dir / RANKS, user_ids(loaded.test), targets, ranks, masked)
+        write_top(run_dir, loaded.test.item_of_row()[top.numpy()])
         write_json(path, result)
     return result

@@ -92,6 +92,7 @@ def test_ranks_equal_cosines_sorted_by_hand(home: Path, trained: Path) -> None:
         rank = 1 + int((cosines > cosines[target]).sum())
         masked = rank - sum(int(cosines[i] > cosines[target]) for i in set(history) - {target})
         assert line.split(",") == [str(user), str(target), str(rank), str(masked)]
+        assert np.load(trained / "top.npy")[user].tolist() == cosines.argsort(descending=True)[:10].tolist()
 
 
 def test_same_seed_same_bits_and_a_finished_run_is_skipped(

@@ -1,0 +1,178 @@
+"""Run a suite: each run in a process of its own, done ones skipped, begun ones resumed, failures shown at the end.
+
+    python -m reproduce.run quickstart
+    python -m reproduce.run bili dataset=Bili_Food data_dir=DIR/{dataset} features_dir=DIR/{dataset}/standin
+    python -m reproduce.run amazon seeds=[1,2,3] jobs=2 --dry-run
+
+Other key=value go to each model that knows the key; {dataset} in a value stands for the data set. Suites:
+reproduce/suites/*.yaml, or the path of a YAML of yours (reproduce/suite.py describes it).
+
+Writes: what the models write, and <results_dir>/suite-runs/<run>.json (state, seconds, folder) and .log
+Then:   python -m reproduce.table with the same words makes the table
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from common.errors import UserError, run_script
+from common.files import read_json, read_text, write_json
+from common.settings import REPOSITORY, split_overrides
+from reproduce.suite import Suite, SuiteRun, load_suite, suite_names
+
+HELD = "is writing here"  # of common.files.exclusive: another run makes what this one needs too
+HELD_SECONDS = 10.0
+
+
+@dataclass
+class Asked:
+    """A command line of `reproduce.run` or `reproduce.table`."""
+
+    suite: Suite
+    results_dir: str
+    datasets_dir: str
+    jobs: int
+    words: List[str]
+    flags: argparse.Namespace
+
+
+def command_line(doc: Optional[str], argv: Optional[List[str]], flags: Dict[str, str]) -> Asked:
+    """SUITE and words; dataset, seeds and jobs are ours, all else is the models'."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("suite", help=", ".join(suite_names()))
+    parser.add_argument("words", nargs="*", metavar="key=value")
+    for flag, told in flags.items():
+        parser.add_argument(flag, action="store_true", help=told)
+    arguments = parser.parse_intermixed_args(argv)
+    values = split_overrides(arguments.words)
+    datasets, seeds, jobs = (values.pop(key, None) for key in ("dataset", "seeds", "jobs"))
+    names, numbers = (None if given is None else _listed(given) for given in (datasets, seeds))
+    if numbers is not None and not all(isinstance(number, int) for number in numbers):
+        raise UserError(f"seeds={seeds}: must be numbers, as in seeds=[1,2,3]")
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        raise UserError(f"jobs={jobs}: must be a number of at least 1")
+    suite = load_suite(arguments.suite, names, numbers, values)
+    folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
+    return Asked(suite, folders[0], folders[1], jobs or 1, arguments.words, arguments)
+
+
+def _listed(given: Any) -> List[Any]:
+    return [given] if isinstance(given, (str, int)) else list(given)
+
+
+def listing(suite: Suite, results_dir: str) -> str:
+    """A line a run: state, minutes that it took last time, command."""
+    lines, known, unknown = [], 0.0, 0
+    for run in suite.runs:
+        told = run.state(results_dir)
+        seconds = told.get("seconds")
+        if told["state"] != "done":
+            known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
+        took = "?" if seconds is None else f"{seconds / 60:.1f} min"
+        lines.append(f"{told['state']:<7} {took:>9}  {run.name}: {run.command}")
+    left = f"{known / 60:.1f} min by last time" + (f" and {unknown} runs never timed" if unknown else "")
+    done = sum(run.state(results_dir)["state"] == "done" for run in suite.runs)
+    return "\n".join([*lines, f"{suite.name}: {done} of {len(suite.runs)} runs done; left: {left}"])
+
+
+def start(run: SuiteRun, results_dir: str, jobs: int) -> subprocess.Popen[bytes]:
+    """Begin a run in its own process, which writes to its own log."""
+    ledger = run.ledger(results_dir)
+    before = read_json(ledger) if ledger.is_file() else {}
+    seconds = {"seconds": before["seconds"]} if "seconds" in before else {}
+    write_json(ledger, {"state": "begun", "arguments": run.arguments, **seconds})
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "reproduce.train", *run.arguments, "--record", str(ledger.with_suffix(".part"))]
+    with open(ledger.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def finish(run: SuiteRun, results_dir: str, code: int, seconds: float) -> Tuple[str, str]:
+    """Write the ledger of a run that ended: its state (done, failed or held) and the log's last line."""
+    ledger = run.ledger(results_dir)
+    lines = read_text(ledger.with_suffix(".log")).strip().splitlines() or ["no output"]
+    told: Dict[str, Any] = {"arguments": run.arguments, "seconds": round(seconds, 1)}
+    if code == 0:
+        made = read_json(ledger.with_suffix(".part"))
+        earlier = read_json(ledger).get("seconds", 0.0)  # a resumed run took both, a repeated one the longer
+        told.update(state="done", folder=made["folder"], steps=made["seconds"])
+        told["seconds"] = max(told["seconds"], earlier)
+    else:
+        told.update(state="held" if HELD in lines[-1] else "failed", error=lines[-1])
+    write_json(ledger, told)
+    ledger.with_suffix(".part").unlink(missing_ok=True)
+    return told["state"], lines[-1]
+
+
+def run_all(suite: Suite, results_dir: str, jobs: int) -> List[SuiteRun]:
+    """Run what is not done, ``jobs`` at a time; a run that another holds up waits for it. Returns those that failed."""
+    waiting = [run for run in suite.runs if run.state(results_dir)["state"] != "done"]
+    held: List[SuiteRun] = []
+    failed: List[SuiteRun] = []
+    active: Dict[SuiteRun, Tuple[Any, float]] = {}
+    print(f"{suite.name}: {len(suite.runs) - len(waiting)} of {len(suite.runs)} runs stand, {len(waiting)} to do")
+    try:
+        while waiting or held or active:
+            while waiting and len(active) < jobs:
+                run = waiting.pop(0)
+                print(f"start   {run.name} on {run.dataset}, seed {run.seed}", flush=True)
+                active[run] = (start(run, results_dir, jobs), time.perf_counter())
+            ended = [run for run, (process, _) in active.items() if process.poll() is not None]
+            for run in ended:
+                process, since = active.pop(run)
+                state, last = finish(run, results_dir, process.returncode, time.perf_counter() - since)
+                if state == "held":  # tried again when the next run ends
+                    held.append(run)
+                    print(f"held    {run.name} on {run.dataset}, seed {run.seed}: {last}", flush=True)
+                    continue
+                waiting, held = [*held, *waiting], []
+                failed += [run] if state != "done" else []
+                told = "" if state == "done" else f": {last}"
+                print(f"{state:<7} {run.name} on {run.dataset}, seed {run.seed}{told}", flush=True)
+            if held and not active and not waiting:  # a process that is not ours makes what they need
+                print(f"waiting for another process: {read_json(held[0].ledger(results_dir))['error']}", flush=True)
+                time.sleep(HELD_SECONDS)
+                waiting, held = held, []
+            time.sleep(0.2 if not ended else 0.0)
+    finally:
+        for process, _ in active.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+    return failed
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """List or run."""
+    asked = command_line(__doc__, argv, {"--dry-run": "list what is to be done, and stop"})
+    if asked.flags.dry_run:
+        print(listing(asked.suite, asked.results_dir))
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # run_all then ends its processes
+    failed = run_all(asked.suite, asked.results_dir, asked.jobs)
+    for run in failed:
+        print(f"failed: {run.name} on {run.dataset}, seed {run.seed}; log: {log_of(run, asked.results_dir)}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(asked.suite.runs)} runs failed; the same command tries them again")
+    print(f"all done; the table: python -m reproduce.table {' '.join([asked.flags.suite, *asked.words])}")
+
+
+def log_of(run: SuiteRun, results_dir: str) -> Path:
+    """The log of a run's process."""
+    return run.ledger(results_dir).with_suffix(".log")
+
+
+if __name__ == "__main__":
+    run_script(main)

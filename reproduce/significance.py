@@ -1,0 +1,114 @@
+"""What differs between two models, per user: bootstrap interval, paired test, Holm's correction; groups of users."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+import numpy as np
+from scipy import stats
+
+from common.dataset import Dataset, train_part
+from common.errors import UserError
+from common.files import read_text
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """ranks.csv of a run: users, targets and ranks, (U,) each, by user."""
+
+    users: np.ndarray
+    items: np.ndarray
+    ranks: np.ndarray
+
+
+def read_ranks(folder: Path, masked: bool = False) -> Ranks:
+    """Read a run's ranks.csv."""
+    rows = list(csv.DictReader(io.StringIO(read_text(folder / "ranks.csv"))))
+    column = "rank_masked" if masked else "rank"
+    table = np.array([(int(r["user"]), int(r["item"]), float(r[column])) for r in rows])
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    return Ranks(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
+
+
+def gain(ranks: np.ndarray, metric: str) -> np.ndarray:
+    """A user's share in ``hit@k``, ``ndcg@k`` or ``mrr``: (U,); its mean is the metric."""
+    if metric == "mrr":
+        return np.asarray(1.0 / ranks)
+    name, k = metric.split("@")
+    inside = ranks <= int(k)
+    return np.where(inside, 1.0 / np.log2(ranks + 1.0) if name == "ndcg" else 1.0, 0.0)
+
+
+def mean_over_seeds(runs: Sequence[Ranks], metric: str) -> np.ndarray:
+    """Each user's gain, averaged over runs: (U,).
+
+    Raises:
+        UserError: the runs are not of the same users.
+    """
+    if any(not np.array_equal(run.users, runs[0].users) for run in runs):
+        raise UserError("runs of one row were tested on other users; run them again on the same data")
+    return np.asarray(np.mean([gain(run.ranks, metric) for run in runs], axis=0))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean difference per user, its 95 % bootstrap interval, and the p of a paired t-test over users."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def compare(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Comparison:
+    """Two models' gains of the same users, (U,) each; users are resampled."""
+    differences = ours - theirs
+    generator = np.random.default_rng(seed)
+    means = [differences[generator.integers(0, len(differences), len(differences))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    p = float(stats.ttest_rel(ours, theirs).pvalue) if differences.any() else 1.0
+    return Comparison(float(differences.mean()), float(low), float(high), p)
+
+
+def holm(p_values: Sequence[float]) -> List[float]:
+    """Holm's step-down correction of a family of tests, in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    corrected = np.empty(len(p_values))
+    highest = 0.0
+    for place, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+        corrected[index] = highest
+    return [float(p) for p in corrected]
+
+
+def groups(dataset: Dataset, ranks: Ranks) -> Dict[str, np.ndarray]:
+    """Masks (U,) over users: targets in thirds of the training interactions by popularity, and lengths of histories."""
+    counts = np.bincount(np.concatenate([train_part(s) for s in dataset.sequences]), minlength=dataset.n_items)
+    order = np.argsort(-counts, kind="stable")
+    before = np.empty(dataset.n_items)
+    before[order] = (np.cumsum(counts[order]) - counts[order]) / counts.sum()  # share of more popular items
+    share = before[ranks.items]
+    lengths_of = dict(zip(dataset.users, map(len, dataset.sequences)))
+    lengths = np.array([lengths_of[user] - 1 for user in ranks.users.tolist()])
+    return {
+        "popular targets": share < 1 / 3,
+        "middling targets": (share >= 1 / 3) & (share < 2 / 3),
+        "rare targets": share >= 2 / 3,
+        "history ≤ 5": lengths <= 5,
+        "history 6–10": (lengths > 5) & (lengths <= 10),
+        "history > 10": lengths > 10,
+    }
+
+
+def coverage_and_gini(top: np.ndarray, n_items: int) -> Tuple[float, float]:
+    """Share of the catalogue that (U, k) lists show at all, and the Gini coefficient of how often they show an item."""
+    shown = np.sort(np.bincount(top.ravel(), minlength=n_items)).astype(np.float64)
+    places = np.arange(1, n_items + 1)
+    gini = float(((2 * places - n_items - 1) * shown).sum() / (n_items * shown.sum()))
+    return float(np.mean(shown > 0)), gini

@@ -1,0 +1,181 @@
+"""A suite: models × data sets × settings × seeds in a YAML of reproduce/suites/, as a list of runs.
+
+datasets: [ml-100k]
+seeds: [2024, 2025]
+against: [SICSRec]                    rows that the table compares with the strongest of the others; or
+base: SICSRec                         the row that the table compares all others with
+settings: {epochs: 30}                for each model that knows the key
+of_dataset: {ml-100k: {epochs: 20}}   likewise, on one data set
+models:
+  - Pop                               a model as it is, or with a name and settings of its own:
+  - {model: SICSRec, name: SICSRec without LoRA, settings: {lora_rank: 1}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from omegaconf import OmegaConf
+
+from common.errors import UserError, nearest
+from common.files import read_json
+from common.settings import read_yaml
+from reproduce.steps import pipeline
+from reproduce.train import plan
+
+SUITES = Path(__file__).parent / "suites"
+KEYS = ("datasets", "seeds", "against", "base", "settings", "of_dataset", "models")
+ENTRY_KEYS = ("model", "name", "settings", "datasets", "seeds")
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """One model on one data set with one seed."""
+
+    name: str  # of its row
+    model: str
+    dataset: str
+    seed: int
+    words: Tuple[str, ...]  # key=value
+
+    @property
+    def arguments(self) -> List[str]:
+        """What follows ``python -m reproduce.train``."""
+        return [self.model, self.dataset, *self.words]
+
+    @property
+    def command(self) -> str:
+        """What runs it, for a shell."""
+        return shlex.join(["python", "-m", "reproduce.train", *self.arguments])
+
+    @property
+    def key(self) -> str:
+        """The same for the same run in any suite."""
+        return hashlib.sha256(json.dumps(self.arguments).encode()).hexdigest()[:12]
+
+    def ledger(self, results_dir: str) -> Path:
+        """JSON of its state, seconds and folder; its log lies beside it."""
+        return Path(results_dir) / "suite-runs" / f"{self.key}.json"
+
+    def state(self, results_dir: str) -> Dict[str, Any]:
+        """What the ledger tells; ``state`` is ``to do`` without one, or where the results are gone."""
+        path = self.ledger(results_dir)
+        told: Dict[str, Any] = read_json(path) if path.is_file() else {"state": "to do"}
+        if told["state"] == "done" and not (Path(told["folder"]) / "metrics.json").is_file():
+            told["state"] = "to do"
+        return told
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Its runs, in the order in which they start, and what the table compares with what."""
+
+    name: str
+    runs: List[SuiteRun]
+    against: List[str]  # rows compared with the strongest of the others
+    base: Optional[str] = None  # or the row that all others are compared with
+
+    @property
+    def rows(self) -> List[str]:
+        """Names of rows, in the order of the YAML."""
+        return list(dict.fromkeys(run.name for run in self.runs))
+
+    @property
+    def datasets(self) -> List[str]:
+        """Data sets, in their order."""
+        return list(dict.fromkeys(run.dataset for run in self.runs))
+
+
+def suite_names() -> List[str]:
+    """The suites that there are."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def _word(key: str, value: Any, dataset: str) -> str:
+    text = OmegaConf.to_yaml(OmegaConf.create({"v": value}), resolve=True)[2:].strip()
+    if isinstance(value, (dict, list)):
+        text = json.dumps(value)
+    elif isinstance(value, str):
+        text = value.replace("{dataset}", dataset)
+    return f"{key}={text}"
+
+
+def _listed(value: Any) -> List[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in given:
+        if key not in known:
+            raise UserError(
+                f"{where}: unknown key '{key}'{nearest(key, known)}; there are {', '.join(dict.fromkeys(known))}"
+            )
+
+
+def load_suite(
+    name: str,
+    datasets: Optional[List[str]] = None,
+    seeds: Optional[List[int]] = None,
+    settings: Optional[Mapping[str, Any]] = None,
+) -> Suite:
+    """Read a suite; every setting of every run is checked here, before anything starts.
+
+    Args:
+        name: of a file in reproduce/suites/, or a path of a YAML.
+        datasets, seeds: in place of the YAML's.
+        settings: for each model that knows the key; ``{dataset}`` in a value stands for the data set.
+
+    Raises:
+        UserError: names the suite, the row and the key.
+    """
+    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"no suite '{name}'{nearest(name, suite_names())}; there are {', '.join(suite_names())}")
+    content = read_yaml(path)
+    _check_keys(content, KEYS, str(path))
+    entries = [e if isinstance(e, dict) else {"model": e} for e in content.get("models") or []]
+    given, shared = settings or {}, content.get("settings") or {}
+    used, runs = set(), []
+    for entry in entries:
+        _check_keys(entry, ENTRY_KEYS, f"{path}: models")
+        model = str(entry.get("model", ""))
+        known = {key for step in pipeline(model) for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
+        row = str(entry.get("name", model))
+        own_seeds = seeds or entry.get("seeds") or content.get("seeds") or [2024]
+        for dataset in datasets or entry.get("datasets") or content.get("datasets") or []:
+            of_dataset = (content.get("of_dataset") or {}).get(dataset) or {}
+            used |= {key for key in (*shared, *of_dataset, *given) if key in known}
+            values = {k: v for k, v in {**shared, **of_dataset}.items() if k in known}
+            values.update(entry.get("settings") or {})
+            values.update({k: v for k, v in given.items() if k in known})
+            for number, seed in enumerate(_listed(own_seeds)):
+                words = [_word(key, value, dataset) for key, value in {**values, "seed": seed}.items()]
+                if number == 0:
+                    _check_run(path, row, model, dataset, words)
+                runs.append(SuiteRun(row, model, dataset, seed, tuple(words)))
+    for key in (*shared, *given):
+        if key not in used:
+            raise UserError(f"{path}: setting '{key}' is known to none of the suite's models")
+    if not runs:
+        raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
+    if len({(run.name, run.dataset, run.seed) for run in runs}) < len(runs):
+        raise UserError(f"{path}: two rows have the same name; give each entry a name of its own")
+    against, base = content.get("against") or [], content.get("base")
+    _check_keys(
+        dict.fromkeys([*against, *([base] if base else [])]), [run.name for run in runs], f"{path}: against, base"
+    )
+    order = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
+    runs.sort(key=lambda run: order[run.seed])  # every row has one result before any has two
+    return Suite(path.stem, runs, against, base)
+
+
+def _check_run(path: Path, row: str, model: str, dataset: str, words: Sequence[str]) -> None:
+    try:
+        plan(model, dataset, words)
+    except UserError as error:
+        raise UserError(f"{path}: {row} on {dataset}: {error}") from error

@@ -1,0 +1,267 @@
+"""The tables of a suite, from the runs that are done: Markdown, LaTeX, CSV and HTML.
+
+    python -m reproduce.table quickstart
+    python -m reproduce.table bili dataset=Bili_Food data_dir=DIR/{dataset} --masked     the words of reproduce.run
+
+Per data set: mean ± standard deviation over seeds, best bold, second underlined; the suite's own rows (its ``against``)
+compared with the strongest other row, paired by user; published values in a table of their own, with source and
+protocol; accuracy against cost; NDCG@10 by groups of targets and users; coverage and Gini of what is recommended.
+
+Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from common.dataset import load_dataset
+from common.errors import UserError, run_script
+from common.files import read_json, read_text, write_text
+from reproduce.formats import Cell, Table, as_csv, latex, markdown, page
+from reproduce.run import Asked, command_line, log_of
+from reproduce.significance import (
+    compare,
+    coverage_and_gini,
+    gain,
+    groups,
+    holm,
+    mean_over_seeds,
+    read_ranks,
+)
+from reproduce.suite import Suite, SuiteRun
+from reproduce.test import METRICS, mean_and_deviation
+
+CHOSEN_BY = "ndcg@10"  # the strongest other row is the one with the highest, on test: the hardest to beat
+PUBLISHED = Path(__file__).parent / "published.csv"
+
+
+@dataclass
+class Row:
+    """A row of a suite on one data set: its finished runs, their folders and results."""
+
+    name: str
+    dataset: str
+    runs: List[SuiteRun]
+    folders: List[Path]
+    results: List[Dict[str, Any]]
+    planned: int
+
+    @property
+    def anchor(self) -> str:
+        """Of its list of runs."""
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.dataset} {self.name}".lower()).strip("-")
+
+    def values(self, split: str, metric: str) -> List[float]:
+        """One a run."""
+        return [result[split][metric] for result in self.results]
+
+
+def collect(suite: Suite, results_dir: str, dataset: str) -> List[Row]:
+    """Rows with at least one finished run, in the suite's order."""
+    rows = []
+    for name in suite.rows:
+        planned = [run for run in suite.runs if (run.name, run.dataset) == (name, dataset)]
+        told = [(run, run.state(results_dir)) for run in planned]
+        done = [(run, Path(state["folder"])) for run, state in told if state["state"] == "done"]
+        if done:
+            results = [read_json(folder / "metrics.json") for _, folder in done]
+            rows.append(Row(name, dataset, [r for r, _ in done], [f for _, f in done], results, len(planned)))
+    return rows
+
+
+def _marks(means: Sequence[float]) -> List[str]:
+    """Best and second of a column; equal values, as printed, share the mark."""
+    printed = [round(mean, 4) for mean in means]
+    ranked = sorted(set(printed), reverse=True)
+    names = dict(zip(ranked, ("best", "second")))
+    return [names.get(value, "") for value in printed]
+
+
+def quality(rows: List[Row], suite: Suite, split: str) -> Table:
+    """The main table, with improvement and significance of the suite's own rows."""
+    cells = [[Cell(row.name, anchor=row.anchor), Cell(f"{len(row.runs)}", anchor=row.anchor)] for row in rows]
+    for metric in METRICS:
+        values = [row.values(split, metric) for row in rows]
+        for line, row, own, mark in zip(cells, rows, values, _marks([float(np.mean(v)) for v in values])):
+            line.append(Cell(mean_and_deviation(own), mark, row.anchor))
+    unfinished = [f"{row.name}: {len(row.runs)} of {row.planned} runs" for row in rows if len(row.runs) < row.planned]
+    notes = [f"Not complete: {', '.join(unfinished)}."] if unfinished else []
+    history = "masked" if split == "test_masked" else "unmasked"
+    title = f"{rows[0].dataset}: test, all items ranked, history {history}, mean ± standard deviation over seeds"
+    return Table(title, ["model", "seeds", *(m.upper() for m in METRICS)], cells, notes)
+
+
+def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
+    """The suite's own rows against the strongest of the others, or all against its base; Holm over the table."""
+    ours = [row for row in rows if (row.name in suite.against if suite.base is None else row.name != suite.base)]
+    others = [row for row in rows if row not in ours]
+    if not others or not ours:
+        return None
+    strongest = max(others, key=lambda row: float(np.mean(row.values(split, CHOSEN_BY))))
+    users = {row.name: [read_ranks(f, split == "test_masked") for f in row.folders] for row in (*ours, strongest)}
+    family = [(row, metric) for row in ours for metric in METRICS]
+    found = [
+        compare(mean_over_seeds(users[row.name], metric), mean_over_seeds(users[strongest.name], metric))
+        for row, metric in family
+    ]
+    lines = []
+    for (row, metric), one, p in zip(family, found, holm([one.p for one in found])):
+        base = float(np.mean(strongest.values(split, metric)))
+        share = f"{100 * one.difference / base:+.2f} %" if base else "–"
+        interval = f"{one.low:+.4f} … {one.high:+.4f}"
+        texts = [
+            row.name,
+            metric.upper(),
+            f"{one.difference:+.4f}",
+            share,
+            interval,
+            f"{p:.2g}",
+            "yes" if p < 0.05 else "no",
+        ]
+        lines.append([Cell(text, anchor=row.anchor) for text in texts])
+    header = ["model", "metric", "difference", "improvement", "95 % interval", "p (Holm)", "p < 0.05"]
+    why = "" if suite.base else f", the strongest of the other rows by {CHOSEN_BY.upper()} on test"
+    note = (
+        f"Against {strongest.name}{why}. Paired by user, each averaged over seeds: bootstrap over users, paired "
+        "t-test, Holm's correction over this table."
+    )
+    return Table(f"{rows[0].dataset}: against {strongest.name}", header, lines, [note])
+
+
+def cost(rows: List[Row]) -> Table:
+    """Accuracy against cost."""
+
+    def mean(row: Row, of: Callable[[Dict[str, Any]], Optional[float]], form: str) -> str:
+        values = [of(result) for result in row.results]
+        known = [value for value in values if value is not None]
+        return form.format(float(np.mean(known))) if len(known) == len(values) else "–"
+
+    lines = []
+    for row in rows:
+        texts = [
+            row.name,
+            mean(row, lambda r: r["test"]["ndcg@10"], "{:.4f}"),
+            mean(row, lambda r: r["valid"]["ndcg@10"], "{:.4f}"),
+            mean(row, lambda r: r.get("parameters", {}).get("trained"), "{:,.0f}"),
+            mean(row, lambda r: r.get("parameters", {}).get("frozen"), "{:,.0f}"),
+            mean(row, lambda r: r.get("epochs"), "{:.0f}"),
+            mean(row, lambda r: r.get("seconds"), "{:.0f}"),
+            mean(row, lambda r: r.get("operations"), "{:.3g}"),
+        ]
+        lines.append([Cell(text, anchor=row.anchor) for text in texts])
+    header = ["model", "NDCG@10", "valid NDCG@10", "trained", "frozen", "epochs", "train s", "operations"]
+    note = "Seconds of the chosen run alone, on this machine; its search and what it starts from are not in them."
+    return Table(f"{rows[0].dataset}: accuracy against cost", header, lines, [note])
+
+
+def by_groups(rows: List[Row], datasets_dir: str, split: str) -> Table:
+    """NDCG@10 by popularity of the target and length of the history; coverage and Gini of the top ten."""
+    name = rows[0].dataset
+    dataset = load_dataset(Path(datasets_dir) / name, name)
+    masks = groups(dataset, read_ranks(rows[0].folders[0]))
+    columns: List[List[float]] = [[] for _ in masks]
+    ends = []
+    for row in rows:
+        runs = [read_ranks(folder, split == "test_masked") for folder in row.folders]
+        for column, mask in zip(columns, masks.values()):
+            column.append(
+                float(np.mean([gain(r.ranks[mask], "ndcg@10").mean() for r in runs])) if mask.any() else np.nan
+            )
+        tops = [np.load(f / "top.npy", allow_pickle=False) for f in row.folders if (f / "top.npy").is_file()]
+        spread = [coverage_and_gini(top, dataset.n_items) for top in tops]
+        ends.append([f"{value:.3f}" for value in np.mean(spread, axis=0)] if spread else ["–", "–"])
+    lines = [[Cell(row.name, anchor=row.anchor)] for row in rows]
+    for column in columns:
+        for line, row, value, mark in zip(lines, rows, column, _marks(column)):
+            line.append(Cell("–", "", row.anchor) if np.isnan(value) else Cell(f"{value:.4f}", mark, row.anchor))
+    for line, row, end in zip(lines, rows, ends):
+        line += [Cell(text, anchor=row.anchor) for text in end]
+    header = ["model", *(f"{key} ({int(mask.sum())})" for key, mask in masks.items()), "coverage", "Gini"]
+    note = (
+        "NDCG@10 of each group of test users (their number in brackets). Targets: items in thirds of the training "
+        "interactions, the popular ones first. Coverage, Gini: of the ten items each user is shown, history unmasked."
+    )
+    return Table(f"{name}: by groups", header, lines, [note])
+
+
+def published(dataset: str) -> Optional[Table]:
+    """Published values of a data set, never in one table with ours: their data or protocol differ."""
+    found = [row for row in csv.DictReader(io.StringIO(read_text(PUBLISHED))) if row["dataset"] == dataset]
+    columns = ["model", "HIT@10", "NDCG@10", "source", "protocol"]
+    lines = [[Cell(row[column] or "–") for column in columns] for row in found]
+    return Table(f"{dataset}: published by others", columns, lines) if found else None
+
+
+def runs_listed(rows: List[Row], results_dir: str, home: Path, as_html: bool) -> str:
+    """Under each row's anchor: log, settings and command of each of its runs."""
+    lines = ["<h2>Runs</h2>" if as_html else "## Runs\n"]
+    for row in rows:
+        lines.append(f"<h3 id='{row.anchor}'>{html.escape(f'{row.dataset} {row.name}')}</h3>" if as_html else "")
+        if not as_html:
+            lines.append(f"<a id='{row.anchor}'></a>**{row.dataset}, {row.name}**\n")
+        for run, folder in zip(row.runs, row.folders):
+            links = {
+                "log": log_of(run, results_dir),
+                "training": folder / "train.log",
+                "settings": folder / "settings.yaml",
+            }
+            links["results"] = folder / "metrics.json"
+            paths = {
+                name: Path(os.path.relpath(path, home)).as_posix() for name, path in links.items() if path.is_file()
+            }
+            if as_html:
+                anchors = " ".join(f"<a href='{html.escape(path)}'><u>{name}</u></a>" for name, path in paths.items())
+                lines.append(f"<p>seed {run.seed}: {anchors}<br><code>{html.escape(run.command)}</code>")
+            else:
+                anchors = ", ".join(f"[{name}]({path})" for name, path in paths.items())
+                lines.append(f"- seed {run.seed}: {anchors}; `{run.command}`")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def make(asked: Asked, split: str) -> Path:
+    """Write the four files; returns their folder."""
+    tables: List[Table] = []
+    everything: List[Row] = []
+    for dataset in asked.suite.datasets:
+        rows = collect(asked.suite, asked.results_dir, dataset)
+        if not rows:
+            continue
+        everything += rows
+        made = [
+            quality(rows, asked.suite, split),
+            significance(rows, asked.suite, split),
+            published(dataset),
+            cost(rows),
+        ]
+        tables += [table for table in made if table is not None] + [by_groups(rows, asked.datasets_dir, split)]
+    if not tables:
+        raise UserError(f"no run of {asked.suite.name} is done; python -m reproduce.run with the same words runs them")
+    home = Path(asked.results_dir) / "suites" / asked.suite.name
+    write_text(home / "table.md", markdown(tables) + "\n" + runs_listed(everything, asked.results_dir, home, False))
+    write_text(home / "table.tex", latex(tables))
+    write_text(home / "table.csv", as_csv(tables))
+    listed = runs_listed(everything, asked.results_dir, home, True)
+    write_text(home / "table.html", page(asked.suite.name, tables, listed))
+    print(markdown(tables))
+    print(f"written to {home}/table.md, .tex, .csv and .html")
+    return home
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Collect and write."""
+    asked = command_line(__doc__, argv, {"--masked": "the metrics with the history masked (NineRec's protocol)"})
+    make(asked, "test_masked" if asked.flags.masked else "test")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,159 @@
+"""Suites: checked before they start, run in processes of their own, skipped when done; their tables by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from stage2 import make_ready
+
+from common.errors import UserError
+from reproduce import formats, run, significance, suite, table
+from reproduce.steps import PIPELINES
+
+
+def write(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", suite.suite_names())
+def test_each_suite_fits_the_models(name):
+    text = (suite.SUITES / f"{name}.yaml").read_text()
+    if "ADRec" in text and "ADRec" not in PIPELINES:
+        pytest.skip("ADRec is not here")
+    loaded = suite.load_suite(name, seeds=[1])
+    assert loaded.runs and set(loaded.against) <= set(loaded.rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datasets: [a]\nmodels: [Popp]", "did you mean 'Pop'"),
+        ("datasets: [a]\nmodel: [Pop]", "unknown key 'model'; did you mean 'models'"),
+        ("datasets: [a]\nmodels: [{model: SASRec, settings: {hiden_size: 3}}]", "did you mean 'hidden_size'"),
+        ("datasets: [a]\nmodels: [{model: SASRec, settings: {hidden_size: 0}}]", "at least 1"),
+        ("datasets: [a]\nmodels: [Pop]\nsettings: {windw: 3}", "known to none"),
+        ("datasets: [a]\nmodels: [Pop, Pop]", "same name"),
+        ("models: [Pop]", "no runs"),
+        ("datasets: [a]\nmodels: [Pop]\nagainst: [Markov]", "unknown key 'Markov'"),
+    ],
+)
+def test_faults_stop_before_anything_starts(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        suite.load_suite(write(tmp_path, text))
+
+
+def test_settings_reach_the_models_that_know_them(tmp_path):
+    text = """
+datasets: [a, b]
+seeds: [1, 2]
+settings: {hidden_size: 8, max_seq_length: 20}
+of_dataset: {b: {max_seq_length: 10}}
+models: [Pop, {model: SASRec, name: wide, settings: {hidden_size: 32}}]
+"""
+    loaded = suite.load_suite(write(tmp_path, text), settings={"data_dir": "x/{dataset}"})
+    assert [(r.name, r.dataset, r.seed) for r in loaded.runs[:4]] == [
+        ("Pop", "a", 1), ("Pop", "b", 1), ("wide", "a", 1), ("wide", "b", 1)
+    ]  # fmt: skip
+    assert loaded.runs[1].words == ("max_seq_length=10", "data_dir=x/b", "seed=1")
+    assert loaded.runs[2].words == ("hidden_size=32", "max_seq_length=20", "data_dir=x/a", "seed=1")
+    again = suite.load_suite(write(tmp_path, text), settings={"data_dir": "x/{dataset}"})
+    assert [r.key for r in again.runs] == [r.key for r in loaded.runs] and len({r.key for r in loaded.runs}) == 8
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A suite of two runs that end well and one that fails, run once."""
+    folder = tmp_path_factory.mktemp("suite")
+    make_ready(folder / "d")
+    rows = "[Pop, Markov, {model: Markov, name: fails, datasets: [Nothing]}]"
+    text = f"datasets: [Tiny]\nseeds: [1]\nagainst: [Markov]\nmodels: {rows}"
+    words = [write(folder, text), f"datasets_dir={folder / 'd'}", f"results_dir={folder / 'r'}", "device=cpu"]
+    with pytest.raises(UserError, match="1 of 3 runs failed"):
+        run.main([*words, "jobs=2"])
+    return folder, words
+
+
+def test_done_runs_are_skipped_and_failed_ones_tried_again(ran, capsys):
+    folder, words = ran
+    run.main([*words, "--dry-run"])
+    listed = capsys.readouterr().out
+    assert listed.count("\ndone ") + listed.startswith("done ") == 2 and "failed" in listed and "2 of 3" in listed
+    with pytest.raises(UserError):
+        run.main(words)
+    assert "2 of 3 runs stand, 1 to do" in capsys.readouterr().out
+    (gone,) = (folder / "r" / "Pop" / "Tiny").glob("*/metrics.json")
+    text = gone.read_text()
+    gone.unlink()
+    run.main([*words, "--dry-run"])
+    assert "1 of 3" in capsys.readouterr().out
+    gone.write_text(text)
+
+
+def test_table_holds_what_the_runs_measured_and_leads_to_them(ran, capsys):
+    folder, words = ran
+    table.main(words)
+    home = folder / "r" / "suites" / "mine"
+    (metrics,) = (folder / "r" / "Markov" / "Tiny").glob("*/metrics.json")
+    measured = json.loads(metrics.read_text())["test"]
+    for name in ("table.md", "table.tex", "table.csv", "table.html"):
+        assert f"{measured['ndcg@10']:.4f}" in (home / name).read_text()
+    page = (home / "table.html").read_text()
+    assert "Against Pop" in page and "metrics.json" in page and "python -m reproduce.train Markov Tiny" in page
+    text = (home / "table.md").read_text()
+    links = [part.split(")")[0] for part in text.split("](")[1:]]
+    assert links and all(link.startswith("#") or (home / link).is_file() for link in links)
+    assert "Tiny: by groups" in text and "coverage" in text
+
+
+def test_a_base_is_compared_with_all_others(ran):
+    folder, words = ran
+    text = (folder / "mine.yaml").read_text().replace("against: [Markov]", "base: Pop")
+    other = folder / "based.yaml"
+    other.write_text(text)
+    table.main([str(other), *words[1:]])
+    page = (folder / "r" / "suites" / "based" / "table.csv").read_text()
+    assert page.count("Tiny: against Pop,Markov") == 5 and "Tiny: against Pop,Pop" not in page
+
+
+def test_gains_are_the_metrics():
+    ranks = np.array([1.0, 3.0, 10.5, 40.0])
+    assert significance.gain(ranks, "hit@10").tolist() == [1, 1, 0, 0]
+    assert significance.gain(ranks, "ndcg@5").tolist() == [1, 0.5, 0, 0]
+    assert significance.gain(ranks, "mrr")[3] == 1 / 40
+
+
+def test_comparison_and_holm_by_hand():
+    generator = np.random.default_rng(0)
+    theirs = generator.random(400)
+    ours = theirs + 0.05 + 0.1 * generator.standard_normal(400)
+    found = significance.compare(ours, theirs)
+    assert found.low < found.difference < found.high and found.low > 0
+    half = 1.96 * np.std(ours - theirs) / 20  # the normal interval of a mean
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+    assert found.p == stats.ttest_rel(ours, theirs).pvalue
+    assert significance.compare(ours, ours).p == 1.0
+    assert significance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_coverage_and_gini_by_hand():
+    assert significance.coverage_and_gini(np.array([[0, 1], [2, 3]]), 4) == (1.0, 0.0)
+    coverage, gini = significance.coverage_and_gini(np.array([[0], [0]]), 4)
+    assert coverage == 0.25 and gini == 0.75  # all on one of four: (n - 1) / n
+
+
+def test_best_and_second_are_marked_in_every_format():
+    marks = table._marks([0.1, 0.30001, 0.3, 0.2])
+    assert marks == ["", "best", "best", "second"]
+    made = formats.Table("t", ["m", "x"], [[formats.Cell("a_b", "", "a"), formats.Cell("0.1 ± 0.2", "best", "a")]])
+    assert "[a_b](#a)" in formats.markdown([made]) and "**0.1 ± 0.2**" in formats.markdown([made])
+    assert "a\\_b & \\textbf{0.1 $\\pm$ 0.2}" in formats.latex([made])
+    assert "<a href='#a'><b>0.1 ± 0.2</b></a>" in formats.page("t", [made], "")
+
+
+def test_published_values_tell_source_and_protocol():
+    rows = table.published("Bili_Food").rows
+    assert all(cell.text for row in rows for cell in row)
+    assert table.published("Tiny") is None
