@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -86,7 +88,7 @@ def test_many_faults_at_once(tmp_path: Path, faultless: Dict[str, bytes]) -> Non
 
 
 def test_a_server_that_dies_in_the_middle_and_comes_back(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
-    with ChatServer(seconds=0.01) as server:
+    with ChatServer(lambda *_: "well" if len(server.seen) <= 10 else "slow") as server:
         asking = threading.Thread(target=ask, args=(tmp_path, server.url), kwargs={"first_pause": 0.2})
         asking.start()
         while len(server.seen) < 10:
@@ -108,9 +110,12 @@ def test_a_server_that_dies_for_good_stops_the_run_and_the_next_asks_only_the_re
 
     with ChatServer(misbehave) as server, pytest.raises(UserError, match="in a row failed.*same command goes on"):
         ask(tmp_path, server.url, stop_after_failures=4, request_tries=2)
+    with closing(sqlite3.connect(tmp_path / "Tiny" / "pairs" / "answers.sqlite")) as store:
+        (answered,) = store.execute("SELECT count(*) FROM answers").fetchone()
+    assert 0 < answered <= 10
     with ChatServer() as again:
         assert pair_files(ask(tmp_path, again.url)) == faultless
-        assert len(again.seen) == total - 10
+        assert len(again.seen) == total - answered
     with ChatServer() as third:
         ask(tmp_path, third.url, strategy="m")  # another port: the same model
         assert not third.seen
@@ -230,15 +235,17 @@ def test_retry_after_is_obeyed_by_all_requests(tmp_path: Path, wait: str, second
     assert times[1] - times[0] >= seconds
 
 
-def test_one_that_waits_holds_the_others_back(tmp_path: Path) -> None:
-    with ChatServer(lambda *_: "429 1" if len(server.seen) == 1 else "well", seconds=0.1) as server:
+def test_one_that_waits_holds_the_others_back(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
+    first = read_first_prompt(faultless)
+    with ChatServer(lambda prompt, n: "429 1" if prompt == first and n == 0 else "well", seconds=0.3) as server:
         ask(tmp_path, server.url, requests_in_flight=2)
         gaps = [moment - server.seen[0][0] for moment, _, _ in server.seen]
-    assert not [gap for gap in gaps if 0.3 < gap < 1.0]
+    assert len([gap for gap in gaps if gap < 1.0]) <= 2  # the one, and the other that was under way
 
 
-def test_a_request_told_to_wait_too_long_is_passed_over(tmp_path: Path) -> None:
-    with ChatServer(lambda *_: "429 9999" if len(server.seen) == 1 else "well") as server:
+def test_a_request_told_to_wait_too_long_is_passed_over(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
+    first = read_first_prompt(faultless)
+    with ChatServer(lambda prompt, _: "429 9999" if prompt == first else "well") as server:
         folder = ask(tmp_path, server.url, longest_wait=5.0)
     errors = [entry["error"] for entry in read_log(folder) if entry["verdict"] == "failed"]
     assert errors == ["HTTP 429: no <b>luck</b>; the server asks to wait 9999 s"]
@@ -275,9 +282,9 @@ def test_pauses_double_with_jitter_and_are_bounded(monkeypatch: pytest.MonkeyPat
 
 
 def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
-    with ChatServer(seconds=0.02) as server:
+    with ChatServer(seconds=0.1) as server:
         ask(tmp_path, server.url, requests_in_flight=3)
-    assert server.most_under_way == 3
+    assert 1 < server.most_under_way <= 3
 
 
 # --- what is sent, and what is made of the answers ---
