@@ -160,8 +160,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     if asked.flags.dry_run:
         print(listing(asked.suite, asked.results_dir))
         return
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # run_all then ends its processes
-    failed = run_all(asked.suite, asked.results_dir, asked.jobs)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # run_all ends its processes
+    try:
+        failed = run_all(asked.suite, asked.results_dir, asked.jobs)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for run in failed:
         print(f"failed: {run.name} on {run.dataset}, seed {run.seed}; log: {log_of(run, asked.results_dir)}")
     if failed:
