@@ -101,6 +101,7 @@ def make_encoders(text: TextEncoder, settings: Any) -> Encoders:
         settings.inner_size,
         settings.layer_norm_eps,
         settings.plain_init,
+        settings.sequence_dropout,
         settings.max_seq_length if settings.positions else 0,
     )
     return Encoders(text, sequence, Adapter(text.width) if settings.adapter else None)

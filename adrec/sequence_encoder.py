@@ -6,15 +6,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adrec.ragged import Ragged
+from common.dropout import Dropout
 from common.errors import UserError
 
 
 class PreNormLayer(nn.Module):
-    """x + Attention(LayerNorm(x)), then x + FeedForward(LayerNorm(x)); no dropout, as in the paper."""
+    """x + Attention(LayerNorm(x)), then x + FeedForward(LayerNorm(x)), each with dropout before it is added."""
 
-    def __init__(self, d: int, heads: int, inner: int, eps: float) -> None:
+    def __init__(self, d: int, heads: int, inner: int, eps: float, p: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, Dropout(p)
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(d, eps), nn.LayerNorm(d, eps)
         self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4))
         self.dense_1, self.dense_2 = nn.Linear(d, inner), nn.Linear(inner, d)
@@ -23,8 +24,8 @@ class PreNormLayer(nn.Module):
         """(T, d) → (T, d)."""
         normed = self.attention_norm(x)
         mixed = layout.attention(self.query(normed), self.key(normed), self.value(normed), self.heads, 0.0)
-        x = x + self.out(mixed)
-        return x + self.dense_2(F.gelu(self.dense_1(self.feed_forward_norm(x))))
+        x = x + self.dropout(self.out(mixed))
+        return x + self.dropout(self.dense_2(F.gelu(self.dense_1(self.feed_forward_norm(x)))))
 
 
 class SequenceEncoder(nn.Module):
@@ -33,16 +34,26 @@ class SequenceEncoder(nn.Module):
     Args:
         plain_init: A7. True: weights N(0, 0.02), biases 0, LayerNorm 1 and 0. False: as released, every
             weight and bias of every layer, LayerNorm's too, from U(−1/√d, 1/√d).
+        p: dropout on the items' vectors and the sub-layers' outputs; 0 in the paper.
         positions: 0, as in the paper, or how many learned positions, counted from the end, are added (ours).
     """
 
     def __init__(
-        self, d: int, n_layers: int, heads: int, inner: int, eps: float, plain_init: bool, positions: int = 0
+        self,
+        d: int,
+        n_layers: int,
+        heads: int,
+        inner: int,
+        eps: float,
+        plain_init: bool,
+        p: float = 0.0,
+        positions: int = 0,
     ) -> None:
         super().__init__()
         if d % heads:
             raise UserError(f"the text encoder's width {d} is not a multiple of n_heads={heads}")
-        self.layers = nn.ModuleList(PreNormLayer(d, heads, inner, eps) for _ in range(n_layers))
+        self.layers = nn.ModuleList(PreNormLayer(d, heads, inner, eps, p) for _ in range(n_layers))
+        self.dropout = Dropout(p)
         self.positions = nn.Embedding(positions, d) if positions else None
         for name, parameter in self.named_parameters():
             if not plain_init:
@@ -63,6 +74,7 @@ class SequenceEncoder(nn.Module):
         if self.positions is not None:
             from_the_end = layout.lengths[layout.segments] - 1 - layout.positions
             x = x + self.positions(from_the_end)
+        x = self.dropout(x)
         for layer in self.layers:
             x = layer(x, layout)
         return (x[layout.last].float() + layout.mean(items)) / 2

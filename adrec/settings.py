@@ -46,6 +46,7 @@ class ADRecSettings(ComputeSettings):
     plain_init: Optional[bool] = setting(
         None, "A7: N(0, 0.02), LayerNorm 1; false: all from U(−1/√d, 1/√d); null: as variant says"
     )
+    sequence_dropout: float = setting(0.0, "dropout of the sequence encoder (paper: 0)", minimum=0, maximum=0.99)
     positions: bool = setting(False, "ours: add learned positions, counted from the end, to the sequence encoder")
     adapter: bool = setting(False, "ours: whiten the items' vectors and pass them through a trained linear layer")
     # contrast

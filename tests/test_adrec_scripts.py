@@ -136,7 +136,14 @@ def test_a_term_that_is_not_finite_stops_with_step_and_name(home: Path, tmp_path
     [
         {"train_text": False, "adapter": True, "precision": "bf16"},
         {"variant": "released", "clip_grad_norm": 1.0, "warmup_steps": 3, "text_learning_rate": 0.0},
-        {"plm_layer": 2, "positions": True, "mask_same_item": True, "in_batch_negatives": True, "batch_by": "user"},
+        {
+            "plm_layer": 2,
+            "positions": True,
+            "sequence_dropout": 0.3,
+            "mask_same_item": True,
+            "in_batch_negatives": True,
+            "batch_by": "user",
+        },
         {"precision": "bf16", "train_batch_size": 7},
     ],
     ids=str,
