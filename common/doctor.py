@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
+from common.doctor_origin import check_record, item_fields, where_from
 from common.environment import RUN, Finding, check_environment
 from common.errors import UserError, nearest
 
@@ -105,11 +106,15 @@ def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
         dataset = load_dataset(folder, name)
     except UserError as error:
         yield from_error("sequences, titles", error)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            yield from where_from(name)
         return
     interactions = sum(map(len, dataset.sequences))
     yield Finding(
         "sequences, titles", f"{len(dataset.users)} users, {dataset.n_items} items, {interactions} interactions"
     )
+    yield from check_record(folder, name, [len(sequence) for sequence in dataset.sequences], dataset.n_items)
+    yield finding_of("item fields", item_fields, folder, name, dataset.n_items)
     if dataset.covers is None:
         yield Finding("covers", "none: text alone (modalities=[text])", absent=True)
     else:

@@ -71,7 +71,10 @@ def read_bytes(path: Path) -> bytes:
 def header_of(path: Path, separator: str) -> List[str]:
     """The fields of a file's first row."""
     first = next((block for _, block in blocks(path)), b"")
-    return next(csv.reader(io.StringIO(first.decode("utf-8", "replace"), newline=""), delimiter=separator), [])
+    try:
+        return next(csv.reader(io.StringIO(decoded(path, first), newline=""), delimiter=separator), [])
+    except csv.Error as error:
+        raise UserError(f"{path}:1: not CSV: {error}; fetch it again, or convert it to UTF-8") from error
 
 
 def require_columns(path: Path, there: Sequence[str], wanted: Sequence[str]) -> None:
