@@ -100,6 +100,7 @@ def finding_of(subject: str, check: Callable[..., str], *arguments: Any) -> Find
 def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
     """Every file of a data set: sequences and titles, covers, pairs, encoders, features, RecBole's files."""
     from common.dataset import load_dataset
+    from common.item_fields import item_fields_path
 
     folder = folders["datasets_dir"] / name
     try:
@@ -114,7 +115,8 @@ def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
         "sequences, titles", f"{len(dataset.users)} users, {dataset.n_items} items, {interactions} interactions"
     )
     yield from check_record(folder, name, [len(sequence) for sequence in dataset.sequences], dataset.n_items)
-    yield finding_of("item fields", item_fields, folder, name, dataset.n_items)
+    if item_fields_path(folder, name).exists():
+        yield finding_of("item fields", item_fields, folder, name, dataset.n_items)
     if dataset.covers is None:
         yield Finding("covers", "none: text alone (modalities=[text])", absent=True)
     else:

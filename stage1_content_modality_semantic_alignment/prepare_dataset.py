@@ -111,7 +111,7 @@ class Settings(CommonSettings):
         choices=("row", "item"),
     )
     html: Optional[str] = setting(None, "HTML in texts: keep it, or clean it away", choices=("keep", "clean"))
-    seed: int = setting(2024, "seed of the sample of users", minimum=0)
+    sample_seed: int = setting(2024, "seed of the sample of users", minimum=0)
 
 
 def run(settings: Settings, force: bool = False) -> None:

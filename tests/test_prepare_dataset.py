@@ -192,7 +192,7 @@ def test_a_setting_that_the_source_does_not_read_is_refused(tmp_path: Path) -> N
 def test_known_counts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_tiny_dataset(tmp_path / "given", name="Bili_Food", covers=False)
     prepare(tmp_path, "Bili_Food", data_dir=str(tmp_path / "given"))
-    assert "warning: Bili_Food of the kind ninerec is known with 6,549 users" in capsys.readouterr().out
+    assert "warning: Bili_Food of the kind prepared is known with 6,549 users" in capsys.readouterr().out
     known = KNOWN["ninerec"]["Bili_Food"]
     assert "cut short" in likely_cause(known, Statistics(6_000, 1_579, 36_000, 5, 46))
     assert "another release" in likely_cause(known, Statistics(7_000, 1_579, 46_000, 5, 46))
