@@ -171,7 +171,7 @@ def _read_sequences(path: Path, n_items: int, items_file: Path) -> Tuple[List[in
     sizes = sizes[sizes > 0]
     if not len(sizes):
         raise UserError(f"{path}:1: holds no users; it needs one line a user: user item item …")
-    numbers = np.array(list(map(int, text.split())), dtype=np.int64)
+    numbers = np.fromstring(text, dtype=np.int64, sep=" ")
     starts = np.cumsum(sizes) - sizes
     _check_users(path, numbers[starts], sizes - 1, line_numbers)
     is_item = np.ones(len(numbers), dtype=bool)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
+from common.doctor_origin import check_record, item_fields, where_from
 from common.environment import RUN, Finding, check_environment
 from common.errors import UserError, nearest
 
@@ -99,17 +100,23 @@ def finding_of(subject: str, check: Callable[..., str], *arguments: Any) -> Find
 def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
     """Every file of a data set: sequences and titles, covers, pairs, encoders, features, RecBole's files."""
     from common.dataset import load_dataset
+    from common.item_fields import item_fields_path
 
     folder = folders["datasets_dir"] / name
     try:
         dataset = load_dataset(folder, name)
     except UserError as error:
         yield from_error("sequences, titles", error)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            yield from where_from(name)
         return
     interactions = sum(map(len, dataset.sequences))
     yield Finding(
         "sequences, titles", f"{len(dataset.users)} users, {dataset.n_items} items, {interactions} interactions"
     )
+    yield from check_record(folder, name, [len(sequence) for sequence in dataset.sequences], dataset.n_items)
+    if item_fields_path(folder, name).exists():
+        yield finding_of("item fields", item_fields, folder, name, dataset.n_items)
     if dataset.covers is None:
         yield Finding("covers", "none: text alone (modalities=[text])", absent=True)
     else:

@@ -2,28 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from common.dataset import Dataset
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Numbers of users, items and interactions, and the lengths of the shortest and the longest sequence."""
-
-    users: int
-    items: int
-    interactions: int
-    shortest: int
-    longest: int
-
-
-KNOWN = {  # as the paper's authors prepared them
-    "Bili_Food": Statistics(6_549, 1_579, 39_740, 5, 46),
-    "Bili_Dance": Statistics(10_715, 2_307, 83_392, 5, 251),
-    "Bili_Movie": Statistics(16_525, 3_509, 115_576, 5, 93),
-    "Bili_Cartoon": Statistics(30_300, 4_724, 215_443, 5, 103),
-}
+from common.known_datasets import Statistics, known_counts
 
 
 def statistics(dataset: Dataset) -> Statistics:
@@ -32,10 +12,11 @@ def statistics(dataset: Dataset) -> Statistics:
     return Statistics(len(lengths), dataset.n_items, sum(lengths), min(lengths), max(lengths))
 
 
-def describe(dataset: Dataset, with_cover: int, covers_are: str = "") -> str:
+def describe(dataset: Dataset, kind: str, with_cover: int, covers_are: str = "") -> str:
     """The statistics in words, and a warning where a known data set comes out with other counts.
 
     Args:
+        kind: what it was prepared from; the known counts are those of a kind.
         with_cover: number of items whose cover can be used.
         covers_are: what is to be said about the covers.
     """
@@ -51,15 +32,20 @@ def describe(dataset: Dataset, with_cover: int, covers_are: str = "") -> str:
         lines.append("  no covers: text only (modalities=[text])")
     else:
         lines.append(f"  with cover {with_cover / found.items:.1%}{covers_are}")
-    known = KNOWN.get(dataset.name)
-    if known and known != found:
-        lines.append(f"warning: {dataset.name} is known with {known}; here it is {found}: {likely_cause(known, found)}")
+    known = known_counts(dataset.name, kind)
+    if known and known.agrees(found):
+        lines.append(f"  as {kind}'s {dataset.name} is known")
+    elif known:
+        lines.append(
+            f"warning: {dataset.name} of the kind {kind} is known with {known}; here it has {found}: "
+            f"{likely_cause(known, found)}"
+        )
     return "\n".join(lines)
 
 
 def likely_cause(known: Statistics, found: Statistics) -> str:
     """Why a known data set may come out with other counts."""
-    if found.shortest < known.shortest:
+    if known.shortest and found.shortest and found.shortest < known.shortest:
         return f"users with fewer than {known.shortest} items are in: likely another release, or unfiltered files"
     if found.users < known.users:
         return "users are missing: likely a file that was cut short or filtered"

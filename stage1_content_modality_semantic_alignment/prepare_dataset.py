@@ -111,7 +111,7 @@ class Settings(CommonSettings):
         choices=("row", "item"),
     )
     html: Optional[str] = setting(None, "HTML in texts: keep it, or clean it away", choices=("keep", "clean"))
-    seed: int = setting(2024, "seed of the sample of users", minimum=0)
+    sample_seed: int = setting(2024, "seed of the sample of users", minimum=0)
 
 
 def run(settings: Settings, force: bool = False) -> None:
@@ -185,7 +185,7 @@ def _prepare(settings: Settings, source: Source, made_from: Dict[str, Any]) -> N
     dataset = load_dataset(home, name)
     with_cover = dataset.n_items - len(faults) if dataset.covers else 0
     dropped = dict(raw.dropped) if raw else {}
-    print(describe(dataset, with_cover, DRAWN if source.covers is None else ""))
+    print(describe(dataset, source.kind, with_cover, DRAWN if source.covers is None else ""))
     for reason, count in dropped.items():
         print(f"  left out: {count:,} interactions, {reason}")
     extra = {

@@ -13,8 +13,9 @@ from tiny import make_tiny_dataset, tiny_cover, tiny_sequences, tiny_titles
 
 from common.dataset import check_covers, load_dataset
 from common.errors import UserError
+from common.known_datasets import KNOWN, Statistics
 from stage1_content_modality_semantic_alignment import cover_sources, prepare_dataset
-from stage1_content_modality_semantic_alignment.dataset_statistics import KNOWN, Statistics, likely_cause
+from stage1_content_modality_semantic_alignment.dataset_statistics import likely_cause
 from stage1_content_modality_semantic_alignment.prepare_dataset import Settings, main, run
 
 
@@ -191,8 +192,8 @@ def test_a_setting_that_the_source_does_not_read_is_refused(tmp_path: Path) -> N
 def test_known_counts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_tiny_dataset(tmp_path / "given", name="Bili_Food", covers=False)
     prepare(tmp_path, "Bili_Food", data_dir=str(tmp_path / "given"))
-    assert "warning: Bili_Food is known with Statistics(users=6549" in capsys.readouterr().out
-    known = KNOWN["Bili_Food"]
+    assert "warning: Bili_Food of the kind prepared is known with 6,549 users" in capsys.readouterr().out
+    known = KNOWN["ninerec"]["Bili_Food"]
     assert "cut short" in likely_cause(known, Statistics(6_000, 1_579, 36_000, 5, 46))
     assert "another release" in likely_cause(known, Statistics(7_000, 1_579, 46_000, 5, 46))
     assert "nobody saw" in likely_cause(known, Statistics(6_549, 1_600, 39_740, 5, 46))

@@ -8,10 +8,9 @@ from typing import Any, Dict, Iterator, List, Mapping
 
 import polars as pl
 
-from stage1_content_modality_semantic_alignment.sources.raw import BadRows, RawLog, table_of_texts
+from stage1_content_modality_semantic_alignment.sources.raw import BadRows, RawLog
 from stage1_content_modality_semantic_alignment.sources.rows import json_rows, read_interactions
 
-FIELDS = ("brand", "category", "description", "image_url")
 REVIEWS = {
     "amazon2018": {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"},
     "amazon2023": {"user": "user_id", "item": "parent_asin", "time": "timestamp"},
@@ -51,7 +50,7 @@ def amazon_files(kind: str, folder: Path, dataset: str) -> Iterator[Dict[str, Pa
 
 
 def read_amazon(kind: str, files: Mapping[str, Path], bad: BadRows) -> RawLog:
-    """Reviews as interactions, whatever their stars. Titles are English; the fields are `FIELDS`.
+    """Reviews as interactions, whatever their stars. Titles are English.
 
     The benchmark's train, valid and test tables are put together again.
     """
@@ -66,32 +65,27 @@ def _describe(kind: str, meta: Path, ids: pl.Series, bad: BadRows) -> pl.DataFra
     item = keys["item"][0]
     frames = (frame.with_columns(pl.col(item).str.strip_chars()) for frame in json_rows(meta, columns, bad))
     found = [frame.join(ids.to_frame(item), on=item, how="semi") for frame in frames]
-    rows = pl.concat(found).unique(subset=keys["item"], keep="first", maintain_order=True) if found else None
-    entries = (
-        {field: _first_filled(row, names, field) for field, names in keys.items()}
-        for row in (rows.iter_rows(named=True) if rows is not None else ())
-    )
-    return table_of_texts(({**entry, "title_cn": "", "title_en": _title(entry["title"])} for entry in entries), FIELDS)
+    rows = pl.concat(found).unique(subset=item, keep="first", maintain_order=True)
+    texts = {field: _texts(rows, names, field) for field, names in keys.items()}
+    titles = ["" if "getTime" in title else title for title in texts.pop("title")]  # a page's script, say UCSD's notes
+    table = {"item": texts.pop("item"), "title_cn": [""] * len(titles), "title_en": titles, **texts}
+    return pl.DataFrame({name: pl.Series(column, dtype=pl.String) for name, column in table.items()})
 
 
-def _title(title: str) -> str:
-    """A title of 2018 that is a piece of a page's script, as UCSD's own notes say, is none."""
-    return "" if "getTime" in title else title
-
-
-def _first_filled(row: Mapping[str, Any], names: List[str], field: str) -> str:
-    texts = (_flat(row[name] or "", field) for name in names)
-    return next((text for text in texts if text), "")
+def _texts(rows: pl.DataFrame, names: List[str], field: str) -> List[str]:
+    """Of each row the first key that is filled, as text."""
+    stripped = [pl.col(name).str.strip_chars() for name in names]
+    filled = [pl.when(~text.is_in(["", "[]", "{}"])).then(text) for text in stripped]
+    found: List[str] = rows.select(pl.coalesce(filled).fill_null("")).to_series().to_list()
+    return [_flat(text, field) if text[:1] == "[" else text for text in found]
 
 
 def _flat(text: str, field: str) -> str:
-    """A text, or the texts of a JSON list: joined, or of pictures the first URL."""
-    if not text.startswith("["):
-        return text.strip()
+    """The texts of a JSON list joined, or of pictures the first URL; other texts as they are."""
     try:
         parts = json.loads(text)
     except ValueError:
-        return text.strip()
+        return text
     if field == "image_url":
         return next((url for part in parts for url in _urls(part)), "")
     joined = " " if field == "description" else ", "

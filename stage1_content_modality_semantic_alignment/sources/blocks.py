@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator, List, Sequence, Tuple
+
+from isal import igzip, isal_zlib
 
 from common.errors import UserError, nearest
 
 BLOCK = 32 << 20  # bytes
 BOM = b"\xef\xbb\xbf"
+DAMAGED: Any = (EOFError, isal_zlib.error, gzip.BadGzipFile)
 
 
-def blocks(path: Path) -> Iterator[Tuple[int, bytes]]:
-    """(number of the first line, whole lines) of a file; the next block is unzipped while this one is used."""
+def blocks(path: Path) -> Iterator[Tuple[int, int, bytes]]:
+    """(first line's number, number of lines, these) of a file; the next ones are unzipped while these are used."""
     with ThreadPoolExecutor(1) as executor:
         blocks = _whole_lines(path)
         coming = executor.submit(next, blocks, None)
@@ -29,29 +31,26 @@ def blocks(path: Path) -> Iterator[Tuple[int, bytes]]:
             yield found
 
 
-def _whole_lines(path: Path) -> Iterator[Tuple[int, bytes]]:
-    line, rest = 1, b""
+def _whole_lines(path: Path) -> Iterator[Tuple[int, int, bytes]]:
+    line = 1
     try:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            file: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
+            file: Any = igzip.IGzipFile(fileobj=raw) if zipped else raw
             start = file.read(len(BOM))
-            rest = b"" if start == BOM else start
-            for block in iter(lambda: file.read(BLOCK), b""):
-                cut = block.rfind(b"\n") + 1
-                if cut:
-                    yield line, rest + block[:cut]
-                    line += rest.count(b"\n") + block.count(b"\n")
-                    rest = block[cut:]
-                else:
-                    rest += block
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            start = b"" if start == BOM else start
+            while True:
+                block = start + file.read(BLOCK) + file.readline()
+                if not block:
+                    return
+                count = block.count(b"\n") + (not block.endswith(b"\n"))
+                yield line, count, block
+                start, line = b"", line + count
+    except DAMAGED as error:
         raise UserError(f"{path}:{line}: gzip that is cut short or damaged, after this line; fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if rest:
-        yield line, rest
 
 
 def decoded(path: Path, data: bytes) -> str:
@@ -65,13 +64,16 @@ def decoded(path: Path, data: bytes) -> str:
 
 def read_bytes(path: Path) -> bytes:
     """A file's content, unzipped where it is gzip, without a byte-order mark."""
-    return b"".join(block for _, block in blocks(path))
+    return b"".join(block for *_, block in blocks(path))
 
 
 def header_of(path: Path, separator: str) -> List[str]:
     """The fields of a file's first row."""
-    first = next((block for _, block in blocks(path)), b"")
-    return next(csv.reader(io.StringIO(first.decode("utf-8", "replace"), newline=""), delimiter=separator), [])
+    first = next((block for *_, block in blocks(path)), b"")
+    try:
+        return next(csv.reader(io.StringIO(decoded(path, first), newline=""), delimiter=separator), [])
+    except csv.Error as error:
+        raise UserError(f"{path}:1: not CSV: {error}; fetch it again, or convert it to UTF-8") from error
 
 
 def require_columns(path: Path, there: Sequence[str], wanted: Sequence[str]) -> None:

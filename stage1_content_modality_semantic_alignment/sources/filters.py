@@ -101,8 +101,9 @@ class _Log:
     def duplicates(self, rule: str) -> None:
         """Leave out what a user did again: the same item at the same time (``row``), or at any later (``first``)."""
         if rule != "keep":
-            first = pl.struct("user", "item", "time") if rule == "row" else pl.struct("user", "item")
-            self.keep(self.table.select(first.is_first_distinct()).to_series().to_numpy(), "duplicates")
+            pair = pl.col("user").cast(pl.UInt64) * len(self.item_ids) + pl.col("item")
+            same = pl.struct(pair, "time") if rule == "row" else pair
+            self.keep(self.table.select(same.is_first_distinct()).to_series().to_numpy(), "duplicates")
 
     def last(self, most: int) -> None:
         """Keep each user's last ``most``."""

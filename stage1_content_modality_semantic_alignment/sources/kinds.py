@@ -26,9 +26,9 @@ COLUMNS = ("user_column", "item_column", "time_column", "item_id_column", "title
 OWN = {  # settings that not every kind reads
     "ml-100k": ("last_items", "draw_covers"),
     "prepared": (),
-    "table": ("inter_file", "item_file", *COLUMNS, "field_columns", "bad_rows", "preset", "seed", *FILTERS),
-    **dict.fromkeys(AMAZON, ("inter_file", "item_file", "bad_rows", "preset", "seed", *FILTERS)),
-    **dict.fromkeys(("ninerec", "letter", "recformer", "unisrec"), ("bad_rows", "preset", "seed", *FILTERS)),
+    "table": ("inter_file", "item_file", *COLUMNS, "field_columns", "bad_rows", "preset", "sample_seed", *FILTERS),
+    **dict.fromkeys(AMAZON, ("inter_file", "item_file", "bad_rows", "preset", "sample_seed", *FILTERS)),
+    **dict.fromkeys(("ninerec", "letter", "recformer", "unisrec"), ("bad_rows", "preset", "sample_seed", *FILTERS)),
 }
 RECFORMER = ("umap", "train", "val", "test", "smap", "meta_data")
 
@@ -98,7 +98,7 @@ def read_source(settings: Any, source: Source) -> Optional[RawData]:
         return read_ml100k(source.files["inter"], source.files["item"], settings.last_items)
     default = "adrec" if source.kind in AMAZON else "none"
     filters = filters_of(settings.preset or default, {name: getattr(settings, name) for name in FILTERS})
-    return apply_filters(_read_log(settings, source), filters, settings.seed)
+    return apply_filters(_read_log(settings, source), filters, settings.sample_seed)
 
 
 def _read_log(settings: Any, source: Source) -> RawLog:

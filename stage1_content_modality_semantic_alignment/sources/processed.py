@@ -67,9 +67,9 @@ def _whole(path: Path, user: str, parts: Mapping[str, List[List[str]]]) -> List[
     last = [parts[part][0] for part in ("valid", "test") if part in parts]
     rows = [*train, *last]
     whole = [*rows[0][:-1], *(row[-1] for row in rows)]
-    if len(parts.get("test", [])) > 1 or any(
-        row[-2] != before for row, before in zip(rows[1:], whole[len(rows[0]) - 1 :])
-    ):
+    ends = range(len(whole) - len(rows), len(whole))
+    prefixes = all(whole[max(0, end + 1 - len(row)) : end] == row[:-1] for end, row in zip(ends, rows))
+    if len(parts.get("test", [])) > 1 or not prefixes:
         raise UserError(f"{path}: user {user}: the rows are not the prefixes of one sequence; fetch the files again")
     return whole
 

@@ -93,12 +93,12 @@ def csv_rows(path: Path, separator: str, bad: BadRows, header: bool) -> Iterator
 class _Json:
     """A block of JSON lines."""
 
-    def __init__(self, path: Path, columns: Sequence[str], first_line: int, block: bytes) -> None:
-        self._path, self._columns, self._first, self._block = path, columns, first_line, block
+    def __init__(self, path: Path, columns: Sequence[str], first: int, lines: int, block: bytes) -> None:
+        self._path, self._columns, self._first, self._lines, self._block = path, columns, first, lines, block
 
     def fast(self) -> Optional[pl.DataFrame]:
         """The named keys as texts, and the line; None where anything is out of order."""
-        lines = self._block.count(b"\n") + (not self._block.endswith(b"\n"))
+        lines = self._lines
         try:
             frame = pl.read_ndjson(io.BytesIO(self._block), schema=dict.fromkeys(self._columns, pl.String))
         except (pl.exceptions.PolarsError, OSError):
@@ -255,7 +255,7 @@ def _is_time(text: str) -> bool:
 
 
 def _json_parts(path: Path, columns: Sequence[str]) -> Iterator[_Json]:
-    return (_Json(path, columns, first, block) for first, block in blocks(path))
+    return (_Json(path, columns, *block) for block in blocks(path))
 
 
 def _text(value: Any) -> Optional[str]:

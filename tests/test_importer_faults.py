@@ -1,0 +1,233 @@
+"""Bad input to the importer: one clear error or a counted drop, and nothing half-written. Properties of the parsers."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_importer_kinds import META, REVIEWS, make_2018, make_table, review, sequences, zipped
+from test_prepare_dataset import prepare
+
+from common.errors import UserError
+from common.files import read_json
+from stage1_content_modality_semantic_alignment.prepare_dataset import main
+from stage1_content_modality_semantic_alignment.sources import blocks
+from stage1_content_modality_semantic_alignment.sources.raw import BadRows
+from stage1_content_modality_semantic_alignment.sources.rows import read_interactions
+
+LOOSE: Dict[str, Any] = {"k_core": 0, "min_length": 3}
+COLUMNS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
+TABLE = {"user": "user", "item": "item", "time": "time"}
+GOOD = [review("A", "abc"[n], n) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    "line, told, reason",
+    [
+        ('{"reviewerID": "A", "as', "4: not JSON", "not JSON"),
+        ("[1, 2]", "4: not JSON: not an object", "not JSON"),
+        (review("", "a", 1), "4: the user is empty", "the user is empty"),
+        ({"reviewerID": "A", "unixReviewTime": 1}, "4: the item is empty", "the item is empty"),
+        (review("A", "a", "late"), "4: timestamp 'late' is not a number", "timestamp is not a number"),
+        (review("A", "a", None), "4: timestamp '' is not a number", "timestamp is not a number"),
+        (review("A", "a", float("nan")), "4: timestamp '' is not a number", "timestamp is not a number"),
+        (review("NaN", "a", 1), "4: the user is empty", "the user is empty"),
+    ],
+)
+def test_a_bad_line_of_json_is_told_or_counted(tmp_path: Path, line: Any, told: str, reason: str) -> None:
+    path = zipped(tmp_path / "Tools.json.gz", [*GOOD, line, GOOD[0]])
+    with pytest.raises(UserError) as raised:
+        read_interactions(path, COLUMNS, BadRows("stop"))
+    assert str(raised.value).startswith(f"{path}:{told}")
+    assert str(raised.value).endswith("bad_rows=drop")
+    bad = BadRows("drop")
+    log = read_interactions(path, COLUMNS, bad)
+    assert log["line"].to_list() == [1, 2, 3, 5]
+    assert dict(bad.dropped) == {reason: 1}
+
+
+def test_wrong_encoding_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b"\n".join([*(json.dumps(one).encode() for one in GOOD), b'{"asin": "\xff"}']))
+    with pytest.raises(UserError, match="x.json:4: not UTF-8"):
+        read_interactions(path, COLUMNS, BadRows("stop"))
+
+
+@pytest.mark.parametrize("policy", ["stop", "drop"])
+def test_gzip_that_is_cut_short_or_damaged_stops(tmp_path: Path, policy: str) -> None:
+    path = zipped(tmp_path / "Tools.json.gz", [review(f"U{n}", str(n * 7919 % 997), n) for n in range(3000)])
+    whole = path.read_bytes()
+    for broken in (whole[: len(whole) // 2], whole[:1000] + bytes(200) + whole[1200:]):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"Tools.json.gz:\d+: gzip that is cut short or damaged"):
+            read_interactions(path, COLUMNS, BadRows(policy))
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        (b"", "x.csv:1: has no column 'user'"),
+        (b"user,item,time\n", "x.csv:1: holds no interactions"),
+        (b"user,item,time\nu,i,1\nu,i\n", "x.csv:3: 2 columns where 3 belong"),
+        (b"user,item,time\nu,i,1\nu,i,1,2\n", "x.csv:3: 4 columns where 3 belong"),
+        (b"user,item,time\nu,i,1\nu,,1\n", "x.csv:3: the item is empty"),
+        (b'user,item,time\n"u\n\nv",i,1\nu,i,late\n', "x.csv:5: timestamp 'late' is not a number"),
+        (b'user,item,time\nu,"i"j,1\n', "x.csv:2: not CSV"),
+        (b'user,item,time\nu,i,1\nu,"i,2\n', "x.csv:3: not CSV"),
+        ("user,item,time\nu,i,1\nu,é,1\n".encode("latin-1"), "x.csv:3: not UTF-8"),
+        ("user,item,time\nu,i,1\n".encode("utf-16"), "x.csv:1: "),
+    ],
+)
+def test_bad_csv_names_file_and_line(tmp_path: Path, content: bytes, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        read_interactions(write(tmp_path / "x.csv", content), TABLE, BadRows("stop"))
+
+
+def test_bad_rows_of_csv_are_counted(tmp_path: Path) -> None:
+    bad = BadRows("drop")
+    path = write(tmp_path / "x.csv", b"user,item,time\nu,i,1\nu,i\nu,,1\n\nu,j,2\nu,i,x\n")
+    log = read_interactions(path, TABLE, bad)
+    assert log.select("item", "line").rows() == [("i", 2), ("j", 6)]
+    assert sum(bad.dropped.values()) == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfuser,item,time\nu,i,1\nv,i,2\n",
+        b"user,item,time\r\nu,i,1\r\nv,i,2\r\n",
+        b"user,item,time\nu,i,1\n\n\nv,i,2",
+        b'time,"user",more,item\n1,u,x,i\n2," v ","a,\nb","i"\n',
+    ],
+)
+def test_harmless_forms_of_csv(tmp_path: Path, content: bytes) -> None:
+    log = read_interactions(write(tmp_path / "x.csv", content), TABLE, BadRows("stop"))
+    assert log.select("user", "item", "time").rows() == [("u", "i", 1.0), ("v", "i", 2.0)]
+
+
+def test_harmless_forms_of_json(tmp_path: Path) -> None:
+    lines = [json.dumps(one).encode() for one in GOOD]
+    log = read_interactions(
+        write(tmp_path / "x.json", b"\xef\xbb\xbf" + b"\r\n\r\n".join(lines)), COLUMNS, BadRows("stop")
+    )
+    assert log.select("item", "line").rows() == [("a", 1), ("b", 3), ("c", 5)]
+
+
+@pytest.mark.parametrize(
+    "text", ["1500000000", "1500000000000", "1500000000000000", "1.5e9", "2017-07-14 02:40:00", "2017-07-14T02:40:00"]
+)
+def test_units_of_time(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "x.csv", f"user,item,time\nu,i,{text}\n".encode())
+    assert read_interactions(path, TABLE, BadRows("stop"))["time"].to_list() == [1500000000.0]
+
+
+def test_nothing_is_half_written_or_lost(tmp_path: Path) -> None:
+    home = prepare(tmp_path, "Tools", data_dir=str(make_2018(tmp_path / "raw")), **LOOSE)
+    before = {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()}
+    make_2018(tmp_path / "raw", [*REVIEWS, "{"])
+    with pytest.raises(UserError, match="Tools.json.gz:10: not JSON"):
+        prepare(tmp_path, "Tools", data_dir=str(tmp_path / "raw"), **LOOSE)
+    assert {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()} == before
+    prepare(tmp_path, "Tools", data_dir=str(tmp_path / "raw"), bad_rows="drop", **LOOSE)
+    assert read_json(home / "prepare.json")["dropped"]["not JSON"] == 1
+
+
+def test_items_without_a_title_stop_or_drop(tmp_path: Path) -> None:
+    raw = str(make_2018(tmp_path / "raw", meta=META[:2]))
+    with pytest.raises(UserError, match=r"Tools.json.gz:3: item c has no row in .*meta_Tools.*\(1 of them: c\)"):
+        prepare(tmp_path, "Tools", data_dir=raw, preset="none", **LOOSE)
+    with pytest.raises(UserError, match="the filters leave no interaction .*items without a title: 2.*; loosen them"):
+        prepare(tmp_path, "Tools", data_dir=raw, missing_titles="drop", **LOOSE)
+
+
+def test_short_users_stop_without_min_length(tmp_path: Path) -> None:
+    raw = str(make_2018(tmp_path / "raw", [*REVIEWS[:6], review("D", "a", 1)]))
+    with pytest.raises(UserError, match="Tools.json.gz:7: user D has 1 interactions, fewer than 3.*min_length=3"):
+        prepare(tmp_path, "Tools", data_dir=raw, k_core=0)
+
+
+def test_a_folder_without_rights_and_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = str(make_2018(tmp_path / "raw"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="cannot be written: No space left on device"):
+            prepare(tmp_path, "Tools", data_dir=raw, **LOOSE)
+    home = tmp_path / "datasets" / "Tools"
+    assert not [path for path in home.iterdir() if path.name != ".lock"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        prepare(tmp_path / "file", "Tools", data_dir=raw, **LOOSE)
+    os.chmod(tmp_path / "raw" / "Tools.json.gz", 0)
+    if os.geteuid():
+        with pytest.raises(UserError, match="cannot be read: Permission denied"):
+            prepare(tmp_path, "Tools", data_dir=raw, **LOOSE)
+
+
+def test_an_item_table_that_describes_an_item_twice(tmp_path: Path) -> None:
+    words = make_table(tmp_path / "raw", "csv")
+    with open(tmp_path / "raw" / "products.csv", "a") as out:
+        out.write("b,again,\n")
+    with pytest.raises(UserError, match="products.csv:6: item b stands already on line 3"):
+        main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words])
+    main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, "bad_rows=drop"])
+    assert sequences(tmp_path / "datasets" / "Mine")[0] == ["b", "a/1", "c\td"]
+
+
+ID = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=8).filter(
+    lambda text: text.strip() == text and text not in ("nan", "NaN")
+)
+ROWS = st.lists(st.tuples(ID, ID, st.integers(-(10**10), 10**10)), min_size=1, max_size=12)
+PROPERTY = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@PROPERTY
+@given(ROWS, st.sampled_from(["\n", "\r\n"]))
+def test_csv_gives_back_what_was_written(tmp_path: Path, rows: List[Tuple[str, str, int]], end: str) -> None:
+    path = tmp_path / "x.csv"
+    with open(path, "w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, lineterminator=end, quoting=csv.QUOTE_ALL)
+        writer.writerows([("user", "item", "time"), *rows])
+    log = read_interactions(path, TABLE, BadRows("stop"))
+    assert log.select("user", "item", "time").rows() == [(user, item, float(time)) for user, item, time in rows]
+
+
+@PROPERTY
+@given(ROWS, st.booleans(), st.integers(1, 200))
+def test_json_gives_back_what_was_written(
+    tmp_path: Path, rows: List[Tuple[str, str, int]], ascii_only: bool, block: int
+) -> None:
+    lines = [json.dumps(dict(zip(TABLE, row)), ensure_ascii=ascii_only) for row in rows]
+    path = write(tmp_path / "x.json.gz", gzip.compress("\n".join(lines).encode()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", block)
+        log = read_interactions(path, TABLE, BadRows("stop"))
+    assert log.rows() == [(user, item, float(time), n) for n, (user, item, time) in enumerate(rows, start=1)]
+
+
+@PROPERTY
+@given(st.binary(max_size=200), st.sampled_from(["x.csv", "x.json", "x.tsv", "x.parquet", "x.csv.gz"]))
+def test_any_bytes_give_a_log_or_one_clear_error(tmp_path: Path, content: bytes, name: str) -> None:
+    path = write(tmp_path / name, b"user\titem\ttime\n" * (name == "x.tsv") + content)
+    try:
+        log = read_interactions(path, TABLE, BadRows("drop"))
+    except UserError as error:
+        assert str(error).startswith(str(path))
+        assert "\n" not in str(error)
+    else:
+        assert log.height

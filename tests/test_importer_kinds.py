@@ -1,0 +1,263 @@
+"""Preparation from Amazon's, RecFormer's and UniSRec's files and from tables of one's own, in their public formats."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import polars as pl
+import pytest
+from test_prepare_dataset import prepare
+from tiny import tiny_cover
+
+from common.dataset import load_dataset
+from common.errors import UserError
+from common.files import read_json
+from common.item_fields import read_item_fields
+from stage1_content_modality_semantic_alignment.prepare_dataset import main
+
+LOOSE: Dict[str, Any] = {"k_core": 0, "min_length": 3}
+
+
+def zipped(path: Path, lines: Sequence[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def sequences(home: Path) -> List[List[str]]:
+    """Users' items by their original ids."""
+    originals = [line.partition(",")[2] for line in (home / "item_ids.csv").read_text().splitlines()[1:]]
+    return [[originals[item] for item in items] for items in load_dataset(home, home.name).sequences]
+
+
+def review(user: str, item: str, time: Any) -> Dict[str, Any]:
+    return {"overall": 5.0, "reviewerID": user, "asin": item, "reviewText": "fine", "unixReviewTime": time}
+
+
+REVIEWS = [review(u, i, t) for u, i, t in ["Aa2", "Ab1", "Ac3", "Bb5", "Ba4", "Bc6", "Ba9", "Ce1", "Cf2"]]
+META: List[Any] = [
+    {
+        "asin": "a",
+        "title": "The <b>A</b> &amp; co",
+        "brand": "B",
+        "category": ["Tools", "Saws"],
+        "description": ["x", "y"],
+    },
+    {
+        "asin": "b",
+        "title": 'B, "b"',
+        "brand": "",
+        "category": [],
+        "imageURLHighRes": ["http://x/b.jpg", "http://x/c.jpg"],
+    },
+    {"asin": "c", "title": "C"},
+    {"asin": "c", "title": "C again"},
+    {"asin": "e", "title": "var getTime = 5"},
+]
+
+
+def make_2018(folder: Path, reviews: Sequence[Any] = REVIEWS, meta: Sequence[Any] = META) -> Path:
+    zipped(folder / "Tools.json.gz", reviews)
+    zipped(folder / "meta_Tools.json.gz", meta)
+    return folder
+
+
+def test_amazon2018(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = prepare(tmp_path, "Tools", data_dir=str(make_2018(tmp_path / "raw")), **LOOSE)
+    assert sequences(home) == [["b", "a", "c"], ["a", "b", "c"]]
+    assert load_dataset(home, "Tools").titles_en == ["The A & co", 'B, "b"', "C"]
+    assert read_item_fields(home, "Tools", 3) == {
+        "brand": ["B", "", ""],
+        "category": ["Tools, Saws", "", ""],
+        "description": ["x y", "", ""],
+        "image_url": ["", "http://x/b.jpg", ""],
+    }
+    assert read_json(home / "prepare.json")["dropped"] == {
+        "duplicates": 1,
+        "users with fewer than 3 interactions": 2,
+    }
+    assert "left out: 1 interactions, duplicates" in capsys.readouterr().out
+
+
+def test_the_five_core_file_goes_before_all_reviews(tmp_path: Path) -> None:
+    raw = make_2018(tmp_path / "raw")
+    zipped(raw / "Tools_5.json.gz", REVIEWS[:3])
+    assert len(sequences(prepare(tmp_path, "Tools", data_dir=str(raw), **LOOSE))) == 1
+
+
+@pytest.mark.parametrize("form", ["jsonl.gz", "csv", "split"])
+def test_amazon2023(tmp_path: Path, form: str) -> None:
+    raw = tmp_path / "raw"
+    rows = [("A", "a", 1500000002000), ("A", "b", 1500000001000), ("A", "c", 1500000003), ("A", "d", 1500000004000)]
+    meta = [
+        {
+            "parent_asin": i,
+            "title": i * 2,
+            "store": "S",
+            "categories": ["T", "U"],
+            "images": [{"large": "L", "hi_res": None}],
+        }
+        for i in "abcd"
+    ]
+    if form == "jsonl.gz":
+        keys = ("user_id", "parent_asin", "timestamp")
+        zipped(raw / "Tools.jsonl.gz", [{**dict(zip(keys, row)), "asin": "variant"} for row in rows])
+    else:
+        header = "user_id,parent_asin,rating,timestamp"
+        parts = {"": rows} if form == "csv" else {".train": rows[:2], ".valid": rows[2:3], ".test": rows[3:]}
+        for part, some in parts.items():
+            zipped(raw / f"Tools{part}.csv", [header, *(f"{u},{i},5.0,{t}" for u, i, t in some)])
+    zipped(raw / "meta_Tools.jsonl.gz", meta)
+    home = prepare(tmp_path, "Tools", data_dir=str(raw), source="amazon2023", **LOOSE)
+    assert sequences(home) == [["b", "a", "c", "d"]], "milliseconds and seconds are one time"
+    fields = read_item_fields(home, "Tools", 4)
+    assert {name: texts[0] for name, texts in fields.items()} == {"brand": "S", "category": "T, U", "image_url": "L"}
+
+
+def test_recformer(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    meta = {item: {"title": f"t{item}", "brand": "", "category": "Tools Saws"} for item in ("X", "Y", "Z", "W")}
+    files = {
+        "train": {"0": [2, 0], "1": [1]},
+        "val": {"0": [1], "1": [0]},
+        "test": {"0": [2], "1": [2]},
+        "umap": {"u": 0, "v": 1},
+        "smap": {"X": 0, "Y": 1, "Z": 2, "W": 3},
+        "meta_data": meta,
+    }
+    for name, content in files.items():
+        zipped(raw / f"{name}.json", [content])
+    home = prepare(tmp_path, "Tools", data_dir=str(raw))
+    assert sequences(home) == [["Z", "X", "Y", "Z"], ["Y", "X", "Z"]]
+    assert (home / "user_ids.csv").read_text() == "id,original_id\n0,u\n1,v\n"
+    assert load_dataset(home, "Tools").titles_en == ["tX", "tY", "tZ"]
+    assert read_item_fields(home, "Tools", 3) == {"category": ["Tools Saws"] * 3}
+
+
+def make_unisrec(folder: Path, longest_first: bool, cut: int = 50) -> Path:
+    """One user of seven items and one of three, histories cut to their last ``cut``."""
+    rows: Dict[str, List[str]] = {"train": [], "valid": [], "test": []}
+    for user, items in {"7": [3, 1, 2, 0, 3, 2, 4], "12": [0, 1, 2]}.items():
+        prefixes = [(items[:end][-cut:], items[end]) for end in range(1, len(items))]
+        told = [f"{user}\t{' '.join(map(str, history))}\t{target}" for history, target in prefixes]
+        rows["test"].append(told.pop())
+        rows["valid"].append(told.pop())
+        rows["train"] += told[::-1] if longest_first else told
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+    for part, lines in rows.items():
+        zipped(folder / f"Tools.{part}.inter", [header, *lines])
+    zipped(folder / "Tools.text", ["item_id:token\ttext:token_seq", *(f"{item}\ttext {item}" for item in range(5))])
+    zipped(folder / "Tools.user2index", ["u\t7", "v\t12"])
+    zipped(folder / "Tools.item2index", [f"B0{item}\t{item}" for item in range(5)])
+    return folder
+
+
+@pytest.mark.parametrize("longest_first", [True, False])
+@pytest.mark.parametrize("cut", [2, 50])
+def test_unisrec_sequences_are_whole_again(tmp_path: Path, longest_first: bool, cut: int) -> None:
+    raw = make_unisrec(tmp_path / "raw", longest_first, cut)
+    home = prepare(tmp_path, "Tools", data_dir=str(raw))
+    assert sequences(home) == [[f"B0{item}" for item in items] for items in ([3, 1, 2, 0, 3, 2, 4], [0, 1, 2])]
+    assert load_dataset(home, "Tools").titles_en == [f"text {item}" for item in range(5)]
+
+
+def test_unisrec_rows_of_another_kind_are_refused(tmp_path: Path) -> None:
+    raw = make_unisrec(tmp_path / "raw", True)
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+    zipped(raw / "Tools.test.inter", [header, "7\t0 2\t4", "12\t0 1\t2"])
+    with pytest.raises(UserError, match="user 7: the rows are not the prefixes of one sequence"):
+        prepare(tmp_path, "Tools", data_dir=str(raw))
+
+
+CLICKS = [("u 1", "a/1", 5), ("u 1", "b", 4), ("u 1", "c\td", 6), ("w", "b", 1), ("w", "a/1", 2), ("w", "c\td", 3)]
+PRODUCTS = [("a/1", "A, a", "red"), ("b", 'the "B"', ""), ("c\td", "C", "blue"), ("e", "E", "")]
+
+
+def make_table(folder: Path, form: str) -> List[str]:
+    """The two tables in one form, and the settings that name them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clicks = pl.DataFrame(CLICKS, schema=["who", "what", "when"], orient="row")
+    products = pl.DataFrame(PRODUCTS, schema=["id", "name", "Main colour"], orient="row")
+    for name, frame in (("clicks", clicks), ("products", products)):
+        path = folder / f"{name}.{form}"
+        if form == "parquet":
+            frame.write_parquet(path)
+        elif form == "jsonl":
+            frame.write_ndjson(path)
+        else:
+            frame.write_csv(path, separator="\t" if form == "tsv" else ",")
+    files = [f"data_dir={folder}", f"inter_file=clicks.{form}", f"item_file=products.{form}"]
+    columns = ["user_column=who", "item_column=what", "time_column=when", "item_id_column=id", "title_column=name"]
+    return [*files, *columns, "field_columns=[Main colour]"]
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
+def test_tables_of_every_form_give_one_data_set(tmp_path: Path, form: str) -> None:
+    words = make_table(tmp_path / "raw", form)
+    main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words])
+    home = tmp_path / "datasets" / "Mine"
+    assert (home / "sequential_data.txt").read_text() == "0 1 0 2\n1 1 0 2\n"
+    assert load_dataset(home, "Mine").titles_en == ["A, a", 'the "B"', "C"]
+    assert read_item_fields(home, "Mine", 3) == {"main_colour": ["red", "", "blue"]}
+    assert (home / "user_ids.csv").read_text() == "id,original_id\n0,u 1\n1,w\n"
+
+
+def test_pictures_of_a_table_are_found_by_id_in_any_format(tmp_path: Path) -> None:
+    words = make_table(tmp_path / "raw", "csv")
+    pictures = tmp_path / "raw" / "pictures"
+    pictures.mkdir()
+    tiny_cover(1).save(pictures / "b.png")
+    tiny_cover(2).resize((64, 16)).save(pictures / "c\td.jpg")
+    more = [f"covers_dir={pictures}", "missing_covers=zero", "cover_side=16"]
+    main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, *more])
+    home = tmp_path / "datasets" / "Mine"
+    assert sorted(path.name for path in (home / "covers").glob("*.jpg")) == ["1.jpg", "2.jpg"]
+    assert [one["original_id"] for one in read_json(home / "prepare.json")["missing_covers"]] == ["a/1"]
+    from PIL import Image
+
+    assert Image.open(home / "covers" / "2.jpg").size == (16, 4)
+
+
+def test_covers_out_of_an_lmdb(tmp_path: Path) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    words = make_table(tmp_path / "raw", "csv")
+    tiny_cover(3).save(tmp_path / "one.jpg")
+    with (
+        lmdb.open(str(tmp_path / "covers.lmdb"), subdir=False) as environment,
+        environment.begin(write=True) as writing,
+    ):
+        for name, content in (("a/1", (tmp_path / "one.jpg").read_bytes()), ("b", b"no picture")):
+            writing.put(name.encode(), content)
+    more = [f"covers_dir={tmp_path}/covers.lmdb", "missing_covers=zero"]
+    main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, *more])
+    home = tmp_path / "datasets" / "Mine"
+    assert (home / "covers" / "0.jpg").read_bytes() == (tmp_path / "one.jpg").read_bytes()
+    faults = {one["original_id"]: one["fault"] for one in read_json(home / "prepare.json")["missing_covers"]}
+    assert faults["c\td"] == "missing"
+    assert faults["b"].startswith("does not decode")
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--from", "tabel"], "did you mean 'table'"),
+        (["--from", "table", "source=letter"], "'source' is given twice"),
+        (["--from", "table"], "inter_file=FILE item_file=FILE"),
+        (["inter_file=x.csv"], "say --from table"),
+        (["--from", "ml-100k", "k_core=5"], "setting 'k_core' is for"),
+        (["--from", "table", "inter_file=c.txt", "item_file=i.csv"], "c.txt: cannot be read"),
+    ],
+)
+def test_commands_that_are_refused(tmp_path: Path, words: List[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        main([*words, f"datasets_dir={tmp_path}"])
+
+
+def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
+    words = [word.replace("user_column=who", "user_column=whom") for word in make_table(tmp_path / "raw", "csv")]
+    with pytest.raises(UserError, match="clicks.csv:1: has no column 'whom'; did you mean 'who'"):
+        main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words])
