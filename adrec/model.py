@@ -86,10 +86,10 @@ class Encoders(nn.Module):
         return vectors if self.adapter is None else self.adapter(vectors)
 
     def forward(self, batch: Batch) -> Tuple[Tensor, Tensor]:
-        """Unit vectors of the B histories and of the B targets, both (B, d) float32."""
+        """Unit vectors of the B histories, (B, d), and of the n distinct items, (n, d); float32."""
         items = self.adapted(self.text(batch.texts()) if self.fixed is None else self.fixed[batch.items])  # (n, d)
         sequences = self.sequence(items[batch.history], batch.layout)
-        return F.normalize(sequences, dim=1), F.normalize(items[batch.targets], dim=1)
+        return F.normalize(sequences, dim=1), F.normalize(items, dim=1)
 
 
 def make_encoders(text: TextEncoder, settings: Any) -> Encoders:
@@ -172,31 +172,52 @@ class ADRec(nn.Module):
         Moves the key encoders and the queues on by one step, too.
         """
         s = self.settings
-        sequences, items = self.query(batch)  # (B, d) each
+        sequences, items = self.query(batch)  # (B, d), (n, d)
         with torch.no_grad():
             self.momentum_update()
-            sequence_keys, item_keys = self.key(batch)  # dropout on: a key is another view than its query
+            sequence_keys, keys_of_items = self.key(batch)  # dropout on: a key is another view than its query
+        targets, item_keys = items[batch.targets], keys_of_items[batch.targets]  # (B, d) each
         target_ids = batch.items[batch.targets]  # (B,)
 
         with torch.autocast(sequences.device.type, enabled=False):  # a cosine in bf16 is off by up to 0.004, times s
-            first = self._terms(sequences, items, sequence_keys, item_keys, target_ids)
+            own = self._own_history(sequences, keys_of_items, batch) if s.history_negatives else None
+            first = self._terms(sequences, targets, sequence_keys, item_keys, target_ids, own)
             second = first
             if not s.enqueue_last:  # A6 released: the positives stand among the negatives of the next two terms
                 self._enqueue(sequence_keys, item_keys, target_ids)
-                second = self._terms(sequences, items, sequence_keys, item_keys, target_ids)
+                second = self._terms(sequences, targets, sequence_keys, item_keys, target_ids, own)
         terms = {name: (first if name in SUPERVISED else second)[name] for name in TERMS}
         loss = torch.stack([getattr(s, f"weight_{name}") * term for name, term in terms.items()]).sum()
         logged = dict(terms)
         if log_similarities:
-            logged.update(self._similarities(sequences, items, item_keys))
+            logged.update(self._similarities(sequences, targets, item_keys))
         if s.enqueue_last:
             self._enqueue(sequence_keys, item_keys, target_ids)
         return loss, {name: value.detach() for name, value in logged.items()}
 
+    @staticmethod
+    def _own_history(sequences: Tensor, keys_of_items: Tensor, batch: Batch) -> Tensor:
+        """Cosines of each sequence with the keys of its own history's items, without its target: (B, L), else −∞."""
+        layout = batch.layout
+        cosines = (sequences[layout.segments] * keys_of_items[batch.history]).sum(dim=1)  # (T,)
+        again = batch.history == batch.targets[layout.segments]
+        own = cosines.new_full((len(batch), int(layout.lengths.max())), -torch.inf)
+        return own.index_put((layout.segments, layout.positions), cosines.masked_fill(again, -torch.inf))
+
     def _terms(
-        self, sequences: Tensor, items: Tensor, sequence_keys: Tensor, item_keys: Tensor, target_ids: Tensor
+        self,
+        sequences: Tensor,
+        items: Tensor,
+        sequence_keys: Tensor,
+        item_keys: Tensor,
+        target_ids: Tensor,
+        own_history: Optional[Tensor],
     ) -> Dict[str, Tensor]:
-        """The four terms with the queues as they are, each a mean over the batch."""
+        """The four terms with the queues as they are, each a mean over the batch.
+
+        Args:
+            own_history: (B, L) further negatives' cosines of the term sequence → item.
+        """
         s = self.settings
         queries = torch.cat([sequences, items])  # (2B, d)
         found = {}
@@ -211,8 +232,10 @@ class ADRec(nn.Module):
             to_negatives = (queries @ negatives.T).split(len(keys))  # two of (B, K)
             for name, query, others in zip(("seq", "item"), (sequences, items), to_negatives):
                 positive = (query * keys).sum(dim=1)
-                losses = angular_margin_infonce(positive, others, s.scale, s.margin, left_out)
-                found[f"{name}_{kind}"] = losses.mean()
+                negative = others if left_out is None else others.masked_fill(left_out, -torch.inf)
+                if own_history is not None and (name, kind) == ("seq", "item"):
+                    negative = torch.cat([negative, own_history], dim=1)
+                found[f"{name}_{kind}"] = angular_margin_infonce(positive, negative, s.scale, s.margin).mean()
         return found
 
     def _enqueue(self, sequence_keys: Tensor, item_keys: Tensor, target_ids: Tensor) -> None:

@@ -62,6 +62,9 @@ class ADRecSettings(ComputeSettings):
         None, "A6: a batch's keys enter the queues after all four terms; null: as variant says"
     )
     mask_same_item: bool = setting(False, "ours: keys of the positive's own item are none of its negatives")
+    history_negatives: bool = setting(
+        False, "ours: the items of a sequence's own history are negatives of the term sequence → item"
+    )
     in_batch_negatives: bool = setting(False, "ours: the keys of the batch's other rows are negatives as well")
     # training
     train_batch_size: int = setting(64, "rows per step, over all processes", minimum=1)

@@ -37,7 +37,7 @@ def test_without_margin_it_is_infonce_and_what_is_left_out_does_not_count() -> N
     torch.manual_seed(0)
     positive, negatives = torch.rand(4) - 0.5, torch.rand(4, 7) - 0.5
     left_out = torch.rand(4, 7) > 0.5
-    found = angular_margin_infonce(positive, negatives, 5.0, 0.0, left_out)
+    found = angular_margin_infonce(positive, negatives.masked_fill(left_out, -torch.inf), 5.0, 0.0)
     for i in range(4):
         kept = negatives[i][~left_out[i]]
         terms = torch.cat([positive[i : i + 1], kept]).double() * 5
@@ -101,13 +101,14 @@ def test_fast_path_equals_encoding_every_occurrence_padded(tmp_path: Path, varia
     chosen = epoch_batches(rows, model.settings, 0)[0]
     batch = batches.of(chosen)
     assert torch.allclose(model.query.text(batch.texts()), items[batch.items], atol=1e-5)
-    sequences, targets = model.query(batch)
+    sequences, found = model.query(batch)
     ordered = chosen[np.argsort(rows.stop[chosen] - rows.start[chosen], kind="stable")]
     for i, row in enumerate(ordered):
         history = torch.from_numpy(rows.items[rows.start[row] : rows.stop[row]])
         expected = F.normalize(plain_sequence(model, "query", items[history]), dim=0)
         assert torch.allclose(sequences[i], expected, atol=1e-5)
-        assert torch.allclose(targets[i], F.normalize(items[rows.targets[row]], dim=0), atol=1e-5)
+        target = F.normalize(items[rows.targets[row]], dim=0)
+        assert torch.allclose(found[batch.targets[i]], target, atol=1e-5)
 
 
 def test_released_mean_sums_padding_too(tmp_path: Path) -> None:
@@ -147,7 +148,10 @@ def test_positions_from_the_end_make_the_order_matter(tmp_path: Path) -> None:
 def plain_terms(model: ADRec, batch: Any, own_keys_are_negatives: bool) -> Dict[str, float]:
     """The four terms by their formula, in double, from the model's own vectors; dropout off."""
     s = model.settings
-    vectors = {side: [v.double() for v in getattr(model, side)(batch)] for side in ("query", "key")}
+    vectors = {}
+    for side in ("query", "key"):
+        sequences, items = getattr(model, side)(batch)
+        vectors[side] = [sequences.double(), items[batch.targets].double()]
     queries, keys = dict(zip(("seq", "item"), vectors["query"])), dict(zip(("seq", "item"), vectors["key"]))
     queues = {"seq": model.sequence_queue, "item": model.item_queue}
     terms = {}
@@ -181,7 +185,7 @@ def test_terms_weights_and_queue_order(tmp_path: Path, enqueue_last: bool) -> No
     with torch.no_grad():
         sequence_keys, item_keys = model.key(batch)
     assert torch.allclose(model.sequence_queue.vectors[:6], sequence_keys)
-    assert torch.allclose(model.item_queue.vectors[:6], item_keys)
+    assert torch.allclose(model.item_queue.vectors[:6], item_keys[batch.targets])
     assert model.item_queue.items[:6].tolist() == batch.items[batch.targets].tolist()
 
 
@@ -195,7 +199,7 @@ def test_masking_the_same_item_and_in_batch_negatives(tmp_path: Path) -> None:
     s.momentum = 1.0
     with torch.no_grad():
         sequences, _ = model.query(batch)
-        _, keys = model.key(batch)
+        keys = model.key(batch)[1][batch.targets]
     values = []
     for i in range(6):
         theta = torch.arccos(sequences[i].double() @ keys[i].double())
@@ -205,6 +209,29 @@ def test_masking_the_same_item_and_in_batch_negatives(tmp_path: Path) -> None:
         stacked = s.scale * torch.stack(logits)
         values.append(stacked.logsumexp(0) - stacked[0])
     assert model(batch)[1]["seq_item"].item() == pytest.approx(torch.stack(values).mean().item(), abs=1e-4)
+
+
+def test_own_history_as_negatives(tmp_path: Path) -> None:
+    """Each row's term sequence → item grows by the keys of its history's items, its target left out; others do not."""
+    model, batches, rows, _, _ = tiny_adrec(tmp_path, history_negatives=True)
+    s = model.settings
+    s.momentum = 1.0
+    rows.items[rows.stop[3] - 1] = rows.targets[3]  # a target that was seen before
+    batch = batches.of(np.arange(6))
+    queue = model.item_queue.vectors.double().clone()
+    with torch.no_grad():
+        sequences, keys = model.query(batch)[0].double(), model.key(batch)[1].double()
+    expected = plain_terms(model, batch, own_keys_are_negatives=False)
+    values = []
+    for i in range(6):
+        history = batch.history[batch.layout.segments == i]
+        theta = torch.arccos(sequences[i] @ keys[batch.targets[i]])
+        others = torch.cat([queue @ sequences[i], keys[history[history != batch.targets[i]]] @ sequences[i]])
+        stacked = s.scale * torch.cat([torch.cos(theta + s.margin)[None], others])
+        values.append(stacked.logsumexp(0) - stacked[0])
+    expected["seq_item"] = torch.stack(values).mean().item()
+    _, logged = model(batch)
+    assert {name: logged[name].item() for name in expected} == pytest.approx(expected, abs=1e-4)
 
 
 def test_momentum_update_to_the_bit(tmp_path: Path) -> None:
