@@ -187,7 +187,8 @@ class ADRec(nn.Module):
                 self._enqueue(sequence_keys, item_keys, target_ids)
                 second = self._terms(sequences, targets, sequence_keys, item_keys, target_ids, own)
         terms = {name: (first if name in SUPERVISED else second)[name] for name in TERMS}
-        loss = torch.stack([getattr(s, f"weight_{name}") * term for name, term in terms.items()]).sum()
+        loss = s.weight_seq_item * terms["seq_item"] + s.weight_item_seq * terms["item_seq"]
+        loss = loss + s.weight_seq_seq * terms["seq_seq"] + s.weight_item_item * terms["item_item"]
         logged = dict(terms)
         if log_similarities:
             logged.update(self._similarities(sequences, targets, item_keys))

@@ -144,7 +144,7 @@ def schema_of(model: str) -> Type[Any]:
 
 def features_folder(settings: Any) -> Path:
     """``features_dir``, or where stage 1 put the features of this variant."""
-    return Path(settings.features_dir or find_features(settings.dataset_dir, settings.variant))
+    return Path(settings.features_dir or find_features(settings.dataset_dir, getattr(settings, "variant", "paper")))
 
 
 def resolve_switches(settings: Any) -> Any:
