@@ -69,7 +69,7 @@ class ADRecSettings(ComputeSettings):
     # training
     train_batch_size: int = setting(64, "rows per step, over all processes", minimum=1)
     batch_by: str = setting(
-        "row", "row: rows at random, as in the paper; user: a user's rows together", choices=("row", "user")
+        "user", "user: a user's rows together, which share their items; row: rows at random", choices=("user", "row")
     )
     learning_rate: float = setting(4e-4, "Adam's learning rate", minimum=0)
     text_learning_rate: Optional[float] = setting(

@@ -48,7 +48,6 @@ class Settings(ComputeSettings):
     tokenizer: str = setting(SMALL, "folder of a BERT tokenizer; small: one made from the data set's titles")
     steps: int = setting(8, "steps of ours, after two to warm up; the median counts", minimum=1)
     train_batch_size: int = setting(64, "rows per step", minimum=1)
-    batch_by: str = setting("row", "rows at random, or a user's rows together", choices=("row", "user"))
     plain_batch: int = setting(4, "rows of the plain way's step; 0 leaves it out", minimum=0)
 
 
@@ -110,7 +109,8 @@ def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, setti
     memory = peak_memory()
     with FlopCounterMode(display=False) as counter:
         step(order[2 + settings.steps])
-    return Measured(f"ours, {compute.precision}", seconds, float(counter.get_total_flops()), memory)
+    name = f"ours, {compute.precision}, batch_by={own.batch_by}"
+    return Measured(name, seconds, float(counter.get_total_flops()), memory)
 
 
 class PlainSide(nn.Module):
@@ -195,21 +195,24 @@ def main(argv: Optional[List[str]] = None) -> None:
         dataset=settings.dataset,
         datasets_dir=settings.datasets_dir,
         train_batch_size=settings.train_batch_size,
-        batch_by=settings.batch_by,
     )
     resolve_switches(own)
     tokenizer = AutoTokenizer.from_pretrained(text_model_path(settings.tokenizer, dataset, "en", settings.seed))
     texts = item_texts(dataset, own, tokenizer)
     tokens = cached_tokens(texts, tokenizer, own.max_text_tokens, dataset.folder)
     rows = train_rows(dataset, own.max_seq_length)
-    measured = ours(rows, tokens, own, compute, settings, int(tokenizer.pad_token_id))
+    measured, told = [], []
+    for own.batch_by in ("user", "row"):
+        measured.append(ours(rows, tokens, own, compute, settings, int(tokenizer.pad_token_id)))
+        batch = Batches(rows, tokens, torch.device("cpu")).of(epoch_batches(rows, own, 0)[0])
+        n_tokens = int(batch.texts().counts.sum())
+        told.append(f"batch_by={own.batch_by}: {len(batch.items)} distinct items, {n_tokens:,} tokens")
     baseline = plain(rows, texts, tokenizer, own, settings) if settings.plain_batch else None
-    batch = Batches(rows, tokens, torch.device("cpu")).of(epoch_batches(rows, own, 0)[0])
     print(f"{settings.dataset} on {compute.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"a batch: {len(batch)} rows, {len(batch.items)} distinct items, {int(batch.texts().counts.sum())} tokens")
+    print(f"the first batch of {settings.train_batch_size} rows: {'; '.join(told)}")
     print(f"| step of {settings.train_batch_size} rows | seconds | faster | 10¹² operations | fewer | peak GB |")
     print("|---|---|---|---|---|---|")
-    for row in ([baseline.row(None)] if baseline else []) + [measured.row(baseline)]:
+    for row in ([baseline.row(None)] if baseline else []) + [one.row(baseline) for one in measured]:
         print(row)
     if baseline:
         print(f"the plain step was measured on {settings.plain_batch} rows; peak GB is the process's so far")
