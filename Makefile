@@ -23,8 +23,9 @@ SOURCES := $(filter-out tests,$(patsubst %/,%,$(sort $(dir $(wildcard */*.py))))
 help:  ## Show this list
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-quickstart:  ## Install if need be, train both stages on ml-100k, print the test table
-	@python="$$($(ENVIRONMENT) ensure)" && export PYTHON="$$python" && bash run_train.sh && bash run_test.sh
+quickstart:  ## Install if need be, train SICSRec and ADRec on ml-100k, print the test tables
+	@python="$$($(ENVIRONMENT) ensure)" && export PYTHON="$$python" && bash run_train.sh && bash run_train.sh ADRec ml-100k \
+		&& bash run_test.sh && bash run_test.sh ADRec ml-100k
 
 test:  ## Install if need be, run the test suite
 	@python="$$($(ENVIRONMENT) ensure --dev)" && "$$python" -m pytest
