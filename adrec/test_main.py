@@ -65,7 +65,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parsed = parse(Settings, __doc__, None, argv, extra)
     settings: Settings = parsed.settings
     compute = pick_compute(settings.device, settings.precision)
-    checkpoint = parsed.arguments.checkpoint or best_run(settings.results_dir, "ADRec", settings.dataset)
+    checkpoint = parsed.arguments.checkpoint or best_run(settings.results_dir, "ADRec", settings.dataset, "ndcg@10")
     if not (checkpoint.parent / METRICS).is_file():
         raise UserError(f"{checkpoint.parent}: the run is not finished; start adrec/main.py again to go on")
     result = test_run(checkpoint.parent, settings.datasets_dir, compute, parsed.force)

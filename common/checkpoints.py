@@ -130,6 +130,21 @@ def load_published(path: Path) -> Any:
         raise _fault(path, "not a torch file that can be read as tensors", error) from error
 
 
+def load_plain_pickle(path: Path) -> Any:
+    """Load a published pickle of plain containers, numbers and texts; whatever else it names is dropped, never called.
+
+    Raises:
+        UserError: the file is missing or no such pickle.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _without_dropped(TensorsOnly(file).load())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise _fault(path, "not a pickle that can be read as plain data", error) from error
+
+
 def check_weights(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str) -> None:
     """Compare names and shapes.
 

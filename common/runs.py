@@ -106,8 +106,8 @@ def write_top(run_dir: Path, items: np.ndarray) -> None:
         np.save(out, items.astype(np.int32))
 
 
-def best_run(results_dir: str, model: str, dataset: str) -> Path:
-    """The checkpoint of the model's run with the best validation HIT@10.
+def best_run(results_dir: str, model: str, dataset: str, metric: str = "hit@10") -> Path:
+    """The checkpoint of the model's run that is best on validation by ``metric``.
 
     Raises:
         UserError: nothing was trained.
@@ -116,4 +116,4 @@ def best_run(results_dir: str, model: str, dataset: str) -> Path:
     runs = [path for path in sorted(folder.glob(f"*/{METRICS}")) if (path.parent / "best.pth").is_file()]
     if not runs:
         raise UserError(f"{folder}: no run; train with run_train.sh {model} {dataset}, or give --checkpoint FILE")
-    return max(runs, key=lambda path: float(read_json(path)["valid"]["hit@10"])).parent / "best.pth"
+    return max(runs, key=lambda path: float(read_json(path)["valid"][metric])).parent / "best.pth"

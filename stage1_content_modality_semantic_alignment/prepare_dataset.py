@@ -15,6 +15,7 @@ Reads   by --from KIND, or as the files' names tell; all kinds but ml-100k and p
         recformer    {train,val,test,umap,smap,meta_data}.json
         unisrec      <D>.{train,valid,test}.inter, <D>.text, <D>.user2index, <D>.item2index
         letter       <D>.inter.json, <D>.item.json
+        adrec        <D>_process/train/{items_seq,label,masks}.npy, <D>_process/id_to_side_dict.pickle
         table        inter_file and item_file: CSV, TSV, JSON lines or Parquet
         prepared     sequential_data.txt, <D>_item_sort.csv, <D>_item_fields.csv, covers/ or <D>_cover/ or <D>_cover1/
 Writes  <datasets_dir>/<D>/sequential_data.txt, <D>_item_sort.csv, covers/<id>.jpg where there are covers,

@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.item_fields import item_fields_path
 from stage1_content_modality_semantic_alignment.cover_sources import Covers, open_covers
 from stage1_content_modality_semantic_alignment.covers_folder import made_here
+from stage1_content_modality_semantic_alignment.sources.adrec_arrays import adrec_files, read_adrec
 from stage1_content_modality_semantic_alignment.sources.amazon import amazon_files, read_amazon
 from stage1_content_modality_semantic_alignment.sources.filters import Filters, apply_filters, filters_of
 from stage1_content_modality_semantic_alignment.sources.ml100k import ml100k_in_recbole, read_ml100k
@@ -18,7 +19,7 @@ from stage1_content_modality_semantic_alignment.sources.processed import read_le
 from stage1_content_modality_semantic_alignment.sources.raw import BadRows, RawData, RawLog
 from stage1_content_modality_semantic_alignment.sources.tables import read_ninerec, read_table
 
-FOUND = ("ml-100k", "ninerec", "letter", "amazon2018", "amazon2023", "recformer", "unisrec", "prepared")
+FOUND = ("ml-100k", "ninerec", "letter", "amazon2018", "amazon2023", "recformer", "unisrec", "adrec", "prepared")
 SOURCES = (*FOUND[:-1], "table", "prepared")  # auto looks for FOUND, in this order: raw files win
 AMAZON = ("amazon2018", "amazon2023")
 FILTERS = tuple(f.name for f in fields(Filters))
@@ -28,7 +29,9 @@ OWN = {  # settings that not every kind reads
     "prepared": (),
     "table": ("inter_file", "item_file", *COLUMNS, "field_columns", "bad_rows", "preset", "sample_seed", *FILTERS),
     **dict.fromkeys(AMAZON, ("inter_file", "item_file", "bad_rows", "preset", "sample_seed", *FILTERS)),
-    **dict.fromkeys(("ninerec", "letter", "recformer", "unisrec"), ("bad_rows", "preset", "sample_seed", *FILTERS)),
+    **dict.fromkeys(
+        ("ninerec", "letter", "recformer", "unisrec", "adrec"), ("bad_rows", "preset", "sample_seed", *FILTERS)
+    ),
 }
 RECFORMER = ("umap", "train", "val", "test", "smap", "meta_data")
 
@@ -57,6 +60,8 @@ def files_of(kind: str, folder: Path, dataset: str) -> Iterator[Dict[str, Path]]
         yield {"inter": folder / f"{dataset}.inter.json", "item": folder / f"{dataset}.item.json"}
     elif kind in AMAZON:
         yield from amazon_files(kind, folder, dataset)
+    elif kind == "adrec":
+        yield from adrec_files(folder, dataset)
     elif kind == "recformer":
         yield {name: folder / f"{name}.json" for name in RECFORMER}
     elif kind == "unisrec":
@@ -110,6 +115,8 @@ def _read_log(settings: Any, source: Source) -> RawLog:
         texts = {"item": settings.item_id_column, "title_en": settings.title_column}
         texts.update({"title_cn": settings.title_cn_column} if settings.title_cn_column else {})
         return read_table(source.files, columns, texts, settings.field_columns, bad)
+    if source.kind == "adrec":
+        return read_adrec(source.files, bad)
     readers = {"ninerec": read_ninerec, "letter": read_letter, "recformer": read_recformer, "unisrec": read_unisrec}
     return readers[source.kind](source.files, bad)
 

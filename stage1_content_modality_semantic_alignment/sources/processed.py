@@ -21,7 +21,7 @@ HISTORY = ["user_id", "item_id_list", "item_id"]
 def read_letter(files: Mapping[str, Path], bad: BadRows) -> RawLog:
     """LETTER's ``<D>.inter.json`` (user → items in time order) and ``<D>.item.json`` (item → texts)."""
     texts = _texts(files["item"], "item to title, brand, …")
-    return _log(files["inter"], files["item"], _histories(files["inter"]), texts, bad)
+    return log_of_texts(files["inter"], files["item"], _histories(files["inter"]), texts, bad)
 
 
 def read_recformer(files: Mapping[str, Path], bad: BadRows) -> RawLog:
@@ -35,7 +35,7 @@ def read_recformer(files: Mapping[str, Path], bad: BadRows) -> RawLog:
     user_names, item_names = (_names(_mapping(files[name], "id to number"), files[name]) for name in ("umap", "smap"))
     described = _texts(files["meta_data"], "item to title, brand and category")
     texts = {number: described[original] for number, original in item_names.items() if original in described}
-    return _log(files["train"], files["meta_data"], histories, texts, bad, user_names, item_names)
+    return log_of_texts(files["train"], files["meta_data"], histories, texts, bad, user_names, item_names)
 
 
 def read_unisrec(files: Mapping[str, Path], bad: BadRows) -> RawLog:
@@ -53,7 +53,7 @@ def read_unisrec(files: Mapping[str, Path], bad: BadRows) -> RawLog:
     histories = {user: _whole(files["train"], user, parts) for user, parts in rows.items()}
     texts = {item: {"title": text} for _, (item, text) in _tabbed(files["text"], ["item_id", "text"], bad)}
     user_names, item_names = (_index(files[name], bad) for name in ("user2index", "item2index"))
-    return _log(files["train"], files["text"], histories, texts, bad, user_names, item_names)
+    return log_of_texts(files["train"], files["text"], histories, texts, bad, user_names, item_names)
 
 
 def _whole(path: Path, user: str, parts: Mapping[str, List[List[str]]]) -> List[str]:
@@ -74,7 +74,7 @@ def _whole(path: Path, user: str, parts: Mapping[str, List[List[str]]]) -> List[
     return whole
 
 
-def _log(
+def log_of_texts(
     inter: Path,
     items_file: Path,
     histories: Mapping[str, Sequence[str]],
@@ -83,6 +83,7 @@ def _log(
     user_names: Optional[Mapping[str, str]] = None,
     item_names: Optional[Mapping[str, str]] = None,
 ) -> RawLog:
+    """A log of histories (user → items) whose items have texts (item → name → text)."""
     names = list(dict.fromkeys(ours for theirs, ours in FIELDS.items() if any(theirs in one for one in texts.values())))
     empty = dict.fromkeys(("title_cn", "title_en", *names), "")
 

@@ -1,0 +1,75 @@
+"""ADRec's released arrays as a source: users from rows, texts from a pickle that runs nothing."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any, List
+
+import numpy as np
+import pytest
+
+from common.dataset import load_dataset
+from common.errors import UserError
+from common.item_fields import read_item_fields
+from stage1_content_modality_semantic_alignment import prepare_dataset
+
+SEQUENCES = [[5, 3, 9, 1, 2], [3, 5, 1], [9, 2, 3, 5, 1, 7]]
+LENGTH = 3
+
+
+class Attack:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch attacked",)
+
+
+def make_arrays(folder: Path, longest_first: bool, sides: Any = None) -> Path:
+    rows: List[Any] = []
+    for items in SEQUENCES:
+        prefixes = [(items[max(0, end - LENGTH) : end], items[end]) for end in range(1, len(items))]
+        rows += prefixes[::-1] if longest_first else prefixes
+    sequences, masks = np.zeros((len(rows), LENGTH), int), np.zeros((len(rows), LENGTH))
+    for place, (history, _) in enumerate(rows):
+        sequences[place, : len(history)], masks[place, : len(history)] = history, 1
+    home = folder / "Tools_process"
+    (home / "train").mkdir(parents=True)
+    for name, array in (("items_seq", sequences), ("masks", masks), ("label", np.array([label for _, label in rows]))):
+        np.save(home / "train" / f"{name}.npy", array)
+    plain = {item: {"title": f"tool {item}", "brand": "b", "category": ["saws", "fine"]} for item in (1, 2, 3, 5, 7, 9)}
+    (home / "id_to_side_dict.pickle").write_bytes(pickle.dumps(plain if sides is None else sides))
+    return folder
+
+
+def prepare(tmp_path: Path) -> None:
+    prepare_dataset.main(["--from", "adrec", "-d", "Tools", f"data_dir={tmp_path}", f"datasets_dir={tmp_path / 'd'}"])
+
+
+@pytest.mark.parametrize("longest_first", [False, True])
+def test_rows_are_put_together_to_the_sequences_they_are_prefixes_of(tmp_path: Path, longest_first: bool) -> None:
+    make_arrays(tmp_path, longest_first)
+    prepare(tmp_path)
+    dataset = load_dataset(tmp_path / "d" / "Tools", "Tools")
+    numbers = sorted({item for items in SEQUENCES for item in items})
+    assert [[numbers[i] for i in items] for items in dataset.sequences] == SEQUENCES
+    assert dataset.titles_en[0] == "tool 1"
+    assert read_item_fields(dataset.folder, "Tools", dataset.n_items)["category"][0] == "saws, fine"
+
+
+def test_the_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sides = {item: (f"tool {item}", "b", Attack()) for item in (1, 2, 3, 5, 7, 9)}
+    make_arrays(tmp_path, False, sides)
+    with pytest.raises(UserError, match="id_to_side_dict.pickle: item 1: neither a mapping"):
+        prepare(tmp_path)
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    make_arrays(tmp_path, False)
+    np.save(tmp_path / "Tools_process" / "train" / "label.npy", np.zeros(3))
+    with pytest.raises(UserError, match="the arrays do not fit each other.*label \\(3,\\)"):
+        prepare(tmp_path)
+    np.save(tmp_path / "Tools_process" / "train" / "label.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(UserError, match="label.npy: not an array of numbers"):
+        prepare(tmp_path)
