@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -116,8 +117,10 @@ def cached_tokens(texts: Sequence[str], tokenizer: Any, max_tokens: int, folder:
         with np.load(path, allow_pickle=False) as stored:
             return Tokens(stored["ids"], stored["starts"])
     tokens = tokenise(texts, tokenizer, max_tokens)
-    with atomic(path) as temporary, open(temporary, "wb") as out:
+    own = path.with_name(f"{path.stem}.{os.getpid()}.npz")  # several processes may make it at once, all the same
+    with atomic(own) as temporary, open(temporary, "wb") as out:
         np.savez(out, ids=tokens.ids, starts=tokens.starts)
+    os.replace(own, path)
     return tokens
 
 

@@ -149,6 +149,7 @@ class ADRec(nn.Module):
         self.item_queue = Queue(settings.queue_size, text.width)
         self.sequence_queue = Queue(settings.queue_size, text.width)
         self.settings, self.gather = settings, gather
+        self.same_rows = False  # whether all processes have the same rows, for there are fewer rows than processes
 
     def take_vectors(self, vectors: Tensor, fixed: bool) -> None:
         """Fit the adapters to the catalogue's vectors (n_items, d); ``fixed``: keep these, train no text encoder."""
@@ -240,9 +241,11 @@ class ADRec(nn.Module):
         return found
 
     def _enqueue(self, sequence_keys: Tensor, item_keys: Tensor, target_ids: Tensor) -> None:
-        ids = self.gather(target_ids)
-        self.sequence_queue.push(self.gather(sequence_keys), ids)
-        self.item_queue.push(self.gather(item_keys), ids)
+        gathered = [self.gather(rows) for rows in (target_ids, sequence_keys, item_keys)]
+        if self.same_rows:  # each process has them all: those of the first count
+            gathered = [rows[: len(target_ids)] for rows in gathered]
+        self.sequence_queue.push(gathered[1], gathered[0])
+        self.item_queue.push(gathered[2], gathered[0])
 
     @torch.no_grad()
     def _similarities(self, sequences: Tensor, items: Tensor, item_keys: Tensor) -> Dict[str, Tensor]:

@@ -66,10 +66,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     settings: Settings = parsed.settings
     compute = pick_compute(settings.device, settings.precision)
     checkpoint = parsed.arguments.checkpoint or best_run(settings.results_dir, "ADRec", settings.dataset, "ndcg@10")
+    if checkpoint.name != "best.pth" or not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: give a run's best.pth")
     if not (checkpoint.parent / METRICS).is_file():
         raise UserError(f"{checkpoint.parent}: the run is not finished; start adrec/main.py again to go on")
     result = test_run(checkpoint.parent, settings.datasets_dir, compute, parsed.force)
-    print(f"ADRec on {settings.dataset}, test: {checkpoint.parent}")
+    print(f"ADRec on {result['dataset']}, test: {checkpoint.parent}")
     print("history / seen     users  " + "  ".join(f"{name:>8}" for name in result["test"]))
     groups = {f"seen {name}": found for name, found in result["test_by_frequency"].items()}
     n_users = sum(int(found["users"]) for found in groups.values())

@@ -69,9 +69,11 @@ class TextEncoder(nn.Module):
         Rows of tokens that no text holds get no gradient, and Adam without weight decay leaves such
         rows as they are: training without them is the same, and cheaper.
         """
-        table = self.embeddings.word_embeddings.weight.detach()
-        rows = torch.from_numpy(tokens)
-        self.embeddings.word_embeddings = nn.Embedding.from_pretrained(table[rows], freeze=False)
+        whole = self.embeddings.word_embeddings
+        table, rows = whole.weight.detach(), torch.from_numpy(tokens)
+        kept_padding = np.flatnonzero(tokens == whole.padding_idx)  # BERT's [PAD] is never trained
+        padding = int(kept_padding[0]) if len(kept_padding) else None
+        self.embeddings.word_embeddings = nn.Embedding.from_pretrained(table[rows], freeze=False, padding_idx=padding)
         return Vocabulary(rows, table)
 
     def forward(self, texts: Texts) -> Tensor:

@@ -22,6 +22,7 @@ from adrec.text_encoder import Vocabulary
 from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.device import Compute
 from common.errors import UserError
+from common.optimizer import fused_adam
 from common.processes import Processes
 from common.ranking import metrics
 from common.seeding import rng_state, set_rng_state
@@ -30,16 +31,13 @@ TABLE = "text.embeddings.word_embeddings.weight"
 
 
 def make_optimizer(model: ADRec, settings: Any) -> torch.optim.Adam:
-    """Adam over the query side, its two encoders apart; fused where torch can."""
+    """Adam over the query side, its two encoders apart."""
     text, query = set(model.query.text.parameters()), model.query.parameters()
     rate = settings.learning_rate if settings.text_learning_rate is None else settings.text_learning_rate
     groups = [{"params": [parameter for parameter in query if parameter not in text], "lr": settings.learning_rate}]
     if settings.train_text:
         groups.append({"params": list(model.query.text.parameters()), "lr": rate})
-    try:
-        return torch.optim.Adam(groups, fused=True)
-    except RuntimeError:  # torch before 2.4 has it for CUDA alone
-        return torch.optim.Adam(groups)
+    return fused_adam(groups)
 
 
 class Trainer:
@@ -138,6 +136,7 @@ class Trainer:
         batch = self.batches.of(share)
         self._set_rates()
         self.model.train()
+        self.model.same_rows = len(rows) < self.processes.size
         logs = self.total_steps % self.settings.log_steps == 0
         with self.compute.autocast():
             loss, logged = self.stepped(batch, logs)
@@ -149,8 +148,8 @@ class Trainer:
                     f"({self.settings.learning_rate}), set clip_grad_norm=1, or use precision=fp32"
                 )
         # processes average their gradients: a row weighs the same wherever it is computed
-        weight = len(share) * self.processes.size / max(len(rows), self.processes.size)
-        self._update(loss * weight)
+        same = len(rows) < self.processes.size
+        self._update(loss if same else loss * (len(share) * self.processes.size / len(rows)))
         if self.tensorboard and logs:
             for name, logged_value in logged.items():
                 self.tensorboard.add_scalar(f"train/{name}", logged_value.item(), self.total_steps)
@@ -194,7 +193,13 @@ class Trainer:
 
     def _rank_valid(self) -> Dict[str, float]:
         items = encode_items(self.model.query, self.tokens, self.compute, **self.padding)
-        return metrics(rank_rows(self.model.query, items, self.valid_rows), TOPK)
+        try:
+            return metrics(rank_rows(self.model.query, items, self.valid_rows), TOPK)
+        except ValueError as error:  # a score is NaN
+            raise UserError(
+                f"step {self.total_steps}: the weights are not finite; lower learning_rate "
+                f"({self.settings.learning_rate}), set clip_grad_norm=1, or use precision=fp32"
+            ) from error
 
     def _log(self, told: str, losses: Dict[str, float], found: Dict[str, float], better: bool) -> None:
         terms = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
@@ -202,7 +207,7 @@ class Trainer:
         logging.info(f"{told} [{self.seconds:.0f} s] {terms} | valid {shown}{' *' if better else ''}")
         if self.tensorboard:
             for name, value in found.items():
-                self.tensorboard.add_scalar(f"valid/{name}", value, self.total_steps)
+                self.tensorboard.add_scalar(f"valid/{name}", value, self.total_steps - 1)  # of the last step taken
 
     def _open_tensorboard(self) -> None:
         self.tensorboard: Optional[SummaryWriter] = None

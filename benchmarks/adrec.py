@@ -108,7 +108,7 @@ def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, setti
     seconds = statistics.median(step(chosen) for chosen in order[2 : 2 + settings.steps])
     memory = peak_memory()
     with FlopCounterMode(display=False) as counter:
-        step(order[2 + settings.steps])
+        step(order[0])
     name = f"ours, {compute.precision}, batch_by={own.batch_by}"
     return Measured(name, seconds, float(counter.get_total_flops()), memory)
 

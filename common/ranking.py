@@ -60,8 +60,9 @@ FREQUENCIES = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, None)}
 
 
 def train_counts(sequences: Sequence[np.ndarray], n_items: int) -> np.ndarray:
-    """How often each item occurs in the users' train parts, which end before the last two items: (n_items,)."""
-    return np.bincount(np.concatenate([sequence[:-2] for sequence in sequences]), minlength=n_items)
+    """How often each item occurs in training rows: in the users' train parts of two items or more. (n_items,)."""
+    trained = [sequence[:-2] for sequence in sequences if len(sequence) > 3]  # a row needs a history and a target
+    return np.bincount(np.concatenate(trained), minlength=n_items) if trained else np.zeros(n_items, dtype=np.int64)
 
 
 def metrics_by_frequency(

@@ -83,7 +83,8 @@ class Run:
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
         inputs = self.made_from["inputs"]
-        data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name not in OWN)
+        own = (*OWN, *(["text_model"] if self.made_from["settings"].get("text_model") == "small" else []))
+        data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name not in own)
         settings = sorted((k, str(v)) for k, v in self.made_from["settings"].items() if k not in ("seed", *CHECKPOINTS))
         return repr((self.result["model"], settings, data, "id_encoder" in inputs))
 

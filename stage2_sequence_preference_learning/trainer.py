@@ -23,6 +23,7 @@ from tqdm import tqdm
 from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.device import Compute
 from common.errors import UserError
+from common.optimizer import fused_adam
 from common.processes import Processes
 from common.ranking import metrics
 from common.seeding import rng_state, set_rng_state
@@ -54,12 +55,8 @@ class _NoWriter:
 
 
 def adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam over what is trained, its update in one fused kernel where torch has one for the device."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    try:
-        return torch.optim.Adam(trained, lr=learning_rate, fused=True)
-    except RuntimeError:  # torch before 2.4 has no fused kernel on the CPU
-        return torch.optim.Adam(trained, lr=learning_rate)
+    """Adam over what is trained."""
+    return fused_adam([{"params": [p for p in model.parameters() if p.requires_grad], "lr": learning_rate}])
 
 
 class SequenceTrainer(Trainer):
