@@ -12,15 +12,26 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from adrec.data import Tokens, cached_tokens, item_texts
 from adrec.model import Encoders, make_encoders
-from adrec.settings import ADRecSettings, resolve_switches
+from adrec.settings import SWITCHES, ADRecSettings
 from adrec.text_encoder import TextEncoder
 from common.checkpoints import load_checkpoint, load_weights
 from common.dataset import Dataset
 from common.device import Compute
 from common.errors import UserError
+from common.runs import best_run
+from common.settings import resolve_switches
 from common.text_encoders import ENCODER_CURE, fetch
 
 TEXT_ENCODER = "text_encoder"
+
+
+CHECKPOINT = (("--checkpoint",), {"type": Path, "metavar": "FILE", "help": "a run's best.pth"})
+
+
+def asked_for(arguments: Any, results_dir: str, dataset: str) -> Path:
+    """``--checkpoint``, or that of ADRec's run on the data set that is best on validation."""
+    chosen: Path = arguments.checkpoint or best_run(results_dir, "ADRec", dataset, "ndcg@10")
+    return chosen
 
 
 @dataclass
@@ -70,7 +81,8 @@ def load_encoders(checkpoint: Path, dataset: str, datasets_dir: str, compute: Co
         raise UserError(f"{checkpoint}: is no best.pth of ADRec; train with adrec/main.py")
     known = {f.name for f in dataclass_fields(ADRecSettings)}
     own = {k: v for k, v in json.loads(content["about"])["settings"].items() if k in known and k != "precision"}
-    settings = resolve_switches(ADRecSettings(**{**own, "dataset": dataset, "datasets_dir": datasets_dir}))
+    settings = ADRecSettings(**{**own, "dataset": dataset, "datasets_dir": datasets_dir})
+    resolve_switches(settings, SWITCHES)
     folder = str(checkpoint.parent / TEXT_ENCODER)
     config = fetch(BertConfig, folder, ENCODER_CURE)
     config.num_hidden_layers = settings.plm_layer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -15,6 +15,7 @@ import torch
 from adrec.model import Batch
 from adrec.ragged import Ragged
 from adrec.text_encoder import Texts
+from common.arrays import ranges
 from common.dataset import Dataset, train_part
 from common.errors import UserError, nearest
 from common.files import atomic
@@ -69,7 +70,7 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """(n,)."""
         return np.diff(self.starts)
@@ -91,10 +92,9 @@ class Tokens:
         lengths = self.lengths[items]
         run = lengths if padded_to is None else np.full(len(items), padded_to)
         layout = Ragged.of(run, device, lengths)
-        places = np.arange(int(run.sum())) - np.repeat(np.cumsum(run) - run, run)
-        real = places < np.repeat(lengths, run)
-        ids = np.full(len(places), pad)
-        ids[real] = self.ids[(np.repeat(self.starts[items], run) + places)[real]]
+        real = ranges(np.zeros_like(run), run) < np.repeat(lengths, run)
+        ids = np.full(len(real), pad)
+        ids[real] = self.ids[ranges(self.starts[items], lengths)]
         return Texts(torch.from_numpy(ids).to(device), layout, torch.from_numpy(lengths).to(device))
 
 
@@ -117,10 +117,8 @@ def cached_tokens(texts: Sequence[str], tokenizer: Any, max_tokens: int, folder:
         with np.load(path, allow_pickle=False) as stored:
             return Tokens(stored["ids"], stored["starts"])
     tokens = tokenise(texts, tokenizer, max_tokens)
-    own = path.with_name(f"{path.stem}.{os.getpid()}.npz")  # several processes may make it at once, all the same
-    with atomic(own) as temporary, open(temporary, "wb") as out:
+    with atomic(path, several_writers=True) as temporary, open(temporary, "wb") as out:
         np.savez(out, ids=tokens.ids, starts=tokens.starts)
-    os.replace(own, path)
     return tokens
 
 
@@ -140,8 +138,7 @@ class Rows:
     def histories(self, rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """The items of some rows' histories, end to end, and their lengths."""
         lengths = self.stop[rows] - self.start[rows]
-        offsets = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return self.items[np.repeat(self.start[rows], lengths) + offsets], lengths
+        return self.items[ranges(self.start[rows], lengths)], lengths
 
 
 def _rows(sequences: Sequence[np.ndarray], places: Sequence[Sequence[int]], max_seq_length: int) -> Rows:

@@ -17,15 +17,14 @@ from typing import List, Optional
 import torch
 from safetensors.torch import save_file
 
-from adrec.checkpoint import Loaded, load_encoders
+from adrec.checkpoint import CHECKPOINT, Loaded, asked_for, load_encoders
 from adrec.evaluation import encode_items
 from common.checkpoints import load_checkpoint, save_checkpoint
-from common.dataset import Dataset, items_path, load_dataset
+from common.dataset import Dataset, load_dataset
 from common.device import Compute, pick_compute
 from common.errors import run_script
 from common.files import atomic, recipe, record, stands
-from common.item_fields import item_fields_path
-from common.runs import best_run
+from common.item_fields import text_files
 from common.settings import DeviceSettings, parse, setting
 
 
@@ -41,9 +40,7 @@ def item_embeddings(
 ) -> torch.Tensor:
     """The vectors of a data set's items, not normalised: (items, d) float32. Written once, then read."""
     path = checkpoint.with_name("item_embeddings.pth")
-    inputs = {"checkpoint": checkpoint, "items": items_path(dataset.folder, dataset.name)}
-    if item_fields_path(dataset.folder, dataset.name).is_file():
-        inputs["fields"] = item_fields_path(dataset.folder, dataset.name)
+    inputs = {"checkpoint": checkpoint, **text_files(dataset.folder, dataset.name)}
     made_from = recipe("embedding_out", {"dataset": dataset.name, "precision": compute.precision}, inputs)
     if not force and stands(path.with_suffix(".json"), made_from):
         stored: torch.Tensor = load_checkpoint(path)["embeddings"]
@@ -60,11 +57,10 @@ def item_embeddings(
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line, encode, write."""
-    extra = ((("--checkpoint",), {"type": Path, "metavar": "FILE", "help": "a run's best.pth"}),)
-    parsed = parse(Settings, __doc__, None, argv, extra)
+    parsed = parse(Settings, __doc__, None, argv, (CHECKPOINT,))
     settings = parsed.settings
     compute = pick_compute(settings.device, settings.precision)
-    checkpoint = parsed.arguments.checkpoint or best_run(settings.results_dir, "ADRec", settings.dataset, "ndcg@10")
+    checkpoint = asked_for(parsed.arguments, settings.results_dir, settings.dataset)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     loaded = load_encoders(checkpoint, settings.dataset, settings.datasets_dir, compute)
     vectors = item_embeddings(loaded, dataset, checkpoint, compute, parsed.force)

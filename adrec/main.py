@@ -14,7 +14,6 @@ Writes: <results_dir>/ADRec/<D>/<run>/ with best.pth, text_encoder/, last.pth, m
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -23,18 +22,17 @@ from adrec.checkpoint import padding_of, save_text_encoder
 from adrec.data import cached_tokens, held_out_rows, item_texts, train_rows
 from adrec.evaluation import encode_items
 from adrec.model import ADRec
-from adrec.settings import PROPS, ADRecSettings, resolve_switches, shaping
+from adrec.settings import PROPS, SWITCHES, ADRecSettings
 from adrec.text_encoder import TextEncoder
 from adrec.training import Trainer
-from common.dataset import items_path, load_dataset, sequences_path
+from common.dataset import Dataset, load_dataset, sequences_path
 from common.device import Compute, pick_compute
 from common.errors import run_script
-from common.files import exclusive, recipe, write_json
-from common.item_fields import item_fields_path
+from common.item_fields import text_files
 from common.processes import Processes, start_processes
-from common.runs import METRICS, PROTOCOL, count_parameters, log_to, open_run, run_folder
+from common.runs import about_run, carry_out, count_parameters, run_recipe, shaping, write_result
 from common.seeding import seed_everything
-from common.settings import parse
+from common.settings import parse, resolve_switches
 from common.text_encoders import load_bert, model_inputs, text_model_path
 
 Settings = ADRecSettings
@@ -44,13 +42,8 @@ CONFIGS = PROPS
 def what_makes(settings: Settings, text_model: str, precision: str, n_processes: int) -> Dict[str, Any]:
     """The recipe of a run: settings that shape it, checksums of all its inputs."""
     home, name = settings.dataset_dir, settings.dataset
-    inputs = {"sequences": sequences_path(home), "items": items_path(home, name)}
-    if item_fields_path(home, name).is_file():
-        inputs["fields"] = item_fields_path(home, name)
-    inputs.update(model_inputs("text_model", text_model))
-    shape = {**shaping(settings), "precision": precision, "processes": n_processes}
-    del shape["device"]
-    return recipe("ADRec", shape, inputs)
+    inputs = {"sequences": sequences_path(home), **text_files(home, name), **model_inputs("text_model", text_model)}
+    return run_recipe("ADRec", shaping(settings), inputs, precision, n_processes)
 
 
 def run(settings: Settings, force: bool = False) -> Path:
@@ -61,32 +54,33 @@ def run(settings: Settings, force: bool = False) -> Path:
     """
     processes = start_processes(settings.device)
     compute = pick_compute(processes.device(settings.device), settings.precision)
-    resolve_switches(settings)
+    resolve_switches(settings, SWITCHES)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     made = (
         text_model_path(settings.text_model, dataset, settings.title_language, settings.seed) if processes.first else ""
     )
     text_model = processes.agree(made)
     made_from = what_makes(settings, text_model, compute.precision, processes.size)
-    run_dir = run_folder("ADRec", settings, made_from)
-    with ExitStack() as held:
+
+    def test(run_dir: Path) -> None:
         if processes.first:
-            held.enter_context(exclusive(run_dir))
-            open_run(run_dir, made_from, settings, force)
-        processes.agree(None)  # the others wait until the folder stands
-        if not processes.agree((run_dir / METRICS).is_file()):
-            held.enter_context(log_to(run_dir / "train.log", processes.first))
-            _train(settings, text_model, compute, run_dir, made_from, processes)
-        elif processes.first:
-            print(f"ADRec: {run_dir} stands, nothing to train")
-        if settings.test and processes.first:
             test_main.test_run(run_dir, settings.datasets_dir, compute)
         processes.agree(None)
-    return run_dir
+
+    return carry_out(
+        "ADRec",
+        settings,
+        made_from,
+        force,
+        processes,
+        lambda run_dir: _train(settings, dataset, text_model, compute, run_dir, made_from, processes),
+        test,
+    )
 
 
 def _train(
     settings: Settings,
+    dataset: Dataset,
     text_model: str,
     compute: Compute,
     run_dir: Path,
@@ -94,7 +88,6 @@ def _train(
     processes: Processes,
 ) -> None:
     seed_everything(settings.seed)
-    dataset = load_dataset(settings.dataset_dir, settings.dataset)
     bert, tokenizer = load_bert(text_model, settings.max_text_tokens)
     texts = item_texts(dataset, settings, tokenizer)
     tokens = cached_tokens(texts, tokenizer, settings.max_text_tokens, dataset.folder)
@@ -114,34 +107,17 @@ def _train(
     logging.info(f"ADRec on {compute.device} in {compute.precision}: {run_dir}")
     logging.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} in the key encoders")
 
-    about = {
-        "model": "ADRec",
-        "dataset": settings.dataset,
-        "settings": made_from["settings"],
-        "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()},
-    }
     train = train_rows(dataset, settings.max_seq_length)
     valid = held_out_rows(dataset, "valid", settings.max_seq_length)
+    about = about_run(made_from, settings.dataset)
     trainer = Trainer(model, train, valid, tokens, vocabulary, padding, compute, run_dir, about, processes)
     seed_everything(settings.seed + processes.rank)  # processes draw their own dropout
     if trainer.resume():
         logging.info(f"goes on in epoch {trainer.epoch} after step {trainer.step}")
     best = trainer.fit()
     if processes.first:
-        write_json(
-            run_dir / METRICS,
-            {
-                "model": "ADRec",
-                "dataset": settings.dataset,
-                "seed": settings.seed,
-                "variant": settings.variant,
-                **best,
-                "epochs": trainer.epoch + bool(trainer.step),
-                "seconds": round(trainer.seconds, 2),
-                "parameters": parameters,
-                "protocol": PROTOCOL,
-            },
-        )
+        found = {**best, "epochs": trainer.epoch + bool(trainer.step)}
+        write_result(run_dir, "ADRec", settings, found, trainer.seconds, parameters)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

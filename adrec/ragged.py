@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.arrays import ranges
 from common.dropout import dropout
 
 STEP = 8  # lengths in the same step of eight are padded together
@@ -47,7 +48,7 @@ class Ragged:
         ends = np.cumsum(lengths)
         starts = ends - lengths
         segments = np.repeat(np.arange(len(lengths)), lengths)
-        positions = np.arange(len(segments)) - starts[segments]
+        positions = ranges(np.zeros_like(lengths), lengths)
         steps = (lengths - 1) // STEP
         cuts = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(lengths)]
         groups = []

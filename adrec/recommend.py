@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from adrec.checkpoint import Loaded, load_encoders
+from adrec.checkpoint import Loaded, asked_for, load_encoders
 from adrec.data import Rows, compose, tokenise
 from adrec.embedding_out import item_embeddings
 from adrec.evaluation import encode_histories, encode_items
@@ -31,7 +31,6 @@ from common.device import Compute, fp32_product, pick_compute
 from common.errors import UserError, run_script
 from common.files import read_text
 from common.recommending import ARGUMENTS, Settings, check_arguments, history_of, print_recommendations
-from common.runs import best_run
 from common.settings import parse
 
 NEW_ITEMS = (
@@ -83,7 +82,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     history = history_of(dataset, arguments.user, arguments.items)
     new = read_new_items(arguments.new_items) if arguments.new_items else []
-    checkpoint = arguments.checkpoint or best_run(settings.results_dir, "ADRec", settings.dataset, "ndcg@10")
+    checkpoint = asked_for(arguments, settings.results_dir, settings.dataset)
     compute = pick_compute(settings.device, settings.precision)
     loaded = load_encoders(checkpoint, settings.dataset, settings.datasets_dir, compute)
     items = item_embeddings(loaded, dataset, checkpoint, compute, parsed.force)

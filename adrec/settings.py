@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import List, Optional
 
-from common.settings import ComputeSettings, as_dict, setting
+from common.settings import ComputeSettings, setting
 
 PROPS = Path(__file__).parent / "props"
 SWITCHES = ("mean_over_real", "mask_token", "enqueue_last", "plain_init")
-NOT_SHAPING = ("results_dir", "datasets_dir", "run", "test")  # name or place a run
 
 
 @dataclass
@@ -90,16 +89,3 @@ class ADRecSettings(ComputeSettings):
     )
     log_steps: int = setting(50, "steps between entries in TensorBoard", minimum=1)
     test: bool = setting(True, "after training, evaluate the best checkpoint on the test split")
-
-
-def resolve_switches(settings: Any) -> Any:
-    """Give every switch that is null the value its variant stands for; the settings are changed and returned."""
-    for name in SWITCHES:
-        if getattr(settings, name) is None:
-            setattr(settings, name, settings.variant == "paper")
-    return settings
-
-
-def shaping(settings: Any) -> Dict[str, Any]:
-    """The settings that shape a run's numbers."""
-    return {k: v for k, v in as_dict(settings).items() if k not in NOT_SHAPING}

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from adrec.checkpoint import load_encoders
+from adrec.checkpoint import CHECKPOINT, asked_for, load_encoders
 from adrec.data import held_out_rows
 from adrec.embedding_out import Settings, item_embeddings
 from adrec.evaluation import TOPK, rank_rows
@@ -26,7 +26,7 @@ from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
 from common.files import checksum, read_json, write_json
 from common.ranking import metrics, metrics_by_frequency
-from common.runs import METRICS, RANKS, TOP, best_run, write_ranks, write_top
+from common.runs import METRICS, RANKS, TOP, write_ranks, write_top
 from common.settings import parse
 
 
@@ -61,11 +61,10 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Compute, force: bool = F
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Load, rank, print."""
-    extra = ((("--checkpoint",), {"type": Path, "metavar": "FILE", "help": "a run's best.pth"}),)
-    parsed = parse(Settings, __doc__, None, argv, extra)
+    parsed = parse(Settings, __doc__, None, argv, (CHECKPOINT,))
     settings: Settings = parsed.settings
     compute = pick_compute(settings.device, settings.precision)
-    checkpoint = parsed.arguments.checkpoint or best_run(settings.results_dir, "ADRec", settings.dataset, "ndcg@10")
+    checkpoint = asked_for(parsed.arguments, settings.results_dir, settings.dataset)
     if checkpoint.name != "best.pth" or not checkpoint.is_file():
         raise UserError(f"{checkpoint}: give a run's best.pth")
     if not (checkpoint.parent / METRICS).is_file():

@@ -76,7 +76,7 @@ class Trainer:
         self.epoch, self.step, self.done = 0, 0, False  # step: within the epoch
         self.best: Dict[str, Any] = {}
         self.worse, self.seconds = 0, 0.0
-        self.steps_per_epoch = len(epoch_batches(train, self.settings, 0))
+        self.steps_per_epoch = math.ceil(len(train) / self.settings.train_batch_size)
 
     # --- the loop ---
 
@@ -119,11 +119,6 @@ class Trainer:
         """Steps since the beginning."""
         return self.epoch * self.steps_per_epoch + self.step
 
-    def _share(self, rows: np.ndarray) -> np.ndarray:
-        """This process's rows of a step; where there are fewer rows than processes, all take the same."""
-        size = self.processes.size
-        return rows if len(rows) < size else rows[self.processes.rank :: size]
-
     def _set_rates(self) -> None:
         warm = min(1.0, (self.total_steps + 1) / max(1, self.settings.warmup_steps))
         decay = self.settings.lr_gamma ** (self.epoch // self.settings.lr_step)
@@ -132,24 +127,21 @@ class Trainer:
 
     def _step(self, rows: np.ndarray) -> Dict[str, float]:
         """One update; returns the four terms and the loss."""
-        share = self._share(rows)
+        self.model.same_rows = len(rows) < self.processes.size  # then all processes take them all
+        share = rows if self.model.same_rows else rows[self.processes.rank :: self.processes.size]
         batch = self.batches.of(share)
         self._set_rates()
         self.model.train()
-        self.model.same_rows = len(rows) < self.processes.size
         logs = self.total_steps % self.settings.log_steps == 0
         with self.compute.autocast():
             loss, logged = self.stepped(batch, logs)
         values = {name: value.item() for name, value in logged.items() if name in TERMS}
         for name, value in values.items():
             if not math.isfinite(value):
-                raise UserError(
-                    f"step {self.total_steps}: the term {name} is {value}; lower learning_rate "
-                    f"({self.settings.learning_rate}), set clip_grad_norm=1, or use precision=fp32"
-                )
+                raise self._diverged(f"the term {name} is {value}")
         # processes average their gradients: a row weighs the same wherever it is computed
-        same = len(rows) < self.processes.size
-        self._update(loss if same else loss * (len(share) * self.processes.size / len(rows)))
+        weight = 1.0 if self.model.same_rows else len(share) * self.processes.size / len(rows)
+        self._update(loss * weight)
         if self.tensorboard and logs:
             for name, logged_value in logged.items():
                 self.tensorboard.add_scalar(f"train/{name}", logged_value.item(), self.total_steps)
@@ -196,10 +188,13 @@ class Trainer:
         try:
             return metrics(rank_rows(self.model.query, items, self.valid_rows), TOPK)
         except ValueError as error:  # a score is NaN
-            raise UserError(
-                f"step {self.total_steps}: the weights are not finite; lower learning_rate "
-                f"({self.settings.learning_rate}), set clip_grad_norm=1, or use precision=fp32"
-            ) from error
+            raise self._diverged("the weights are not finite") from error
+
+    def _diverged(self, what: str) -> UserError:
+        return UserError(
+            f"step {self.total_steps}: {what}; lower learning_rate ({self.settings.learning_rate}), "
+            "set clip_grad_norm=1, or use precision=fp32"
+        )
 
     def _log(self, told: str, losses: Dict[str, float], found: Dict[str, float], better: bool) -> None:
         terms = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())

@@ -30,14 +30,15 @@ from adrec.data import Batches, Rows, Tokens, cached_tokens, epoch_batches, item
 from adrec.model import ADRec
 from adrec.ragged import Ragged
 from adrec.sequence_encoder import SequenceEncoder
-from adrec.settings import ADRecSettings, resolve_switches
+from adrec.settings import SWITCHES, ADRecSettings
 from adrec.text_encoder import TextEncoder
 from adrec.training import make_optimizer
+from benchmarks.measured import Measured
 from common.dataset import load_dataset
 from common.device import Compute, pick_compute
 from common.errors import run_script
 from common.seeding import seed_everything
-from common.settings import ComputeSettings, parse, setting
+from common.settings import ComputeSettings, parse, resolve_switches, setting
 from common.text_encoders import SMALL, text_model_path
 
 
@@ -49,23 +50,6 @@ class Settings(ComputeSettings):
     steps: int = setting(8, "steps of ours, after two to warm up; the median counts", minimum=1)
     train_batch_size: int = setting(64, "rows per step", minimum=1)
     plain_batch: int = setting(4, "rows of the plain way's step; 0 leaves it out", minimum=0)
-
-
-@dataclass
-class Measured:
-    """One row of the table."""
-
-    name: str
-    seconds: float
-    operations: float
-    gigabytes: float
-
-    def row(self, baseline: Optional[Measured]) -> str:
-        """As Markdown, with the ratio to the baseline."""
-        times = f"{baseline.seconds / self.seconds:.0f}×" if baseline else ""
-        fewer = f"{baseline.operations / self.operations:.0f}×" if baseline else ""
-        cells = (f"{self.seconds:.2f}", times, f"{self.operations / 1e12:.2f}", fewer, f"{self.gigabytes:.1f}")
-        return f"| {self.name} | {' | '.join(cells)} |"
 
 
 def peak_memory() -> float:
@@ -196,7 +180,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         datasets_dir=settings.datasets_dir,
         train_batch_size=settings.train_batch_size,
     )
-    resolve_switches(own)
+    resolve_switches(own, SWITCHES)
     tokenizer = AutoTokenizer.from_pretrained(text_model_path(settings.tokenizer, dataset, "en", settings.seed))
     texts = item_texts(dataset, own, tokenizer)
     tokens = cached_tokens(texts, tokenizer, own.max_text_tokens, dataset.folder)
@@ -212,7 +196,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     print(f"the first batch of {settings.train_batch_size} rows: {'; '.join(told)}")
     print(f"| step of {settings.train_batch_size} rows | seconds | faster | 10¹² operations | fewer | peak GB |")
     print("|---|---|---|---|---|---|")
-    for row in ([baseline.row(None)] if baseline else []) + [one.row(baseline) for one in measured]:
+    for row in ([baseline.row(None, 2)] if baseline else []) + [one.row(baseline, 2) for one in measured]:
         print(row)
     if baseline:
         print(f"the plain step was measured on {settings.plain_batch} rows; peak GB is the process's so far")

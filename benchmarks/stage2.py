@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measured import Measured
 from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec
 from common.dataset import load_dataset
 from common.device import Compute, pick_compute
@@ -46,21 +47,6 @@ class Settings(ComputeSettings):
     features_dir: Optional[str] = setting(None, "stage 1's features; null: the data set's folder, or random ones")
     epochs: int = setting(5, "epochs of ours, after one to warm up", minimum=1)
     plain_steps: int = setting(3, "steps of the plain way, after one to warm up; 0 leaves it out", minimum=0)
-
-
-@dataclass
-class Measured:
-    """One row of the table."""
-
-    name: str
-    seconds: float
-    operations: float
-
-    def row(self, baseline: Optional[Measured]) -> str:
-        """As Markdown, with the ratio to the baseline."""
-        times = f"{baseline.seconds / self.seconds:.0f}×" if baseline else ""
-        fewer = f"{baseline.operations / self.operations:.0f}×" if baseline else ""
-        return f"| {self.name} | {self.seconds:.2f} | {times} | {self.operations / 1e12:.3f} | {fewer} |"
 
 
 def prepared(model: str, settings: Settings, compute: Compute) -> Tuple[Any, Any, SequenceDataset, SequenceDataset]:

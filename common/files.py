@@ -22,13 +22,17 @@ PACKAGES = ("torch", "transformers", "recbole", "optuna", "numpy", "pandas")
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, several_writers: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it takes the name ``path`` when the block ends well.
 
     A reader sees the old file or the whole new one, also after SIGKILL or a full disk.
+
+    Args:
+        several_writers: processes may write the same file at once, all the same content, each by a temporary path of
+            its own. Elsewhere one name serves, so that what a kill leaves behind is written over.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}{os.getpid() if several_writers else ''}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

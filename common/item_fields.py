@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Dict, List, Mapping, Sequence
 
-from common.dataset import read_rows
+from common.dataset import items_path, read_rows
 from common.errors import UserError
 from common.files import atomic
 
@@ -23,6 +23,12 @@ _NAME = re.compile("[a-z][a-z0-9_]*")
 def item_fields_path(folder: Path, name: str) -> Path:
     """Where the items' further fields lie; the file is optional."""
     return Path(folder) / f"{name}_item_fields.csv"
+
+
+def text_files(folder: Path, name: str) -> Dict[str, Path]:
+    """The files that hold the items' texts, by meaning: their titles, and their further fields where there are any."""
+    fields = item_fields_path(folder, name)
+    return {"items": items_path(folder, name), **({"fields": fields} if fields.is_file() else {})}
 
 
 def read_item_fields(folder: Path, name: str, n_items: int) -> Dict[str, List[str]]:

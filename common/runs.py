@@ -12,16 +12,28 @@ from __future__ import annotations
 import csv
 import logging
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from common.errors import UserError
-from common.files import atomic, commit, differences, digest, read_json, versions, write_json, write_text
-from common.settings import to_yaml
+from common.files import (
+    atomic,
+    commit,
+    differences,
+    digest,
+    exclusive,
+    read_json,
+    recipe,
+    versions,
+    write_json,
+    write_text,
+)
+from common.processes import Processes
+from common.settings import as_dict, to_yaml
 
 MADE, METRICS, RANKS = "made.json", "metrics.json", "ranks.csv"
 TOP = 10  # items of top.npy: what each test user would be shown
@@ -31,6 +43,24 @@ PROTOCOL = {
     "ties": "mean rank",
     "history": {"valid": "unmasked", "test": "unmasked", "test_masked": "masked"},
 }
+# these name, place or drive a run; they do not shape its numbers
+NOT_SHAPING = ("results_dir", "datasets_dir", "run", "test")
+
+
+def shaping(settings: Any, left_out: Sequence[str] = NOT_SHAPING) -> Dict[str, Any]:
+    """The settings that shape a run's numbers."""
+    return {k: v for k, v in as_dict(settings).items() if k not in left_out}
+
+
+def run_recipe(
+    model: str, shape: Mapping[str, Any], inputs: Mapping[str, Path], precision: str, n_processes: int
+) -> Dict[str, Any]:
+    """What a run is made from: settings that shape it, the precision that was picked, checksums of its inputs.
+
+    Of the device, the precision alone counts.
+    """
+    counted = {k: v for k, v in shape.items() if k != "device"}
+    return recipe(model, {**counted, "precision": precision, "processes": n_processes}, inputs)
 
 
 def run_folder(model_name: str, settings: Any, made_from: Dict[str, Any]) -> Path:
@@ -60,6 +90,65 @@ def open_run(run_dir: Path, made_from: Dict[str, Any], settings: Any, force: boo
     if not made.is_file():
         write_text(run_dir / "settings.yaml", to_yaml(settings))
         write_json(made, {**made_from, "commit": commit(), "versions": versions()})
+
+
+def carry_out(
+    model: str,
+    settings: Any,
+    made_from: Dict[str, Any],
+    force: bool,
+    processes: Processes,
+    train: Callable[[Path], None],
+    test: Callable[[Path], Any],
+) -> Path:
+    """Train a run into its folder, or go on with it, or skip it where it is done; then test it if asked to.
+
+    Args:
+        train, test: take the run's folder. ``train`` ends by `write_result`; ``test`` skips what was tested.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: the folder was made otherwise, or another process holds it.
+    """
+    run_dir = run_folder(model, settings, made_from)
+    with ExitStack() as held:
+        if processes.first:
+            held.enter_context(exclusive(run_dir))
+            open_run(run_dir, made_from, settings, force)
+        processes.agree(None)  # the others wait until the folder stands
+        if not processes.agree((run_dir / METRICS).is_file()):
+            held.enter_context(log_to(run_dir / "train.log", processes.first))
+            train(run_dir)
+        elif processes.first:
+            print(f"{model}: {run_dir} stands, nothing to train")
+        if settings.test:
+            test(run_dir)
+    return run_dir
+
+
+def about_run(made_from: Mapping[str, Any], dataset: str) -> Dict[str, Any]:
+    """What a run's checkpoints say of it."""
+    inputs = {k: v["sha256"] for k, v in made_from["inputs"].items()}
+    return {"model": made_from["step"], "dataset": dataset, "settings": made_from["settings"], "inputs": inputs}
+
+
+def write_result(
+    run_dir: Path, model: str, settings: Any, found: Mapping[str, Any], seconds: float, parameters: Mapping[str, int]
+) -> None:
+    """Write metrics.json, which makes the training done; ``found`` holds the validation and when it was reached."""
+    content = {
+        "model": model,
+        "dataset": settings.dataset,
+        "seed": settings.seed,
+        "variant": getattr(settings, "variant", None),
+        **found,
+        "seconds": round(seconds, 2),
+        "parameters": parameters,
+        "protocol": PROTOCOL,
+    }
+    write_json(run_dir / METRICS, content)
 
 
 @contextmanager

@@ -85,6 +85,19 @@ def as_dict(settings: Any) -> Dict[str, Any]:
     return dict(dataclasses.asdict(settings))
 
 
+def follow_variant(switch: Optional[bool], variant: str) -> bool:
+    """The value of a switch; null follows ``variant``, true is the paper's side."""
+    return variant == "paper" if switch is None else switch
+
+
+def resolve_switches(settings: Any, names: Sequence[str]) -> Any:
+    """Give every switch that the settings have its value; the settings are changed and returned."""
+    for name in names:
+        if hasattr(settings, name):
+            setattr(settings, name, follow_variant(getattr(settings, name), settings.variant))
+    return settings
+
+
 def to_yaml(settings: Any) -> str:
     """Settings as YAML, in the order of the dataclass."""
     return OmegaConf.to_yaml(OmegaConf.create(as_dict(settings)))

@@ -36,7 +36,7 @@ from common.device import pick_compute
 from common.errors import UserError, run_script
 from common.files import exclusive, recipe, record, stands, write_text
 from common.seeding import seed_everything
-from common.settings import parse, setting
+from common.settings import follow_variant, parse, setting
 from stage1_content_modality_semantic_alignment.answer_store import AnswerStore
 from stage1_content_modality_semantic_alignment.openai_selector import OpenAISelector, ServerSettings
 from stage1_content_modality_semantic_alignment.pair_selectors import HfSelector, Selector, TfidfSelector
@@ -111,10 +111,6 @@ class Settings(ServerSettings):
         None, "S3: an answer must be one of the candidates; released: any id-title; null: as variant says"
     )
 
-    def switch(self, value: Optional[bool]) -> bool:
-        """A switch that is not set follows ``variant``; true is the paper's side."""
-        return self.variant == "paper" if value is None else value
-
     @property
     def strategy_name(self) -> str:
         """``strategy``, or the name derived from who chooses."""
@@ -134,8 +130,8 @@ class Settings(ServerSettings):
     def plan(self) -> Plan:
         """Which questions are asked."""
         return Plan(
-            self.switch(self.target_from_train),
-            self.switch(self.titles_with_ids),
+            follow_variant(self.target_from_train, self.variant),
+            follow_variant(self.titles_with_ids, self.variant),
             self.targets,
             self.candidates,
             self.max_candidates,
@@ -193,7 +189,7 @@ def what_makes_it(settings: Settings, dataset: Dataset, selector: Selector) -> D
         "prompt_version": settings.template().version,
         "titles": settings.language,
         **asdict(settings.plan()),
-        "answers_checked": settings.switch(settings.answers_checked),
+        "answers_checked": follow_variant(settings.answers_checked, settings.variant),
         "sample": settings.sample and [settings.sample, settings.seed],
         "limit": settings.limit,
         "both_ways": settings.both_ways,
@@ -253,7 +249,7 @@ def write_results(
     made_from: Dict[str, Any],
 ) -> None:
     """Judge, and write pairs, log and summary. With requests that failed the step is not done: it does not stand."""
-    checked = settings.switch(settings.answers_checked)
+    checked = follow_variant(settings.answers_checked, settings.variant)
     accepted = [(q, accepted_item(q, answers[q], checked, dataset.n_items)) for q in questions if q in answers]
     pairs: List[Pair] = [(question.target, similar) for question, similar in accepted if similar is not None]
     if settings.both_ways:

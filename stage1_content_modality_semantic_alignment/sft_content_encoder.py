@@ -28,7 +28,7 @@ from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
 from common.files import atomic, exclusive, recipe, record, stands
 from common.seeding import seed_everything
-from common.settings import parse, setting
+from common.settings import follow_variant, parse, setting
 from stage1_content_modality_semantic_alignment import image_encoders
 from stage1_content_modality_semantic_alignment.alignment_report import (
     encode_items,
@@ -74,10 +74,6 @@ class Settings(StrategySettings):
         None, "S6: the frozen part runs without dropout and is cached; released: with dropout; null: as variant says"
     )
 
-    def switch(self, value: Optional[bool]) -> bool:
-        """A switch that is not set follows ``variant``; true is the paper's side."""
-        return self.variant == "paper" if value is None else value
-
 
 def run(settings: Settings, force: bool = False) -> None:
     """Do the step, or say that its output stands. Raises `UserError` for bad input."""
@@ -121,8 +117,8 @@ def what_makes_it(settings: Settings, dataset: Dataset, models: Dict[str, str], 
         "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
         "temperature": settings.temperature,
-        "train_adapters": settings.switch(settings.train_adapters),
-        "freeze_in_eval": settings.switch(settings.freeze_in_eval),
+        "train_adapters": follow_variant(settings.train_adapters, settings.variant),
+        "freeze_in_eval": follow_variant(settings.freeze_in_eval, settings.variant),
     }
     inputs = {"pairs": pairs_path(pairs_dir(settings.dataset_dir, settings.strategy_name), "id")}
     for modality, path in models.items():
@@ -184,8 +180,9 @@ def fine_tune(
     place = {item: position for position, item in enumerate(distinct_items(pairs))}
     positions = np.array([[place[target], place[similar]] for target, similar in pairs])  # (P, 2)
     torch.manual_seed(settings.seed)
-    freeze_in_eval = settings.switch(settings.freeze_in_eval)
-    model = ContentModel(towers, settings.switch(settings.train_adapters), freeze_in_eval).to(compute.device)
+    freeze_in_eval = follow_variant(settings.freeze_in_eval, settings.variant)
+    train_adapters = follow_variant(settings.train_adapters, settings.variant)
+    model = ContentModel(towers, train_adapters, freeze_in_eval).to(compute.device)
     print(f"{len(pairs)} pairs over {len(place)} items; parameters:")
     for part, trained, frozen in model.parameter_table():
         print(f"  {part:15} {trained:>11,} trained {frozen:>11,} frozen")

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.arrays import ranges, starts_of
+
 
 @dataclass
 class Batch:
@@ -74,16 +76,6 @@ class Sequences:
         return len(self.item_start) - 1
 
 
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """[start, start + length) of each pair, end to end."""
-    offsets = np.arange(int(lengths.sum())) - np.repeat(_starts(lengths)[:-1], lengths)
-    return np.repeat(starts, lengths) + offsets
-
-
 def one_target_each(item_seq: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> Sequences:
     """Each row a sequence of its own: evaluation, in the order given.
 
@@ -91,7 +83,7 @@ def one_target_each(item_seq: np.ndarray, lengths: np.ndarray, targets: np.ndarr
         item_seq: (N, L), right-padded with 0; lengths, targets: (N,).
     """
     real = np.arange(item_seq.shape[1]) < lengths[:, None]
-    return Sequences(item_seq[real], _starts(lengths), lengths - 1, targets, np.arange(len(targets) + 1))
+    return Sequences(item_seq[real], starts_of(lengths), lengths - 1, targets, np.arange(len(targets) + 1))
 
 
 def merge_prefixes(users: np.ndarray, item_seq: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> Sequences:
@@ -115,7 +107,7 @@ def merge_prefixes(users: np.ndarray, item_seq: np.ndarray, lengths: np.ndarray,
     last = np.append(~continues, True)  # the longest row of each chain
     hosts = one_target_each(item_seq[last], lengths[last], targets[last])
     chain_lengths = np.diff(np.append(-1, np.flatnonzero(last)))
-    return Sequences(hosts.items, hosts.item_start, lengths - 1, targets, _starts(chain_lengths))
+    return Sequences(hosts.items, hosts.item_start, lengths - 1, targets, starts_of(chain_lengths))
 
 
 def _fill_rows(lengths: np.ndarray, width: int) -> Tuple[np.ndarray, np.ndarray, int]:
@@ -145,15 +137,15 @@ def pack(sequences: Sequences, chosen: np.ndarray) -> Batch:
     width = int(lengths.max())
     row_of, offset_of, n_rows = _fill_rows(lengths, width)
 
-    position = _ranges(np.zeros_like(lengths), lengths)
+    position = ranges(np.zeros_like(lengths), lengths)
     cell = np.repeat(row_of * width + offset_of, lengths) + position
     items, positions = np.zeros(n_rows * width, np.int64), np.zeros(n_rows * width, np.int64)
     segments = np.full(n_rows * width, -1, np.int64)
-    items[cell] = sequences.items[_ranges(sequences.item_start[:-1][chosen], lengths)]
+    items[cell] = sequences.items[ranges(sequences.item_start[:-1][chosen], lengths)]
     positions[cell] = position
     segments[cell] = np.repeat(np.arange(len(chosen)), lengths)
 
-    predicted = _ranges(sequences.target_start[:-1][chosen], n_targets)
+    predicted = ranges(sequences.target_start[:-1][chosen], n_targets)
     rows = np.repeat(row_of, n_targets)
     columns = np.repeat(offset_of, n_targets) + sequences.columns[predicted]
     own = np.repeat(np.arange(len(chosen)), n_targets)

@@ -21,9 +21,10 @@ from optuna.trial import TrialState
 from common.device import pick_compute
 from common.errors import UserError, nearest
 from common.files import atomic, digest, exclusive, read_json, write_text
+from common.runs import METRICS, run_folder
 from common.settings import check_values, to_yaml
 from stage2_sequence_preference_learning.settings import NOT_SHAPING, resolve_switches
-from stage2_sequence_preference_learning.spine import METRICS, run_folder, train, what_makes
+from stage2_sequence_preference_learning.spine import train, what_makes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -11,6 +11,8 @@ from typing import Any, Dict, Iterator, List, Optional, Type
 import torch
 from recbole.config import Config
 
+import common.runs
+import common.settings
 from common.features import find_features
 from common.settings import ComputeSettings, as_dict, setting
 
@@ -123,13 +125,10 @@ class SICSRecSettings(SearchSettings, ContentSettings):
 
 SCHEMAS = {"ID_SeqEncoder": IDSettings, "Content_SeqEncoder": ContentSettings, "SICSRec": SICSRecSettings}
 OTHERS: Dict[str, Type[Any]] = {}  # settings of `models.OTHERS`
-# these name, place or drive a run; they do not shape its numbers
+# files are known by their checksums, and a search by the run it chose
 NOT_SHAPING = (
-    "results_dir",
-    "datasets_dir",
+    *common.runs.NOT_SHAPING,
     "features_dir",
-    "run",
-    "test",
     "pretrain_id",
     "n_trials",
     "search_space",
@@ -149,15 +148,12 @@ def features_folder(settings: Any) -> Path:
 
 def resolve_switches(settings: Any) -> Any:
     """Give every switch that is null the value its variant stands for; the settings are changed and returned."""
-    for name in SWITCHES:
-        if hasattr(settings, name) and getattr(settings, name) is None:
-            setattr(settings, name, settings.variant == "paper")
-    return settings
+    return common.settings.resolve_switches(settings, SWITCHES)
 
 
 def shaping(settings: Any) -> Dict[str, Any]:
     """The settings that shape a run's numbers."""
-    return {k: v for k, v in as_dict(settings).items() if k not in NOT_SHAPING}
+    return common.runs.shaping(settings, NOT_SHAPING)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Dict
 
@@ -13,9 +12,8 @@ from common.dataset import items_path, load_dataset
 from common.device import pick_compute
 from common.errors import UserError
 from common.features import features_path
-from common.files import exclusive, recipe, write_json
 from common.processes import Processes, start_processes
-from common.runs import METRICS, PROTOCOL, count_parameters, log_to, open_run, run_folder
+from common.runs import about_run, carry_out, count_parameters, run_recipe, write_result
 from common.seeding import seed_everything
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, inter_files, load_splits
 from stage2_sequence_preference_learning.evaluation import test_run
@@ -42,20 +40,15 @@ def train(model_name: str, settings: Any, force: bool = False) -> Path:
     compute = pick_compute(processes.device(settings.device), settings.precision)
     resolve_switches(settings)
     made_from = what_makes(model_name, settings, compute.precision, processes.size)
-    run_dir = run_folder(model_name, settings, made_from)
-    with ExitStack() as held:
-        if processes.first:
-            held.enter_context(exclusive(run_dir))
-            open_run(run_dir, made_from, settings, force)
-        processes.agree(None)  # the others wait until the folder stands
-        if not processes.agree((run_dir / METRICS).is_file()):
-            held.enter_context(log_to(run_dir / "train.log", processes.first))
-            _train(model_name, settings, compute, run_dir, made_from, processes)
-        elif processes.first:
-            print(f"{model_name}: {run_dir} stands, nothing to train")
-        if settings.test:
-            test_run(run_dir, settings.datasets_dir, compute, processes)
-    return run_dir
+    return carry_out(
+        model_name,
+        settings,
+        made_from,
+        force,
+        processes,
+        lambda run_dir: _train(model_name, settings, compute, run_dir, made_from, processes),
+        lambda run_dir: test_run(run_dir, settings.datasets_dir, compute, processes),
+    )
 
 
 def what_makes(model_name: str, settings: Any, precision: str, n_processes: int) -> Dict[str, Any]:
@@ -76,9 +69,7 @@ def what_makes(model_name: str, settings: Any, precision: str, n_processes: int)
     inputs.update({key: Path(getattr(settings, key)) for key in CHECKPOINTS if getattr(settings, key, None)})
     if hasattr(settings, "title_language"):
         inputs["items"] = items_path(folder, name)
-    shape = {**shaping(settings), "precision": precision, "processes": n_processes}
-    del shape["device"]
-    return recipe(model_name, shape, inputs)
+    return run_recipe(model_name, shaping(settings), inputs, precision, n_processes)
 
 
 def _train(
@@ -99,12 +90,7 @@ def _train(
     logger.info(f"{model_name} on {compute.device} in {compute.precision}: {run_dir}")
     logger.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} frozen")
 
-    about = {
-        "model": model_name,
-        "dataset": settings.dataset,
-        "settings": made_from["settings"],
-        "inputs": {k: v["sha256"] for k, v in made_from["inputs"].items()},
-    }
+    about = about_run(made_from, settings.dataset)
     trainer_class = SequenceTrainer if any(p.requires_grad for p in model.parameters()) else ValidationTrainer
     trainer = trainer_class(config, model, compute, run_dir, about, processes)
     seed_everything(settings.seed + processes.rank)  # processes draw their own dropout
@@ -113,21 +99,12 @@ def _train(
     trainer.fit(loader, valid, verbose=False, show_progress=sys.stderr.isatty() and processes.first)
     trainer.tensorboard.close()
     if processes.first:
-        write_json(
-            run_dir / METRICS,
-            {
-                "model": model_name,
-                "dataset": settings.dataset,
-                "seed": settings.seed,
-                "variant": getattr(settings, "variant", None),
-                "valid": trainer.best_valid_result,
-                "best_epoch": trainer.best_epoch,
-                "epochs": len(trainer.train_loss_dict),
-                "seconds": round(trainer.seconds, 2),
-                "parameters": parameters,
-                "protocol": PROTOCOL,
-            },
-        )
+        found = {
+            "valid": trainer.best_valid_result,
+            "best_epoch": trainer.best_epoch,
+            "epochs": len(trainer.train_loss_dict),
+        }
+        write_result(run_dir, model_name, settings, found, trainer.seconds, parameters)
 
 
 def load_id_encoder(model: SICSRec, path: Path, inputs: Dict[str, Any]) -> None:

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any, List, Tuple
 
 import torch
+from stage1_helpers import tiny_bert
 from tiny import make_tiny_dataset
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from adrec.data import Batches, Rows, Tokens, item_texts, tokenise, train_rows
 from adrec.model import ADRec
-from adrec.settings import ADRecSettings, resolve_switches
+from adrec.settings import SWITCHES, ADRecSettings
 from adrec.text_encoder import TextEncoder
 from common.dataset import Dataset, load_dataset
 from common.item_fields import write_item_fields
+from common.settings import resolve_switches
 from common.text_encoders import SPECIAL_TOKENS
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -31,26 +33,10 @@ def tiny_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def tiny_bert(vocabulary: int, dropout: float = 0.1) -> BertModel:
-    config = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=64,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        initializer_range=0.3,
-    )
-    return BertModel(config).eval()
-
-
 def save_tiny_model(folder: Path) -> str:
     """A folder that text_model= can name."""
     tokenizer = tiny_tokenizer(folder)
-    torch.manual_seed(0)
-    tiny_bert(len(tokenizer)).save_pretrained(folder)
+    tiny_bert(vocabulary=len(tokenizer), layers=2).save_pretrained(folder)
     return str(folder)
 
 
@@ -78,19 +64,18 @@ def tiny_settings(folder: Path, **values: Any) -> ADRecSettings:
         "scale": 8.0,
         "precision": "fp32",
     }
-    return resolve_switches(ADRecSettings(**{**sizes, **own, **values}))
+    return resolve_switches(ADRecSettings(**{**sizes, **own, **values}), SWITCHES)
 
 
-def tiny_adrec(
-    folder: Path, dropout: float = 0.0, seed: int = 0, **values: Any
-) -> Tuple[ADRec, Batches, Rows, Tokens, Any]:
+def tiny_adrec(folder: Path, dropout: float = 0.0, **values: Any) -> Tuple[ADRec, Batches, Rows, Tokens, Any]:
     """Model, batches of the training rows, the rows, the items' tokens, the tokenizer."""
     dataset = tiny_adrec_dataset(folder)
     settings = tiny_settings(folder, **values)
     tokenizer = tiny_tokenizer(folder / "model")
     tokens = tokenise(item_texts(dataset, settings, tokenizer), tokenizer, settings.max_text_tokens)
-    torch.manual_seed(seed)
-    model = ADRec(TextEncoder(tiny_bert(len(tokenizer), dropout), settings.plm_layer), settings)
+    bert = tiny_bert(dropout, vocabulary=len(tokenizer), layers=2)
+    torch.manual_seed(0)
+    model = ADRec(TextEncoder(bert, settings.plm_layer), settings)
     rows = train_rows(dataset, settings.max_seq_length)
     padded = {} if settings.mean_over_real else {"padded_to": settings.max_text_tokens}
     return model, Batches(rows, tokens, torch.device("cpu"), **padded), rows, tokens, tokenizer

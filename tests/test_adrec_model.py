@@ -215,6 +215,8 @@ def test_own_history_as_negatives(tmp_path: Path) -> None:
     """Each row's term sequence → item grows by the keys of its history's items, its target left out; others do not."""
     model, batches, rows, _, _ = tiny_adrec(tmp_path, history_negatives=True)
     s = model.settings
+    for parameter in model.key.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
     s.momentum = 1.0
     rows.items[rows.stop[3] - 1] = rows.targets[3]  # a target that was seen before
     batch = batches.of(np.arange(6))

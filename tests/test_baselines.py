@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from recbole.config import Config
-from stage2 import make_ready
 
 from common.errors import UserError
 from common.settings import build, check_values, read_yaml
@@ -20,13 +19,6 @@ from stage2_sequence_preference_learning.settings import as_dict, recbole_config
 
 SMALL = {"hidden_size": 8, "inner_size": 8, "embedding_size": 8, "padded_length": 10, "n_experts": 2}
 NETWORKS = [name for name in baseline.MODELS if name != "Ensemble"]
-
-
-@pytest.fixture(scope="module")
-def datasets_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("datasets")
-    make_ready(folder)
-    return folder
 
 
 def small(name, datasets_dir, **values):

@@ -14,6 +14,7 @@ from tiny import make_tiny_dataset, tiny_sequences
 
 from common.dataset import load_dataset
 from common.errors import UserError
+from common.settings import follow_variant
 from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.answer_store import AnswerStore
 from stage1_content_modality_semantic_alignment.llm_driven_sample import Settings
@@ -90,9 +91,10 @@ def test_a_run_writes_pairs_titles_log_and_summary_and_then_stands(
 @pytest.mark.parametrize("switch", ["target_from_train", "titles_with_ids", "answers_checked"])
 def test_variant_released_sets_each_switch_and_each_can_be_set_alone(switch: str) -> None:
     paper, released = Settings(), Settings(variant="released")
-    assert paper.switch(getattr(paper, switch)) and not released.switch(getattr(released, switch))
+    assert follow_variant(getattr(paper, switch), paper.variant)
+    assert not follow_variant(getattr(released, switch), released.variant)
     setattr(paper, switch, False)
-    assert not paper.switch(getattr(paper, switch))
+    assert not follow_variant(getattr(paper, switch), paper.variant)
 
 
 def test_s1_s2_s3_released_reach_the_files(tmp_path: Path) -> None:

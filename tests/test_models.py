@@ -5,7 +5,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
-from stage2 import make_model, make_ready
+from stage2 import make_model
 
 from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec, causal_mask, last
 from common.errors import UserError
@@ -14,13 +14,6 @@ from stage2_sequence_preference_learning.data import TrainLoader
 from stage2_sequence_preference_learning.models import MODELS
 from stage2_sequence_preference_learning.packing import merge_prefixes, pack
 from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES
-
-
-@pytest.fixture(scope="module")
-def datasets_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("datasets")
-    make_ready(folder)
-    return folder
 
 
 def interaction_of(split):

@@ -3,20 +3,12 @@
 import json
 
 import pytest
-from stage2 import make_ready
 
 from common.errors import UserError
 from stage2_sequence_preference_learning import SICSRec_main1, search
 from stage2_sequence_preference_learning.settings import SICSRecSettings
 
 ALPHAS = [0.1, 0.5, 0.9]
-
-
-@pytest.fixture(scope="module")
-def datasets_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("datasets")
-    make_ready(folder)
-    return folder
 
 
 def settings_of(datasets_dir, results_dir, **values):

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, BertModel, SwinForImageClassification
 
 from common import text_encoders
 from common.errors import UserError
-from common.settings import as_dict
+from common.settings import as_dict, follow_variant
 from stage1_content_modality_semantic_alignment import sft_content_encoder
 from stage1_content_modality_semantic_alignment.content_model import ContentModel
 from stage1_content_modality_semantic_alignment.item_inputs import Covers, LiveItems
@@ -153,11 +153,11 @@ def test_s6_released_runs_and_leaves_frozen_weights_bit_equal(tmp_path: Path) ->
 
 @pytest.mark.parametrize("switch", ["train_adapters", "freeze_in_eval"])
 def test_variant_sets_the_switches(switch: str) -> None:
-    assert Settings().switch(getattr(Settings(), switch))
+    assert follow_variant(getattr(Settings(), switch), Settings().variant)
     released = Settings(variant="released")
-    assert not released.switch(getattr(released, switch))
+    assert not follow_variant(getattr(released, switch), released.variant)
     setattr(released, switch, True)
-    assert released.switch(getattr(released, switch))
+    assert follow_variant(getattr(released, switch), released.variant)
 
 
 # --- one modality, few pairs, missing covers ---

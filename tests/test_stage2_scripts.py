@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stage2 import make_model, make_ready
+from stage2 import make_model
 
 from common.errors import UserError
 from common.settings import REPOSITORY
@@ -24,13 +24,6 @@ from stage2_sequence_preference_learning.trainer import SequenceTrainer
 
 STAGE2 = REPOSITORY / "stage2_sequence_preference_learning"
 SMALL = {"hidden_size": 8, "inner_size": 8, "train_batch_size": 16, "device": "cpu", "epochs": 3}
-
-
-@pytest.fixture(scope="module")
-def datasets_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("datasets")
-    make_ready(folder)
-    return folder
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}

@@ -115,9 +115,13 @@ def _read_log(settings: Any, source: Source) -> RawLog:
         texts = {"item": settings.item_id_column, "title_en": settings.title_column}
         texts.update({"title_cn": settings.title_cn_column} if settings.title_cn_column else {})
         return read_table(source.files, columns, texts, settings.field_columns, bad)
-    if source.kind == "adrec":
-        return read_adrec(source.files, bad)
-    readers = {"ninerec": read_ninerec, "letter": read_letter, "recformer": read_recformer, "unisrec": read_unisrec}
+    readers = {
+        "ninerec": read_ninerec,
+        "letter": read_letter,
+        "recformer": read_recformer,
+        "unisrec": read_unisrec,
+        "adrec": read_adrec,
+    }
     return readers[source.kind](source.files, bad)
 
 
