@@ -30,6 +30,16 @@ def angular_margin_infonce(positive: Tensor, negatives: Tensor, scale: float, ma
     return F.cross_entropy(logits, first, reduction="none")
 
 
+def log_counts(items: Tensor) -> Tensor:
+    """log of how often each of these items stands among them: (K,) ids → (K,) float32.
+
+    Targets come to the queue as often as they are popular. Subtracted from the logits, this lets an item count
+    once (the correction of sampled softmax; Yi et al., RecSys 2019).
+    """
+    _, place, counts = items.unique(return_inverse=True, return_counts=True)
+    return counts.float().log()[place]
+
+
 def alignment(x: Tensor, y: Tensor) -> Tensor:
     """Mean squared distance of positive pairs of unit vectors (Wang and Isola 2020); x, y: (B, d)."""
     return (x - y).square().sum(dim=1).mean()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adrec.losses import alignment, angular_margin_infonce, uniformity
+from adrec.losses import alignment, angular_margin_infonce, log_counts, uniformity
 from adrec.ragged import Ragged
 from adrec.sequence_encoder import SequenceEncoder
 from adrec.text_encoder import TextEncoder, Texts
@@ -224,15 +224,19 @@ class ADRec(nn.Module):
         queries = torch.cat([sequences, items])  # (2B, d)
         found = {}
         for kind, keys, queue in (("seq", sequence_keys, self.sequence_queue), ("item", item_keys, self.item_queue)):
-            negatives = queue.vectors.clone()  # the queue moves on before the gradient is computed
-            same = [queue.items == target_ids[:, None]] if s.mask_same_item else []  # (B, K)
-            if s.in_batch_negatives:
-                negatives = torch.cat([negatives, keys])
-                same = same or [torch.zeros(len(keys), s.queue_size, dtype=torch.bool, device=keys.device)]
-                same.append(target_ids == target_ids[:, None])  # a row's own key, and those of the same item
-            left_out = torch.cat(same, dim=1) if same else None
-            to_negatives = (queries @ negatives.T).split(len(keys))  # two of (B, K)
-            for name, query, others in zip(("seq", "item"), (sequences, items), to_negatives):
+            negatives, of_items = (
+                queue.vectors.clone(),
+                queue.items,
+            )  # the queue moves on before the gradient is computed
+            left_out = of_items == target_ids[:, None] if s.mask_same_item else None  # (B, K)
+            if s.in_batch_negatives:  # a row's own key, and those of the same item, are none
+                left_out = torch.zeros_like(of_items == target_ids[:, None]) if left_out is None else left_out
+                left_out = torch.cat([left_out, target_ids == target_ids[:, None]], dim=1)
+                negatives, of_items = torch.cat([negatives, keys]), torch.cat([of_items, target_ids])
+            to_negatives = queries @ negatives.T  # (2B, K)
+            if s.once_per_item and kind == "item":
+                to_negatives = to_negatives - log_counts(of_items) / s.scale
+            for name, query, others in zip(("seq", "item"), (sequences, items), to_negatives.split(len(keys))):
                 positive = (query * keys).sum(dim=1)
                 negative = others if left_out is None else others.masked_fill(left_out, -torch.inf)
                 if own_history is not None and (name, kind) == ("seq", "item"):

@@ -61,6 +61,9 @@ class ADRecSettings(ComputeSettings):
         None, "A6: a batch's keys enter the queues after all four terms; null: as variant says"
     )
     mask_same_item: bool = setting(False, "ours: keys of the positive's own item are none of its negatives")
+    once_per_item: bool = setting(
+        False, "ours: the keys of an item in the queue of items weigh as one negative, however often it was a target"
+    )
     history_negatives: bool = setting(
         False, "ours: the items of a sequence's own history are negatives of the term sequence → item"
     )

@@ -189,8 +189,12 @@ def test_terms_weights_and_queue_order(tmp_path: Path, enqueue_last: bool) -> No
     assert model.item_queue.items[:6].tolist() == batch.items[batch.targets].tolist()
 
 
-def test_masking_the_same_item_and_in_batch_negatives(tmp_path: Path) -> None:
-    model, batches, rows, _, _ = tiny_adrec(tmp_path, mask_same_item=True, in_batch_negatives=True)
+@pytest.mark.parametrize("once_per_item", [False, True])
+def test_masking_the_same_item_and_in_batch_negatives(tmp_path: Path, once_per_item: bool) -> None:
+    """``once_per_item``: e^{s cos} of each of an item's n keys counts for 1/n."""
+    model, batches, rows, _, _ = tiny_adrec(
+        tmp_path, mask_same_item=True, in_batch_negatives=True, once_per_item=once_per_item
+    )
     s = model.settings
     batch = first_batch(batches, rows, model)
     ids = batch.items[batch.targets]
@@ -204,9 +208,11 @@ def test_masking_the_same_item_and_in_batch_negatives(tmp_path: Path) -> None:
     for i in range(6):
         theta = torch.arccos(sequences[i].double() @ keys[i].double())
         logits = [torch.cos(theta + s.margin)]
-        logits += [v @ sequences[i].double() for v, item in zip(queue, queue_items) if item != ids[i]]
-        logits += [k.double() @ sequences[i].double() for k, item in zip(keys, ids) if item != ids[i]]
+        others = [(v, item) for v, item in zip([*queue, *keys.double()], [*queue_items, *ids]) if item != ids[i]]
+        logits += [v @ sequences[i].double() for v, _ in others]
         stacked = s.scale * torch.stack(logits)
+        if once_per_item:
+            stacked[1:] -= torch.stack([(torch.cat([queue_items, ids]) == item).sum().log() for _, item in others])
         values.append(stacked.logsumexp(0) - stacked[0])
     assert model(batch)[1]["seq_item"].item() == pytest.approx(torch.stack(values).mean().item(), abs=1e-4)
 

@@ -143,6 +143,7 @@ def test_a_term_that_is_not_finite_stops_with_step_and_name(home: Path, tmp_path
             "sequence_dropout": 0.3,
             "mask_same_item": True,
             "in_batch_negatives": True,
+            "once_per_item": True,
             "batch_by": "user",
         },
         {"precision": "bf16", "train_batch_size": 7},
