@@ -103,6 +103,8 @@ def make_encoders(text: TextEncoder, settings: Any) -> Encoders:
         settings.plain_init,
         settings.sequence_dropout,
         settings.max_seq_length if settings.positions else 0,
+        settings.history_map,
+        settings.add_mean,
     )
     return Encoders(text, sequence, Adapter(text.width) if settings.adapter else None)
 

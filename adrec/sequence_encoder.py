@@ -36,6 +36,8 @@ class SequenceEncoder(nn.Module):
             weight and bias of every layer, LayerNorm's too, from U(−1/√d, 1/√d).
         p: dropout on the items' vectors and the sub-layers' outputs; 0 in the paper.
         positions: 0, as in the paper, or how many learned positions, counted from the end, are added (ours).
+        history_map: ours: the items' vectors pass through a linear map, which starts as the identity.
+        add_mean: the items' mean is a part of the vector, as in the paper; false (ours): the last output is the vector.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class SequenceEncoder(nn.Module):
         plain_init: bool,
         p: float = 0.0,
         positions: int = 0,
+        history_map: bool = False,
+        add_mean: bool = True,
     ) -> None:
         super().__init__()
         if d % heads:
@@ -55,11 +59,16 @@ class SequenceEncoder(nn.Module):
         self.layers = nn.ModuleList(PreNormLayer(d, heads, inner, eps, p) for _ in range(n_layers))
         self.dropout = Dropout(p)
         self.positions = nn.Embedding(positions, d) if positions else None
+        self.add_mean = add_mean
         for name, parameter in self.named_parameters():
             if not plain_init:
                 nn.init.uniform_(parameter, -(d**-0.5), d**-0.5)
             elif "norm" not in name:
                 nn.init.normal_(parameter, std=0.02) if parameter.dim() > 1 else nn.init.zeros_(parameter)
+        self.history_map = nn.Linear(d, d) if history_map else None
+        if self.history_map is not None:
+            nn.init.eye_(self.history_map.weight)
+            nn.init.zeros_(self.history_map.bias)
 
     def forward(self, items: Tensor, layout: Ragged) -> Tensor:
         """(output at the last position + mean of the item vectors) / 2.
@@ -70,6 +79,7 @@ class SequenceEncoder(nn.Module):
         Returns:
             (S, d) float32.
         """
+        items = items if self.history_map is None else self.history_map(items)
         x = items
         if self.positions is not None:
             from_the_end = layout.lengths[layout.segments] - 1 - layout.positions
@@ -77,4 +87,5 @@ class SequenceEncoder(nn.Module):
         x = self.dropout(x)
         for layer in self.layers:
             x = layer(x, layout)
-        return (x[layout.last].float() + layout.mean(items)) / 2
+        last = x[layout.last].float()
+        return (last + layout.mean(items)) / 2 if self.add_mean else last

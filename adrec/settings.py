@@ -47,6 +47,10 @@ class ADRecSettings(ComputeSettings):
     )
     sequence_dropout: float = setting(0.0, "dropout of the sequence encoder (paper: 0)", minimum=0, maximum=0.99)
     positions: bool = setting(False, "ours: add learned positions, counted from the end, to the sequence encoder")
+    history_map: bool = setting(
+        False, "ours: a trained linear map of the items in a history, which so differ from the same items as targets"
+    )
+    add_mean: bool = setting(True, "a sequence's vector holds its items' mean; false (ours): the last output alone")
     adapter: bool = setting(False, "ours: whiten the items' vectors and pass them through a trained linear layer")
     # contrast
     queue_size: int = setting(10_000, "keys in each of the two queues", minimum=1)

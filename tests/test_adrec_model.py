@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from adrec.data import epoch_batches
 from adrec.losses import alignment, angular_margin_infonce, uniformity
 from adrec.model import ADRec, Queue
+from adrec.ragged import Ragged
 from adrec.sequence_encoder import SequenceEncoder
 
 # --- the loss ---
@@ -132,14 +133,30 @@ def test_released_initialisation(tmp_path: Path) -> None:
 
 
 def test_positions_from_the_end_make_the_order_matter(tmp_path: Path) -> None:
-    from adrec.ragged import Ragged
-
     items = torch.randn(4, 8)
     swapped = items[[1, 0, 2, 3]]
     layout = Ragged.of(np.array([4]), torch.device("cpu"))
     without, with_positions = (SequenceEncoder(8, 1, 2, 16, 1e-4, True, positions=p).eval() for p in (0, 5))
     assert torch.allclose(without(items, layout), without(swapped, layout), atol=1e-6)
     assert not torch.allclose(with_positions(items, layout), with_positions(swapped, layout), atol=1e-6)
+
+
+def test_history_map_and_mean_of_the_sequence_encoder() -> None:
+    """A fresh map is the identity; without layers, the vector is the last item's image, with or without the mean."""
+    torch.manual_seed(0)
+    items, layout = torch.randn(3, 8), Ragged.of(np.array([3]), torch.device("cpu"))
+    plain, mapped, alone = (
+        SequenceEncoder(8, 0, 2, 16, 1e-4, True, history_map=m, add_mean=a)
+        for m, a in ((False, True), (True, True), (True, False))
+    )
+    assert torch.allclose(plain(items, layout)[0], (items[2] + items.mean(dim=0)) / 2)
+    assert torch.allclose(mapped(items, layout), plain(items, layout))
+    for encoder in (mapped, alone):
+        encoder.history_map.weight.data.normal_()
+    image = alone.history_map(items)
+    assert torch.allclose(alone(items, layout)[0], image[2], atol=1e-6)
+    image = mapped.history_map(items)
+    assert torch.allclose(mapped(items, layout)[0], (image[2] + image.mean(dim=0)) / 2, atol=1e-6)
 
 
 # --- one step ---

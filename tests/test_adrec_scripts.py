@@ -135,7 +135,7 @@ def test_a_term_that_is_not_finite_stops_with_step_and_name(home: Path, tmp_path
 @pytest.mark.parametrize(
     "values",
     [
-        {"train_text": False, "adapter": True, "precision": "bf16"},
+        {"train_text": False, "adapter": True, "history_map": True, "add_mean": False, "precision": "bf16"},
         {"variant": "released", "clip_grad_norm": 1.0, "warmup_steps": 3, "text_learning_rate": 0.0},
         {
             "plm_layer": 2,
