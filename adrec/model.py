@@ -6,6 +6,7 @@ The whole method; `ADRec.forward` follows the paper's order. Switches A1 … A9:
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -183,7 +184,9 @@ class ADRec(nn.Module):
         target_ids = batch.items[batch.targets]  # (B,)
 
         with torch.autocast(sequences.device.type, enabled=False):  # a cosine in bf16 is off by up to 0.004, times s
-            own = self._own_history(sequences, keys_of_items, batch) if s.history_negatives else None
+            own = None
+            if s.history_weight:  # a negative with e^{s cos θ} taken w times has the cosine cos θ + log(w) / s
+                own = self._own_history(sequences, keys_of_items, batch) + math.log(s.history_weight) / s.scale
             first = self._terms(sequences, targets, sequence_keys, item_keys, target_ids, own)
             second = first
             if not s.enqueue_last:  # A6 released: the positives stand among the negatives of the next two terms

@@ -68,8 +68,10 @@ class ADRecSettings(ComputeSettings):
     once_per_item: bool = setting(
         False, "ours: the keys of an item in the queue of items weigh as one negative, however often it was a target"
     )
-    history_negatives: bool = setting(
-        False, "ours: the items of a sequence's own history are negatives of the term sequence → item"
+    history_weight: float = setting(
+        0.0,
+        "ours: each item of a sequence's own history is a negative of the term sequence → item, taken so many times",
+        minimum=0,
     )
     in_batch_negatives: bool = setting(False, "ours: the keys of the batch's other rows are negatives as well")
     # training

@@ -234,9 +234,10 @@ def test_masking_the_same_item_and_in_batch_negatives(tmp_path: Path, once_per_i
     assert model(batch)[1]["seq_item"].item() == pytest.approx(torch.stack(values).mean().item(), abs=1e-4)
 
 
-def test_own_history_as_negatives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weight", [1.0, 20.0])
+def test_own_history_as_negatives(tmp_path: Path, weight: float) -> None:
     """Each row's term sequence → item grows by the keys of its history's items, its target left out; others do not."""
-    model, batches, rows, _, _ = tiny_adrec(tmp_path, history_negatives=True)
+    model, batches, rows, _, _ = tiny_adrec(tmp_path, history_weight=weight)
     s = model.settings
     for parameter in model.key.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
@@ -252,8 +253,9 @@ def test_own_history_as_negatives(tmp_path: Path) -> None:
         history = batch.history[batch.layout.segments == i]
         theta = torch.arccos(sequences[i] @ keys[batch.targets[i]])
         others = torch.cat([queue @ sequences[i], keys[history[history != batch.targets[i]]] @ sequences[i]])
-        stacked = s.scale * torch.cat([torch.cos(theta + s.margin)[None], others])
-        values.append(stacked.logsumexp(0) - stacked[0])
+        top = torch.exp(s.scale * torch.cos(theta + s.margin))
+        times = torch.ones(len(others)).index_fill(0, torch.arange(len(queue), len(others)), weight)
+        values.append(-torch.log(top / (top + (times * torch.exp(s.scale * others)).sum())))
     expected["seq_item"] = torch.stack(values).mean().item()
     _, logged = model(batch)
     assert {name: logged[name].item() for name in expected} == pytest.approx(expected, abs=1e-4)
