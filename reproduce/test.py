@@ -90,7 +90,7 @@ class Run:
 
 
 def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]) -> List[Run]:
-    """Finished runs whose settings are as wanted, in the order of their names; what a run does not tell is the default."""
+    """Finished runs whose settings are as wanted, in the order of their names; what a run does not tell, is default."""
     folder = Path(results_dir) / model / dataset
     runs = []
     for path in sorted(folder.glob("*/metrics.json")):

@@ -56,7 +56,7 @@ def _name_strategy(planned: Planned) -> None:
 
 
 def _name_features(planned: Planned) -> None:
-    """Features of other pairs or losses than the data set's YAMLs say get a folder of their own; stage 2 reads there."""
+    """Features of other pairs or losses than the data set's YAMLs say get a folder of their own, known to stage 2."""
     final = planned[-1][1]
     for step, export in planned:
         if isinstance(export, ExportSettings) and export.features_dir is None:

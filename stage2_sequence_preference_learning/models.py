@@ -294,7 +294,7 @@ class SICSRec(ContentModel):
                 parameter.requires_grad_(is_lora)
 
     def load_id_encoder(self, weights: Mapping[str, Tensor]) -> None:
-        """Start from a trained `ID_SeqEncoder`'s state dict, checked by the caller; without an ID branch, the tables."""
+        """Start from a trained `ID_SeqEncoder`'s state dict, or without ID branch its tables, checked by the caller."""
         self.load_state_dict(dict(weights), strict=False)
 
     def id_encoder_state(self) -> Dict[str, Tensor]:

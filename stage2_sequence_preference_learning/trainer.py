@@ -221,7 +221,7 @@ class SequenceTrainer(Trainer):
         save_checkpoint(self.run_dir / LAST, content)
 
     def operations_per_epoch(self, loader: TrainLoader) -> Optional[float]:
-        """Floating-point operations of an epoch's training, over all processes, scaled up from one batch by its targets."""
+        """Floating-point operations of an epoch's training, over all processes, scaled up from one batch by targets."""
         batch, _ = next(iter(loader))
         batch = batch.to(self.device)
 
