@@ -117,7 +117,8 @@ def _train(
     best = trainer.fit()
     if processes.first:
         found = {**best, "epochs": trainer.epoch + bool(trainer.step)}
-        write_result(run_dir, "ADRec", settings, found, trainer.seconds, parameters)
+        operations = trainer.operations_per_epoch()
+        write_result(run_dir, "ADRec", settings, found, trainer.seconds, parameters, operations)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -22,6 +22,7 @@ from adrec.text_encoder import Vocabulary
 from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.device import Compute
 from common.errors import UserError
+from common.operations import operations_of_step
 from common.optimizer import fused_adam
 from common.processes import Processes
 from common.ranking import metrics
@@ -161,6 +162,22 @@ class Trainer:
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+
+    def operations_per_epoch(self) -> float:
+        """Floating-point operations of an epoch's training, over all processes, scaled up from one batch by its rows.
+
+        Moves keys and queues on: for when the training is over.
+        """
+        rows = epoch_batches(self.train_rows, self.settings, 0)[0]
+        batch = self.batches.of(rows)
+        self.model.gather, self.model.same_rows = (lambda keys: keys), True  # the other processes take no part
+
+        def loss() -> torch.Tensor:
+            with self.compute.autocast():
+                found: torch.Tensor = self.model(batch, False)[0]
+            return found
+
+        return operations_of_step(self.model, loss) / len(rows) * len(self.train_rows)
 
     # --- validation ---
 

@@ -14,7 +14,7 @@ import logging
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -135,9 +135,20 @@ def about_run(made_from: Mapping[str, Any], dataset: str) -> Dict[str, Any]:
 
 
 def write_result(
-    run_dir: Path, model: str, settings: Any, found: Mapping[str, Any], seconds: float, parameters: Mapping[str, int]
+    run_dir: Path,
+    model: str,
+    settings: Any,
+    found: Mapping[str, Any],
+    seconds: float,
+    parameters: Mapping[str, int],
+    operations: Optional[float],
 ) -> None:
-    """Write metrics.json, which makes the training done; ``found`` holds the validation and when it was reached."""
+    """Write metrics.json, which makes the training done.
+
+    Args:
+        found: the validation and when it was reached.
+        operations: floating-point operations of an epoch's steps; None for what is only counted.
+    """
     content = {
         "model": model,
         "dataset": settings.dataset,
@@ -146,6 +157,7 @@ def write_result(
         **found,
         "seconds": round(seconds, 2),
         "parameters": parameters,
+        "operations_per_epoch": operations,
         "protocol": PROTOCOL,
     }
     write_json(run_dir / METRICS, content)

@@ -11,9 +11,10 @@ from typing import Dict, List, Sequence, Tuple
 import numpy as np
 from scipy import stats
 
-from common.dataset import Dataset, train_part
+from common.dataset import Dataset
 from common.errors import UserError
 from common.files import read_text
+from common.ranking import train_counts
 
 RESAMPLES = 2000
 
@@ -89,7 +90,7 @@ def holm(p_values: Sequence[float]) -> List[float]:
 
 def groups(dataset: Dataset, ranks: Ranks) -> Dict[str, np.ndarray]:
     """Masks (U,) over users: targets in thirds of the training interactions by popularity, and lengths of histories."""
-    counts = np.bincount(np.concatenate([train_part(s) for s in dataset.sequences]), minlength=dataset.n_items)
+    counts = train_counts(dataset.sequences, dataset.n_items)
     order = np.argsort(-counts, kind="stable")
     before = np.empty(dataset.n_items)
     before[order] = (np.cumsum(counts[order]) - counts[order]) / counts.sum()  # share of more popular items

@@ -145,6 +145,10 @@ def cost(rows: List[Row]) -> Table:
         known = [value for value in values if value is not None]
         return form.format(float(np.mean(known))) if len(known) == len(values) else "–"
 
+    def operations(result: Dict[str, Any]) -> Optional[float]:
+        of_epoch = result.get("operations_per_epoch")
+        return None if of_epoch is None else of_epoch * result["epochs"]
+
     lines = []
     for row in rows:
         texts = [
@@ -155,12 +159,17 @@ def cost(rows: List[Row]) -> Table:
             mean(row, lambda r: r.get("parameters", {}).get("frozen"), "{:,.0f}"),
             mean(row, lambda r: r.get("epochs"), "{:.0f}"),
             mean(row, lambda r: r.get("seconds"), "{:.0f}"),
-            mean(row, lambda r: r.get("operations"), "{:.3g}"),
+            mean(row, operations, "{:.3g}"),
         ]
         lines.append([Cell(text, anchor=row.anchor) for text in texts])
     header = ["model", "NDCG@10", "valid NDCG@10", "trained", "frozen", "epochs", "train s", "operations"]
-    note = "Seconds of the chosen run alone, on this machine; its search and what it starts from are not in them."
-    return Table(f"{rows[0].dataset}: accuracy against cost", header, lines, [note])
+    notes = [
+        "Seconds and operations of the chosen run's training alone; its search and what it starts from (SICSRec: the "
+        "ID encoder; Ensemble: both models) are not in them. Seconds: of this machine, validation in (ADRec: out).",
+        "Operations: floating-point, forward and backward, counted by torch on one batch (common/operations.py) and "
+        "scaled to all epochs, a multiplication and an addition as two; validation and element-wise work not counted.",
+    ]
+    return Table(f"{rows[0].dataset}: accuracy against cost", header, lines, notes)
 
 
 def by_groups(rows: List[Row], datasets_dir: str, split: str) -> Table:

@@ -30,7 +30,7 @@ from reproduce.formats import aligned
 from reproduce.steps import pipeline
 from reproduce.train import command_line
 from stage2_sequence_preference_learning.evaluation import test_run
-from stage2_sequence_preference_learning.settings import OTHERS, shaping
+from stage2_sequence_preference_learning.settings import NOT_SHAPING, OTHERS
 from stage2_sequence_preference_learning.settings import SCHEMAS as STAGE2_SCHEMAS
 from stage2_sequence_preference_learning.settings import SWITCHES as STAGE2_SWITCHES
 from stage2_sequence_preference_learning.spine import CHECKPOINTS
@@ -90,12 +90,13 @@ class Run:
 
 
 def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]) -> List[Run]:
-    """Finished runs whose settings are as wanted, in the order of their names."""
+    """Finished runs whose settings are as wanted, in the order of their names; what a run does not tell, is default."""
     folder = Path(results_dir) / model / dataset
     runs = []
     for path in sorted(folder.glob("*/metrics.json")):
         run = Run(path.parent, read_json(path.parent / "made.json"), read_json(path))
-        if all(run.made_from["settings"].get(key) == value for key, value in wanted.items()):
+        settings = {**as_dict(SCHEMAS[model]()), **run.made_from["settings"]}
+        if all(settings[key] == value for key, value in wanted.items()):
             runs.append(run)
     return runs
 
@@ -144,7 +145,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     values = split_overrides(arguments.overrides)
     own = {k: v for k, v in values.items() if k in as_dict(Settings())}
     wanted = {k: v for k, v in values.items() if k not in own}
-    known = {*shaping(SCHEMAS[model]()), *as_dict(Settings())}
+    known = {*(set(as_dict(SCHEMAS[model]())) - set(NOT_SHAPING)), *as_dict(Settings())}
     for key in wanted:
         if key not in known:
             raise UserError(

@@ -21,6 +21,8 @@ from common.errors import UserError, run_script
 from common.files import write_json
 from common.settings import build, split_overrides
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
+from stage1_content_modality_semantic_alignment import llm_driven_sample
+from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
 from stage2_sequence_preference_learning import SICSRec_main1
 
 Planned = List[Tuple[Step, Any]]
@@ -39,7 +41,11 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Planned:
         id_settings = SICSRec_main1.id_settings(final, routed[ID.name])
         planned = [(step, id_settings if step is ID else settings) for step, settings in planned]
     _name_strategy(planned)
-    return [(step, settings) for step, settings in planned if _is_needed(step, final)]
+    needed = [(step, settings) for step, settings in planned if _is_needed(step, final)]
+    _name_features(needed)
+    if any(getattr(settings, "losses", None) == [] for _, settings in needed):
+        needed = [(step, settings) for step, settings in needed if step.script is not llm_driven_sample]
+    return needed
 
 
 def _name_strategy(planned: Planned) -> None:
@@ -47,6 +53,16 @@ def _name_strategy(planned: Planned) -> None:
     with_strategy = [settings for _, settings in planned if hasattr(settings, "strategy")]
     for settings in with_strategy:  # the first of them chooses
         settings.strategy = settings.strategy or with_strategy[0].strategy_name
+
+
+def _name_features(planned: Planned) -> None:
+    """Features of other pairs or losses than the data set's YAMLs say get a folder of their own, known to stage 2."""
+    final = planned[-1][1]
+    for step, export in planned:
+        if isinstance(export, ExportSettings) and export.features_dir is None:
+            usual = build(step.schema, {"dataset": export.dataset, "variant": export.variant}, step.configs)
+            if export.encoders_name != usual.encoders_name:
+                export.features_dir = final.features_dir = str(export.dataset_dir / export.encoders_name)
 
 
 def _is_needed(step: Step, final: Any) -> bool:

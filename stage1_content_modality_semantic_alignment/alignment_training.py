@@ -7,7 +7,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Schedule:
     batch_size: int
     learning_rate: float
     temperature: float
+    losses: Sequence[str]
     seed: int
 
 
@@ -103,7 +104,7 @@ class AlignmentTrainer:
         """One update on pairs (B, 2); returns the terms and their total."""
         with self.compute.autocast():
             vectors = self.model.pair_vectors(self.items, batch)
-            terms = alignment_losses(vectors, self.schedule.temperature)
+            terms = alignment_losses(vectors, self.schedule.temperature, self.schedule.losses)
         values = {term: loss.item() for term, loss in terms.items()}
         for term, value in values.items():
             if not math.isfinite(value):

@@ -17,6 +17,7 @@ from common.files import checksum, exclusive, read_json, recipe, stands
 from common.seeding import seed_everything
 from common.settings import setting
 from stage1_content_modality_semantic_alignment.item_inputs import RawItems, batches_by_length
+from stage1_content_modality_semantic_alignment.losses import LOSSES
 from stage1_content_modality_semantic_alignment.strategy import StrategySettings
 
 
@@ -27,7 +28,19 @@ class ExportSettings(StrategySettings):
     model_path: Optional[str] = setting(
         None, "an encoder that was not fine-tuned: name on the hub, folder, or small; null: the fine-tuned one"
     )
+    features_dir: Optional[str] = setting(
+        None, "folder to write to; null: beside the data, in released/ by variant, an ablation's in a folder of its own"
+    )
     export_batch_size: int = setting(64, "items at once", minimum=1)
+
+    @property
+    def features_folder(self) -> Path:
+        """Where the features go, so that those of ablations and variants lie side by side."""
+        if self.features_dir is not None:
+            return Path(self.features_dir)
+        if set(self.losses) == set(LOSSES):
+            return variant_dir(self.dataset_dir, self.variant)
+        return self.dataset_dir / self.encoders_name
 
 
 def finetuned_encoder(settings: ExportSettings, part: str) -> Path:
@@ -101,7 +114,7 @@ def export_features(
         shaping: settings that shape the features; ``inputs``: the files they are made from.
     """
     compute = pick_compute(settings.device, settings.precision)
-    path = features_path(variant_dir(dataset.folder, settings.variant), dataset.name, modality)
+    path = features_path(settings.features_folder, dataset.name, modality)
     made_from = recipe(f"{modality}_features", {**shaping, "precision": compute.precision}, inputs)
     with exclusive(path.parent / ".locks" / f"{modality}_features"):
         if not force and stands(path.with_suffix(".json"), made_from):

@@ -3,7 +3,7 @@
 SICSRec, section "LLM-driven sample construction": the judge is an LLM (GLM-4-9B-chat), shown the target and the
 user's earlier items as id-title, answering with one of them or with -1. It runs here (``selector=hf``) or behind any
 OpenAI-compatible server (``selector=openai``, docs/llm.md). ``selector=tfidf`` puts the similarity of character
-n-grams in its place: no LLM, for quickstarts and as a control.
+n-grams in its place: no LLM, for quickstarts and as a control. ``selector=random`` is the ablation: any candidate.
 
     python stage1_content_modality_semantic_alignment/llm_driven_sample.py -d Bili_Food
     python stage1_content_modality_semantic_alignment/llm_driven_sample.py -d Bili_Food --dry-run selector=openai
@@ -39,7 +39,13 @@ from common.seeding import seed_everything
 from common.settings import follow_variant, parse, setting
 from stage1_content_modality_semantic_alignment.answer_store import AnswerStore
 from stage1_content_modality_semantic_alignment.openai_selector import OpenAISelector, ServerSettings
-from stage1_content_modality_semantic_alignment.pair_selectors import HfSelector, Selector, TfidfSelector
+from stage1_content_modality_semantic_alignment.pair_selectors import (
+    NO_LLM,
+    HfSelector,
+    RandomSelector,
+    Selector,
+    TfidfSelector,
+)
 from stage1_content_modality_semantic_alignment.pairs import Pair, pairs_dir, write_pairs
 from stage1_content_modality_semantic_alignment.prompt_costs import print_costs
 from stage1_content_modality_semantic_alignment.questions import (
@@ -65,11 +71,12 @@ class Settings(ServerSettings):
     variant: str = setting("paper", "paper, or released: what the authors' code does", choices=("paper", "released"))
     selector: str = setting(
         "hf",
-        "hf: an LLM in Hugging Face format; openai: one behind an OpenAI-compatible server; tfidf: no LLM",
-        choices=("hf", "openai", "tfidf"),
+        "hf: an LLM in Hugging Face format; openai: one behind an OpenAI-compatible server; tfidf: no LLM; random: an "
+        "ablation, any candidate",
+        choices=("hf", "openai", *NO_LLM),
     )
     strategy: Optional[str] = setting(
-        None, "name of the pairs' folder; null: tfidf, or the last part of the LLM's name, and -released if so"
+        None, "name of the pairs' folder; null: tfidf, random, or the last part of the LLM's name, and -released if so"
     )
     llm: str = setting("zai-org/glm-4-9b-chat-hf", "hf: name on the hub, or folder; openai: the server's name for it")
     trust_remote_code: bool = setting(False, "run Python code that comes with the LLM")
@@ -114,7 +121,7 @@ class Settings(ServerSettings):
     @property
     def strategy_name(self) -> str:
         """``strategy``, or the name derived from who chooses."""
-        asked = "tfidf" if self.selector == "tfidf" else Path(self.llm).name
+        asked = self.selector if self.selector in NO_LLM else Path(self.llm).name
         return self.strategy or (f"{asked}-released" if self.variant == "released" else asked)
 
     @property
@@ -123,8 +130,8 @@ class Settings(ServerSettings):
         return self.title_language or ("en" if self.prompt == "en" else "cn")
 
     def template(self) -> Template:
-        """The words of the prompt; TF-IDF reads none, and answers as text."""
-        form = TEXT if self.selector == "tfidf" else self.answer_form or (JSON if self.selector == "openai" else TEXT)
+        """The words of the prompt; without an LLM nobody reads them, and the answer is text."""
+        form = TEXT if self.selector in NO_LLM else self.answer_form or (JSON if self.selector == "openai" else TEXT)
         return load_template(self.prompt, form)
 
     def plan(self) -> Plan:
@@ -174,6 +181,8 @@ def make_selector(settings: Settings, dataset: Dataset) -> Selector:
     """Who answers."""
     if settings.selector == "tfidf":
         return TfidfSelector(titles_of(settings, dataset), settings.tfidf_threshold)
+    if settings.selector == "random":
+        return RandomSelector(settings.seed)
     if settings.selector == "openai":
         return OpenAISelector(settings, settings.llm, settings.max_new_tokens)
     compute = pick_compute(settings.device, settings.precision)

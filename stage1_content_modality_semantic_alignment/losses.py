@@ -5,7 +5,7 @@ x_i are the targets, x_i+ the items chosen as similar; B pairs in a batch, D = 6
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
+from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from common.device import fp32_product
 
 Vectors = Tuple[torch.Tensor, torch.Tensor]  # targets (B, D), positives (B, D)
+LOSSES = ("t2t", "i2i", "t2i")
 
 
 def pair_loss(targets: torch.Tensor, positives: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -31,17 +32,23 @@ def cross_modal_loss(text: torch.Tensor, image: torch.Tensor, temperature: float
     return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
 
 
-def alignment_losses(vectors: Dict[str, Vectors], temperature: float) -> Dict[str, torch.Tensor]:
-    """The terms that the modalities at hand allow; stage 1 minimises their sum.
+def terms_of(modalities: Iterable[str], losses: Sequence[str]) -> List[str]:
+    """Those of ``losses`` that the modalities allow, in the order of `LOSSES`."""
+    needs = {"t2t": {"text"}, "i2i": {"image"}, "t2i": {"text", "image"}}
+    return [term for term in LOSSES if term in losses and needs[term] <= set(modalities)]
+
+
+def alignment_losses(
+    vectors: Mapping[str, Vectors], temperature: float, losses: Sequence[str] = LOSSES
+) -> Dict[str, torch.Tensor]:
+    """The terms of ``losses`` that the modalities at hand allow; stage 1 minimises their sum.
 
     Args:
         vectors: ``text`` and/or ``image`` → targets and positives.
     """
-    terms = {}
-    if "text" in vectors:
-        terms["t2t"] = pair_loss(*vectors["text"], temperature)
-    if "image" in vectors:
-        terms["i2i"] = pair_loss(*vectors["image"], temperature)
-    if "text" in vectors and "image" in vectors:
-        terms["t2i"] = cross_modal_loss(vectors["text"][0], vectors["image"][0], temperature)
-    return terms
+    terms: Dict[str, Callable[[], torch.Tensor]] = {
+        "t2t": lambda: pair_loss(*vectors["text"], temperature),
+        "i2i": lambda: pair_loss(*vectors["image"], temperature),
+        "t2i": lambda: cross_modal_loss(vectors["text"][0], vectors["image"][0], temperature),
+    }
+    return {term: terms[term]() for term in terms_of(vectors, losses)}

@@ -1,6 +1,6 @@
-"""Who answers the questions (``selector``): a causal LM here, or the similarity of character n-grams.
+"""Who answers the questions (``selector``): a causal LM here, the similarity of character n-grams, or chance.
 
-The third, an LLM behind a server, is in openai_selector.py.
+The fourth, an LLM behind a server, is in openai_selector.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from common.files import checksum
 from stage1_content_modality_semantic_alignment.questions import Question, one_line
 
 NGRAMS = (1, 3)  # characters: a Chinese word has one to three
+NO_LLM = ("tfidf", "random")  # selectors that need none
 
 
 Keep = Callable[[Mapping[Question, str]], None]
@@ -34,8 +35,11 @@ class BatchSelector:
     """Answers in batches, one after the other; all that stays unasked after a kill is whole batches."""
 
     def batches(self, questions: Sequence[Question]) -> List[List[Question]]:
-        """All questions, in the order and in the company in which they are asked."""
-        raise NotImplementedError
+        """All questions, in the order and in the company in which they are asked.
+
+        Here a thousand at a time, only so that the store is not flushed for each.
+        """
+        return [list(questions[start : start + 1000]) for start in range(0, len(questions), 1000)]
 
     def answer_batch(self, batch: Sequence[Question]) -> List[str]:
         """The raw answers to one batch."""
@@ -65,10 +69,6 @@ class TfidfSelector(BatchSelector):
         digest = hashlib.sha256("\n".join(shown).encode()).hexdigest()
         self.identity = {"selector": "tfidf", "ngrams": list(NGRAMS), "threshold": threshold, "titles": digest}
 
-    def batches(self, questions: Sequence[Question]) -> List[List[Question]]:
-        """A thousand at a time, only so that the store is not flushed for each."""
-        return [list(questions[start : start + 1000]) for start in range(0, len(questions), 1000)]
-
     def answer_batch(self, batch: Sequence[Question]) -> List[str]:
         """``-1`` where no candidate reaches the threshold."""
         return [self._answer(question) for question in batch]
@@ -80,6 +80,23 @@ class TfidfSelector(BatchSelector):
         if similarity[best] < self.threshold:
             return "-1"
         return f"{question.candidates[best]}-{question.candidate_titles[best]}"
+
+
+class RandomSelector(BatchSelector):
+    """The ablation of the LLM: any of the candidates, drawn by seed and prompt, whatever else is asked."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.identity = {"selector": "random", "seed": seed}
+
+    def answer_batch(self, batch: Sequence[Question]) -> List[str]:
+        """Never ``-1``."""
+        return [self._answer(question) for question in batch]
+
+    def _answer(self, question: Question) -> str:
+        drawn = int(hashlib.sha256(f"{self.seed} {question.prompt}".encode()).hexdigest(), 16)
+        chosen = drawn % len(question.candidates)
+        return f"{question.candidates[chosen]}-{question.candidate_titles[chosen]}"
 
 
 class HfSelector(BatchSelector):

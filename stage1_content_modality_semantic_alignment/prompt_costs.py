@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, List, Mapping, Optional, Protocol, Sequence, Tuple
 
+from stage1_content_modality_semantic_alignment.pair_selectors import NO_LLM
 from stage1_content_modality_semantic_alignment.questions import JSON, Question
 
 # Tokens of a character, where the model's tokenizer is not at hand: a Chinese one; a digit, hyphen or line end; any
@@ -59,8 +60,8 @@ def describe_costs(settings: Costs, questions: Sequence[Question], answered: Map
         f"answered already             {len(answered):>14,}",
         f"prompts to ask               {len(to_ask):>14,}",
     ]
-    if settings.selector == "tfidf":
-        return [*lines, "selector=tfidf needs no LLM: no tokens, no cost"]
+    if settings.selector in NO_LLM:
+        return [*lines, f"selector={settings.selector} needs no LLM: no tokens, no cost"]
     count, counted_by = token_counter(settings.tokenizer or settings.llm)
     lengths = [count(question.prompt) + TEMPLATE_TOKENS for question in to_ask]
     asked, at_most = sum(lengths), settings.max_new_tokens * len(to_ask)

@@ -40,11 +40,13 @@ from stage1_content_modality_semantic_alignment.alignment_training import Alignm
 from stage1_content_modality_semantic_alignment.content_model import ContentModel, ItemVectors
 from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
 from stage1_content_modality_semantic_alignment.item_inputs import CachedItems, Covers, LiveItems, RawItems, Titles
+from stage1_content_modality_semantic_alignment.losses import LOSSES, terms_of
 from stage1_content_modality_semantic_alignment.pairs import Pair, pairs_dir, pairs_path, read_pairs
 from stage1_content_modality_semantic_alignment.strategy import StrategySettings
 from stage1_content_modality_semantic_alignment.towers import ImageTower, TextTower, Tower
 
 CONFIGS = Path(__file__).parent / "configs" / "sft_content_encoder"
+TUNING = ("epochs", "batch_size", "learning_rate", "temperature")
 
 
 @dataclass
@@ -79,9 +81,11 @@ def run(settings: Settings, force: bool = False) -> None:
     """Do the step, or say that its output stands. Raises `UserError` for bad input."""
     if len(set(settings.modalities)) != len(settings.modalities) or not settings.modalities:
         raise UserError(f"modalities={settings.modalities}: name text, image, or both, once each")
+    if settings.losses and not terms_of(settings.modalities, settings.losses):
+        raise UserError(f"losses={settings.losses}: none of them can be taken of modalities={settings.modalities}")
     compute = pick_compute(settings.device, settings.precision)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    pairs = read_pairs(pairs_path(pairs_dir(settings.dataset_dir, settings.strategy_name), "id"), dataset.n_items)
+    pairs = read_pairs(chosen_pairs(settings), dataset.n_items) if settings.losses else []
     folder = settings.finetuned_dir
     with exclusive(folder):
         models = model_paths(settings, dataset)
@@ -92,7 +96,10 @@ def run(settings: Settings, force: bool = False) -> None:
         if force:
             (folder / "checkpoint.pt").unlink(missing_ok=True)
         seed_everything(settings.seed)
-        fine_tune(settings, dataset, pairs, models, compute, folder, made_from)
+        if settings.losses:
+            fine_tune(settings, dataset, pairs, models, compute, folder, made_from)
+        else:
+            take_as_pretrained(settings, models, folder, made_from)
 
 
 def model_paths(settings: Settings, dataset: Dataset) -> Dict[str, str]:
@@ -113,14 +120,15 @@ def what_makes_it(settings: Settings, dataset: Dataset, models: Dict[str, str], 
         "precision": compute.precision,
         "modalities": sorted(models),
         "models": {modality: getattr(settings, f"{modality}_model") for modality in models},
-        "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "temperature": settings.temperature,
-        "train_adapters": follow_variant(settings.train_adapters, settings.variant),
-        "freeze_in_eval": follow_variant(settings.freeze_in_eval, settings.variant),
     }
-    inputs = {"pairs": pairs_path(pairs_dir(settings.dataset_dir, settings.strategy_name), "id")}
+    inputs = {}
+    if settings.losses:
+        shaping.update({name: getattr(settings, name) for name in TUNING})
+        for switch in ("train_adapters", "freeze_in_eval"):
+            shaping[switch] = follow_variant(getattr(settings, switch), settings.variant)
+        inputs["pairs"] = chosen_pairs(settings)
+    if set(settings.losses) != set(LOSSES):  # the full method's encoders were named before there were ablations
+        shaping["losses"] = sorted(settings.losses)
     for modality, path in models.items():
         inputs.update(text_encoders.model_inputs(f"{modality}_model", path))
     if "text" in models:
@@ -131,6 +139,11 @@ def what_makes_it(settings: Settings, dataset: Dataset, models: Dict[str, str], 
         if dataset.covers is not None:
             inputs["covers"] = covers_path(dataset.folder)
     return recipe("sft_content_encoder", shaping, inputs)
+
+
+def chosen_pairs(settings: Settings) -> Path:
+    """The file of the pairs by item id."""
+    return pairs_path(pairs_dir(settings.dataset_dir, settings.strategy_name), "id")
 
 
 def load_inputs(
@@ -193,7 +206,12 @@ def fine_tune(
     }
     before = encode_items(model, items, len(place), compute)
     schedule = Schedule(
-        settings.epochs, settings.batch_size, settings.learning_rate, settings.temperature, settings.seed
+        settings.epochs,
+        settings.batch_size,
+        settings.learning_rate,
+        settings.temperature,
+        settings.losses,
+        settings.seed,
     )
     torch.manual_seed(settings.seed)
     trainer = AlignmentTrainer(model, items, positions, schedule, compute, folder, made_from)
@@ -211,6 +229,20 @@ def fine_tune(
     trainer.checkpoint.unlink()
     print_report(before_metrics, after_metrics)
     print(f"written: {folder}")
+
+
+def take_as_pretrained(settings: Settings, models: Dict[str, str], folder: Path, made_from: Dict[str, Any]) -> None:
+    """The ablation without stage 1: the encoders go where fine-tuned ones would, as they were loaded."""
+    outputs = {}
+    if "text" in models:
+        bert, tokenizer = text_encoders.load_bert(models["text"], settings.max_text_tokens)
+        outputs["bert"] = folder / "bert"
+        text_encoders.save_bert(bert, tokenizer, outputs["bert"])
+    if "image" in models:
+        outputs["swin"] = folder / "swin"
+        image_encoders.save_swin(image_encoders.load_swin(models["image"]), outputs["swin"])
+    record(folder / "sft.json", made_from, outputs)
+    print(f"written, as pretrained: {folder}")
 
 
 def save_encoders(model: ContentModel, tokenizer: Any, folder: Path) -> Dict[str, Path]:

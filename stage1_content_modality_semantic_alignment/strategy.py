@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 from common.settings import ComputeSettings, build, setting
 from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.content_model import ADAPTER_WIDTH
+from stage1_content_modality_semantic_alignment.losses import LOSSES
 
 
 @dataclass
@@ -18,6 +19,12 @@ class StrategySettings(ComputeSettings):
     variant: str = setting("paper", "paper, or released: what the authors' code does", choices=("paper", "released"))
     strategy: Optional[str] = setting(
         None, "name of the pairs' folder; null: the one llm_driven_sample.py gives them by its YAML and the variant"
+    )
+    losses: List[str] = setting(
+        list(LOSSES),
+        "terms of the fine-tuning's loss; ablations: fewer of them, or [], which leaves the encoders as they were "
+        "pretrained: no stage 1",
+        choices=LOSSES,
     )
     finetune_dir: str = setting("finetune_llm", "fine-tuned encoders, one folder each data set")
 
@@ -30,6 +37,14 @@ class StrategySettings(ComputeSettings):
         return build(llm_driven_sample.Settings, told, llm_driven_sample.CONFIGS).strategy_name
 
     @property
+    def encoders_name(self) -> str:
+        """The strategy, and the losses of an ablation, such as ``tfidf-t2t+i2i``; encoders without any are alike."""
+        kept = [loss for loss in LOSSES if loss in self.losses]
+        if not kept:
+            return "pretrained"
+        return self.strategy_name + ("" if len(kept) == len(LOSSES) else f"-{'+'.join(kept)}")
+
+    @property
     def finetuned_dir(self) -> Path:
         """Where the encoders fine-tuned on the pairs lie."""
-        return Path(self.finetune_dir) / self.dataset / str(ADAPTER_WIDTH) / self.strategy_name
+        return Path(self.finetune_dir) / self.dataset / str(ADAPTER_WIDTH) / self.encoders_name

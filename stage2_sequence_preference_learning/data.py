@@ -85,15 +85,17 @@ def load_splits(config: Any) -> Tuple[SequenceDataset, SequenceDataset, Sequence
 
 
 def _columns(split: SequenceDataset) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Users (N,), histories (N, L) right-padded with 0, their lengths (N,), targets (N,)."""
+    """Users (N,), histories (N, L) right-padded with 0, their lengths (N,), targets (N,).
+
+    Histories keep their last ``max_seq_length`` items; of .inter files that hold longer ones RecBole keeps them all.
+    """
     inter = split.inter_feat
     histories = inter[split.iid_field + "_list"].numpy()
     lengths = inter[split.item_list_length_field].numpy()
-    if lengths.max() > split.max_item_list_len:
-        raise UserError(
-            f"the .inter files hold histories of {lengths.max()} items, max_seq_length is {split.max_item_list_len}; "
-            f"run recbole_process.py -d {split.dataset_name} max_seq_length={split.max_item_list_len}"
-        )
+    over = np.maximum(lengths - split.max_item_list_len, 0)
+    if over.any():
+        columns = np.arange(split.max_item_list_len) + over[:, None]
+        histories, lengths = np.take_along_axis(histories, columns, axis=1), lengths - over
     return inter[split.uid_field].numpy(), histories, lengths, inter[split.iid_field].numpy()
 
 

@@ -165,9 +165,12 @@ class ContentModel(SequenceModel):
             table = nn.Embedding(features.shape[0], features.shape[1], padding_idx=0)
             self.add_module(f"plm_{modality}_embedding", table)
             self.add_module(f"{modality}_adapter", Adapter(features.shape[1], self.d))
+        self._fixed_contents: Optional[Tensor] = None
+
+    def add_content_branch(self) -> None:
+        """The encoder over contents."""
         self.content_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
         self.content_trm_decoder = TransformerEncoder(self.n_layers, self.sizes)
-        self._fixed_contents: Optional[Tensor] = None
 
     @contextmanager
     def fixed_items(self) -> Iterator[None]:
@@ -222,6 +225,7 @@ class Content_SeqEncoder(ContentModel):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        self.add_content_branch()
         self.initialize()
         self.fill_tables(dataset)
 
@@ -252,35 +256,45 @@ class Content_SeqEncoder(ContentModel):
 
 
 class SICSRec(ContentModel):
-    """Step 2: ID branch with LoRA, content branch, mix decoder, contrastive task."""
+    """Step 2: ID branch with LoRA, content branch, mix decoder, contrastive task.
+
+    Ablations: ``branches`` that are left out have no parameters, and neither has LoRA but with ``id_tuning=lora``.
+    """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.rank_normalized = config["rank_normalized"]
+        self.branches: List[str] = config["branches"].split("+")
+        if "content" in self.branches:
+            self.add_content_branch()
         self.item_embedding = nn.Embedding(self.n_items, self.d, padding_idx=0)
-        self.LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
-        self.trm_encoder = TransformerEncoder(self.n_layers, self.sizes, lora_rank=config["lora_rank"])
-        self.query_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
-        self.value_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
-        self.id_content_trm_decoder = MixDecoder(self.n_layers, self.sizes, stack_layers=config["stack_mix_layers"])
-        self.aggregation_layer = nn.Linear(3 * self.d, self.d)
+        if "id" in self.branches:
+            lora_rank = config["lora_rank"] if config["id_tuning"] == "lora" else None
+            self.LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
+            self.trm_encoder = TransformerEncoder(self.n_layers, self.sizes, lora_rank)
+        if "mix" in self.branches:
+            self.query_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
+            self.value_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
+            self.id_content_trm_decoder = MixDecoder(self.n_layers, self.sizes, stack_layers=config["stack_mix_layers"])
+        self.aggregation_layer = nn.Linear(len(self.branches) * self.d, self.d)
         self.initialize()
         self.fill_tables(dataset)
-        self._freeze(train_ffw_lora=config["train_ffw_lora"])
+        self._freeze(config["id_tuning"], train_ffw_lora=config["train_ffw_lora"])
 
-    def _freeze(self, train_ffw_lora: bool) -> None:
-        """The ID encoder's own weights; as released also the LoRA after its feed-forward sub-layers (S8)
-        and the mix layers that nothing reads (S9).
+    def _freeze(self, id_tuning: str, train_ffw_lora: bool) -> None:
+        """The ID encoder's own weights, unless ``full``; as released also the LoRA after its feed-forward
+        sub-layers (S8) and the mix layers that nothing reads (S9).
         """
-        if not self.id_content_trm_decoder.stack_layers:
+        if "mix" in self.branches and not self.id_content_trm_decoder.stack_layers:
             for layer in list(self.id_content_trm_decoder.layers)[:-1]:
                 layer.requires_grad_(False)
-        for name, parameter in self.trm_encoder.named_parameters():
-            is_lora = "att_lora_layer" in name or ("ffw_lora_layer" in name and train_ffw_lora)
-            parameter.requires_grad_(is_lora)
+        if "id" in self.branches and id_tuning != "full":
+            for name, parameter in self.trm_encoder.named_parameters():
+                is_lora = "att_lora_layer" in name or ("ffw_lora_layer" in name and train_ffw_lora)
+                parameter.requires_grad_(is_lora)
 
     def load_id_encoder(self, weights: Mapping[str, Tensor]) -> None:
-        """Start the ID branch from a trained `ID_SeqEncoder`'s state dict, checked by the caller."""
+        """Start from a trained `ID_SeqEncoder`'s state dict, or without ID branch its tables, checked by the caller."""
         self.load_state_dict(dict(weights), strict=False)
 
     def id_encoder_state(self) -> Dict[str, Tensor]:
@@ -295,13 +309,18 @@ class SICSRec(ContentModel):
 
     def _preference(self, inside: Tensor, batch: Batch) -> Tensor:
         allowed = batch.allowed()
-        x = self.item_embedding(batch.items) + self.position_embedding(batch.positions)  # (R, L, d)
-        by_id = self.trm_encoder(self.dropout(self.LayerNorm(x)), allowed)
-        by_content = self.content_branch(inside, batch)
-        mixed = self.id_content_trm_decoder(
-            self.dropout(self.query_LayerNorm(by_id)), self.dropout(self.value_LayerNorm(by_content)), allowed
-        )
-        three = [branch[batch.rows, batch.columns] for branch in (by_id, by_content, mixed)]
+        outputs: Dict[str, Tensor] = {}  # of each branch, (R, L, d)
+        if "id" in self.branches:
+            x = self.item_embedding(batch.items) + self.position_embedding(batch.positions)
+            outputs["id"] = self.trm_encoder(self.dropout(self.LayerNorm(x)), allowed)
+        if "content" in self.branches:
+            outputs["content"] = self.content_branch(inside, batch)
+        if "mix" in self.branches:
+            query = self.dropout(self.query_LayerNorm(outputs["id"]))
+            outputs["mix"] = self.id_content_trm_decoder(
+                query, self.dropout(self.value_LayerNorm(outputs["content"])), allowed
+            )
+        three = [outputs[branch][batch.rows, batch.columns] for branch in self.branches]
         return F.normalize(self.aggregation_layer(torch.cat(three, dim=-1)).float(), dim=-1)
 
     def candidates(self) -> Tensor:

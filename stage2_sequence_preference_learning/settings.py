@@ -108,8 +108,21 @@ class SICSRecSettings(SearchSettings, ContentSettings):
 
     alpha: float = setting(0.2, "α, weight of the content-aware contrastive task", minimum=0)
     lora_rank: int = setting(4, "rank of the LoRA maps", minimum=1)
+    branches: str = setting(
+        "id+content+mix",
+        "what the preference is made of; ablations: without the mix decoder, the ID branch, the content branch",
+        choices=("id+content+mix", "id+content", "content", "id"),
+    )
+    id_tuning: str = setting(
+        "lora",
+        "how the ID encoder's layers go on from step 1; ablations: full trains all their weights, frozen none; "
+        "neither has LoRA",
+        choices=("lora", "full", "frozen"),
+    )
     pretrain_id: Optional[str] = setting(
-        None, "checkpoint of the ID encoder, ours or published; null trains step 1 first, none starts from scratch"
+        None,
+        "checkpoint of the ID encoder, ours or published; null trains step 1 first, none starts at random, where "
+        "id_tuning=full trains everything in one step",
     )
     train_ffw_lora: Optional[bool] = setting(
         None, "S8: train the LoRA after the feed-forward sub-layers; null: as variant says"
@@ -134,6 +147,7 @@ NOT_SHAPING = (
     "search_space",
     "search_seed",
 )
+ABLATIONS = ("branches", "id_tuning")  # they shape a run where they depart from the full method, and are not named else
 
 
 def schema_of(model: str) -> Type[Any]:
@@ -153,7 +167,9 @@ def resolve_switches(settings: Any) -> Any:
 
 def shaping(settings: Any) -> Dict[str, Any]:
     """The settings that shape a run's numbers."""
-    return common.runs.shaping(settings, NOT_SHAPING)
+    full = as_dict(type(settings)())
+    shape = common.runs.shaping(settings, NOT_SHAPING)
+    return {key: value for key, value in shape.items() if key not in ABLATIONS or value != full[key]}
 
 
 @contextmanager

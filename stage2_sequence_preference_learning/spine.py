@@ -104,7 +104,8 @@ def _train(
             "best_epoch": trainer.best_epoch,
             "epochs": len(trainer.train_loss_dict),
         }
-        write_result(run_dir, model_name, settings, found, trainer.seconds, parameters)
+        operations = trainer.operations_per_epoch(loader)
+        write_result(run_dir, model_name, settings, found, trainer.seconds, parameters, operations)
 
 
 def load_id_encoder(model: SICSRec, path: Path, inputs: Dict[str, Any]) -> None:
@@ -121,5 +122,7 @@ def load_id_encoder(model: SICSRec, path: Path, inputs: Dict[str, Any]) -> None:
     for split, sha256 in trained_on.items():
         if inputs[split]["sha256"] != sha256:
             raise UserError(f"pretrain_id={path}: was trained on another {split} split; train the ID encoder again")
+    if "id" not in model.branches:
+        weights = {name: w for name, w in weights.items() if not name.startswith(("LayerNorm.", "trm_encoder."))}
     check_weights(model.id_encoder_state(), weights, f"pretrain_id={path}")
     model.load_id_encoder(weights)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.device import Compute
 from common.errors import UserError
+from common.operations import operations_of_step
 from common.optimizer import fused_adam
 from common.processes import Processes
 from common.ranking import metrics
@@ -219,6 +220,17 @@ class SequenceTrainer(Trainer):
         }
         save_checkpoint(self.run_dir / LAST, content)
 
+    def operations_per_epoch(self, loader: TrainLoader) -> Optional[float]:
+        """Floating-point operations of an epoch's training, over all processes, scaled up from one batch by targets."""
+        batch, _ = next(iter(loader))
+        batch = batch.to(self.device)
+
+        def loss() -> Tensor:
+            with self.compute.autocast():
+                return torch.stack(list(self.model(batch).values())).sum()
+
+        return operations_of_step(self.model, loss) / len(batch) * len(loader.sequences.targets)
+
     def resume(self, loader: TrainLoader) -> bool:
         """Go on after the last whole epoch of this run, if there is one."""
         path = self.run_dir / LAST
@@ -249,6 +261,10 @@ class ValidationTrainer(SequenceTrainer):
 
     def _build_optimizer(self, **keywords: Any) -> Any:
         """There is nothing to optimise."""
+
+    def operations_per_epoch(self, loader: TrainLoader) -> Optional[float]:
+        """None are of the kind that is counted."""
+        return None
 
     def fit(self, train_data: Any, valid_data: Any = None, *words: Any, **keywords: Any) -> Any:
         """Validate each option; the best one's state is the checkpoint."""

@@ -12,12 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stage2 import make_model
+from stage2 import make_model, make_ready
 
 from common.errors import UserError
 from common.settings import REPOSITORY
-from stage2_sequence_preference_learning import SICSRec_main1, evaluate, id_encoder_main1, recommend
-from stage2_sequence_preference_learning.data import TrainLoader
+from stage2_sequence_preference_learning import (
+    SICSRec_main1,
+    evaluate,
+    id_encoder_main1,
+    recbole_process,
+    recommend,
+)
+from stage2_sequence_preference_learning.data import TrainLoader, _columns
 from stage2_sequence_preference_learning.models import MODELS
 from stage2_sequence_preference_learning.settings import SCHEMAS
 from stage2_sequence_preference_learning.trainer import SequenceTrainer
@@ -294,9 +300,20 @@ def test_unknown_setting_and_run_made_otherwise(datasets_dir, tmp_path):
         id_encoder_main1.run(other)
 
 
-def test_histories_longer_than_positions_name_the_cure(datasets_dir, tmp_path):
-    with pytest.raises(UserError, match=r"run recbole_process.py -d Tiny max_seq_length=3"):
-        SICSRec_main1.run(settings_of(datasets_dir, tmp_path / "r", max_seq_length=3))
+def test_longer_histories_are_cut_as_if_the_files_were(datasets_dir, tmp_path):
+    make_ready(tmp_path / "d")
+    recbole_process.run(recbole_process.Settings(dataset="Tiny", datasets_dir=str(tmp_path / "d"), max_seq_length=3))
+    for number in range(3):
+        of_files, of_loader = (
+            _columns(make_model(folder, "SICSRec", max_seq_length=3)[2][number])
+            for folder in (tmp_path / "d", datasets_dir)
+        )
+        for cut, read in zip(of_files, of_loader):
+            assert np.array_equal(cut, read)
+        assert of_loader[2].max() == 3
+    run = SICSRec_main1.run(settings_of(datasets_dir, tmp_path / "r", max_seq_length=3))
+    weights = torch.load(run / "best.pth", weights_only=True)["state_dict"]
+    assert len(weights["position_embedding.weight"]) == 3
 
 
 def test_a_half_written_checkpoint_is_never_taken(datasets_dir, tmp_path):

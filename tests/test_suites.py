@@ -1,15 +1,21 @@
 """Suites: checked before they start, run in processes of their own, skipped when done; their tables by hand."""
 
+import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 from stage2 import make_ready
 
+from common.dataset import Dataset
 from common.errors import UserError
+from common.ranking import train_counts
 from reproduce import formats, run, significance, suite, table
 from reproduce.steps import PIPELINES
+
+COLUMNS = ("ndcg@10", "valid ndcg@10", "trained", "frozen", "epochs", "seconds", "operations")
 
 
 def write(tmp_path, text):
@@ -68,10 +74,11 @@ def ran(tmp_path_factory):
     """A suite of two runs that end well and one that fails, run once."""
     folder = tmp_path_factory.mktemp("suite")
     make_ready(folder / "d")
-    rows = "[Pop, Markov, {model: Markov, name: fails, datasets: [Nothing]}]"
-    text = f"datasets: [Tiny]\nseeds: [1]\nagainst: [Markov]\nmodels: {rows}"
+    adrec = "{model: ADRec, settings: {text_model: small, queue_size: 8, fields: [title], max_text_tokens: 40}}"
+    rows = "[Pop, Markov, {model: Markov, name: fails, datasets: [Nothing]}, SASRec, " + adrec + "]"
+    text = f"datasets: [Tiny]\nseeds: [1]\nagainst: [Markov]\nsettings: {{epochs: 1}}\nmodels: {rows}"
     words = [write(folder, text), f"datasets_dir={folder / 'd'}", f"results_dir={folder / 'r'}", "device=cpu"]
-    with pytest.raises(UserError, match="1 of 3 runs failed"):
+    with pytest.raises(UserError, match="1 of 5 runs failed"):
         run.main([*words, "jobs=2"])
     return folder, words
 
@@ -80,15 +87,15 @@ def test_done_runs_are_skipped_and_failed_ones_tried_again(ran, capsys):
     folder, words = ran
     run.main([*words, "--dry-run"])
     listed = capsys.readouterr().out
-    assert listed.count("\ndone ") + listed.startswith("done ") == 2 and "failed" in listed and "2 of 3" in listed
+    assert listed.count("\ndone ") + listed.startswith("done ") == 4 and "failed" in listed and "4 of 5" in listed
     with pytest.raises(UserError):
         run.main(words)
-    assert "2 of 3 runs stand, 1 to do" in capsys.readouterr().out
+    assert "4 of 5 runs stand, 1 to do" in capsys.readouterr().out
     (gone,) = (folder / "r" / "Pop" / "Tiny").glob("*/metrics.json")
     text = gone.read_text()
     gone.unlink()
     run.main([*words, "--dry-run"])
-    assert "1 of 3" in capsys.readouterr().out
+    assert "3 of 5" in capsys.readouterr().out
     gone.write_text(text)
 
 
@@ -101,11 +108,26 @@ def test_table_holds_what_the_runs_measured_and_leads_to_them(ran, capsys):
     for name in ("table.md", "table.tex", "table.csv", "table.html"):
         assert f"{measured['ndcg@10']:.4f}" in (home / name).read_text()
     page = (home / "table.html").read_text()
-    assert "Against Pop" in page and "metrics.json" in page and "python -m reproduce.train Markov Tiny" in page
+    assert "Against " in page and "metrics.json" in page and "python -m reproduce.train Markov Tiny" in page
     text = (home / "table.md").read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     assert links and all(link.startswith("#") or (home / link).is_file() for link in links)
     assert "Tiny: by groups" in text and "coverage" in text
+
+
+def test_every_model_tells_what_it_costs_and_how_it_does_by_groups(ran):
+    folder, words = ran
+    table.main(words)
+    lines = list(csv.reader((folder / "r" / "suites" / "mine" / "table.csv").read_text().splitlines()))
+    costs = {line[1]: dict(zip(COLUMNS, line[2:])) for line in lines if line[0] == "Tiny: accuracy against cost"}
+    assert set(costs) == {"Pop", "Markov", "SASRec", "ADRec"}
+    for name in ("SASRec", "ADRec"):
+        assert "–" not in costs[name].values() and float(costs[name]["operations"]) > 0
+        assert int(costs[name]["trained"].replace(",", "")) > 0
+    assert costs["Pop"]["operations"] == "–" and costs["Pop"]["trained"] == "0"
+    grouped = [line for line in lines if line[0] == "Tiny: by groups"]
+    assert [line[1] for line in grouped] == ["Pop", "Markov", "SASRec", "ADRec"]
+    assert all(float(cell) >= 0 for line in grouped for cell in line[-2:])
 
 
 def test_a_base_is_compared_with_all_others(ran):
@@ -116,6 +138,19 @@ def test_a_base_is_compared_with_all_others(ran):
     table.main([str(other), *words[1:]])
     page = (folder / "r" / "suites" / "based" / "table.csv").read_text()
     assert page.count("Tiny: against Pop,Markov") == 5 and "Tiny: against Pop,Pop" not in page
+    assert page.count("Tiny: against Pop,ADRec") == 5
+
+
+def test_popularity_is_counted_over_training_rows_alone():
+    lists = [[0, 0, 1, 3, 3], [1, 2, 2], [0, 2, 3, 3]]  # the second user has no training row
+    sequences = [np.array(items) for items in lists]
+    assert train_counts(sequences, 4).tolist() == [3, 1, 1, 0]
+    dataset = Dataset("D", Path(), [0, 1, 2], sequences, [""] * 4, [""] * 4, None)
+    ranks = significance.Ranks(np.arange(3), np.array([0, 1, 3]), np.ones(3))
+    found = significance.groups(dataset, ranks)
+    assert found["popular targets"].tolist() == [True, False, False]
+    assert (found["middling targets"] | found["rare targets"]).tolist() == [False, True, True]
+    assert found["history ≤ 5"].all()
 
 
 def test_gains_are_the_metrics():

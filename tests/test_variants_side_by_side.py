@@ -73,5 +73,7 @@ def test_changing_the_variant_to_and_fro_makes_nothing_again(
         printed = run_stage_1(variant)
         assert "written: " not in printed and printed.count("stands, made from the same") == 4
     home = tmp_path / "d" / "Tiny"
-    paper, released = (load_features(features_path(folder, "Tiny", "text"), 15) for folder in (home, home / "released"))
+    paper, released = (
+        load_features(features_path(home / name, "Tiny", "text"), 15) for name in ("tfidf", "tfidf-released")
+    )
     assert paper.shape == released.shape and not paper.equal(released)

@@ -1,0 +1,54 @@
+"""Operations of a training step, counted by hand; the count runs no hook and leaves no gradient."""
+
+import json
+
+import pytest
+import torch
+from stage2 import make_model
+from torch import nn
+
+from common.operations import operations_of_step
+from stage2_sequence_preference_learning.data import TrainLoader
+
+
+def test_a_linear_layer_by_hand():
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3, bias=False))
+    model[0].weight.register_hook(lambda grad: None)
+    ran = []
+    model[2].weight.register_post_accumulate_grad_hook(ran.append)
+    x = torch.ones(4, 5)
+    forward = 2 * 4 * (5 * 7 + 7 * 3)  # a multiplication and an addition each
+    backward = 2 * 4 * (7 * 3 + 7 * 3 + 5 * 7)  # to both weights, and to the hidden layer
+    assert operations_of_step(model, lambda: model(x).sum()) == forward + backward
+    assert not ran and all(p.grad is None for p in model.parameters())
+
+
+def test_what_is_frozen_costs_no_backward_pass_to_its_weights():
+    model = nn.Linear(5, 7)
+    counted = []
+    for trained in (True, False):
+        model.weight.requires_grad_(trained)
+        counted.append(operations_of_step(model, lambda: model(torch.ones(4, 5)).sum()))
+    assert counted == [2 * 2 * 4 * 5 * 7, 2 * 4 * 5 * 7]
+
+
+@pytest.mark.parametrize("changed", [{"branches": "id"}, {"hidden_size": 4}])
+def test_a_smaller_model_takes_fewer(datasets_dir, changed):
+    def of_step(**values):
+        model, _, (split, _, _) = make_model(datasets_dir, "SICSRec", **values)
+        batch, _ = next(iter(TrainLoader(split, 16, seed=0)))
+        return operations_of_step(model, lambda: sum(model(batch).values()))
+
+    assert 0 < of_step(**changed) < of_step()
+
+
+def test_table_multiplies_by_the_epochs():
+    from reproduce import table
+
+    result = {"test": {"ndcg@10": 0.1}, "valid": {"ndcg@10": 0.1}, "epochs": 4, "operations_per_epoch": 2.5e9}
+    rows = [
+        table.Row("counted", "D", [], [], [json.loads(json.dumps({**result, "operations_per_epoch": None}))], 1),
+        table.Row("trained", "D", [], [], [result, {**result, "epochs": 2}], 2),
+        table.Row("before operations were counted", "D", [], [], [{**result, "operations_per_epoch": None}, result], 2),
+    ]
+    assert [row[-1].text for row in table.cost(rows).rows] == ["–", "7.5e+09", "–"]
