@@ -28,6 +28,7 @@ class ExportSettings(StrategySettings):
         None, "an encoder that was not fine-tuned: name on the hub, folder, or small; null: the fine-tuned one"
     )
     export_batch_size: int = setting(64, "items at once", minimum=1)
+    features_dir: Optional[str] = setting(None, "where the features are written; null: the data set's folder")
 
 
 def finetuned_encoder(settings: ExportSettings, part: str) -> Path:
@@ -101,7 +102,8 @@ def export_features(
         shaping: settings that shape the features; ``inputs``: the files they are made from.
     """
     compute = pick_compute(settings.device, settings.precision)
-    path = features_path(variant_dir(dataset.folder, settings.variant), dataset.name, modality)
+    own = variant_dir(dataset.folder, settings.variant)
+    path = features_path(own if settings.features_dir is None else Path(settings.features_dir), dataset.name, modality)
     made_from = recipe(f"{modality}_features", {**shaping, "precision": compute.precision}, inputs)
     with exclusive(path.parent / ".locks" / f"{modality}_features"):
         if not force and stands(path.with_suffix(".json"), made_from):

@@ -1,0 +1,261 @@
+"""The page: a part for each suite on each data set, filled into template.html.
+
+An item's title, a setting or a name from a file reaches the page as text: Jinja2 escapes it, page.js sets textContent.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from common.dataset import Dataset, load_dataset, train_part
+from common.errors import UserError
+from common.files import commit, read_text
+from reproduce import table
+from reproduce.report_page import figures
+from reproduce.report_page.curves import Curves, read_curves
+from reproduce.report_page.embeddings import planes
+from reproduce.report_page.items import Shelf
+from reproduce.report_page.pairs import drawn_pairs
+from reproduce.report_page.sensitivity import of_rows, of_searches
+from reproduce.report_page.users import drawn_users
+from reproduce.run import Asked
+
+HERE = Path(__file__).parent
+STAGE_1 = "stage1_content_modality_semantic_alignment"
+COSTS = {
+    "seconds": "training seconds",
+    "parameters": "trained parameters",
+    "operations": "operations",
+}
+SECTIONS = [
+    ("tables", "results"),
+    ("curves", "training curves"),
+    ("sensitivity", "sensitivity"),
+    ("cost", "cost"),
+    ("groups", "groups"),
+    ("map", "items"),
+    ("pairs", "pairs"),
+    ("browser", "recommendations"),
+    ("runs", "runs"),
+]
+METRICS_SHOWN = ("ndcg@10", "hit@10", "mrr")
+
+
+@dataclass
+class Choices:
+    """A chart, or charts side by side, of which a list picks: (name, one figure's number or None for each plot)."""
+
+    id: str
+    label: str
+    alt: str
+    picks: List[Tuple[str, List[Optional[int]]]] = field(default_factory=list)
+    titles: List[str] = field(default_factory=lambda: [""])
+    absent: List[str] = field(default_factory=lambda: [""])  # what stands where a plot has no figure
+
+
+class Page:
+    """Collects what the template shows, and the data that page.js reads."""
+
+    def __init__(self, settings: Any, split: str, home: Path) -> None:
+        self.settings, self.split, self.home = settings, split, home
+        self.figures: List[Any] = []
+        self.shelves: Dict[str, Shelf] = {}
+        self.browsers: Dict[str, Any] = {}
+        self.parts: List[Dict[str, Any]] = []
+
+    def figure(self, made: Any) -> int:
+        """The number of a figure."""
+        self.figures.append(made)
+        return len(self.figures) - 1
+
+    def add(self, asked: Asked, name: str) -> None:
+        """Add the part of one suite on one data set, if any run of it is done."""
+        rows = table.collect(asked.suite, asked.results_dir, name)
+        if not rows:
+            return
+        dataset = load_dataset(Path(asked.datasets_dir) / name, name)
+        first = name not in self.shelves
+        if first:
+            self.shelves[name] = Shelf(dataset, self.settings.covers)
+        anchor = f"{asked.suite.name}-{name}".lower().replace(" ", "-")
+        made = [
+            table.quality(rows, asked.suite, self.split),
+            table.significance(rows, asked.suite, self.split),
+            table.published(name),
+        ]
+        groups = table.by_groups(rows, asked.datasets_dir, self.split)
+        part: Dict[str, Any] = {
+            "suite": asked.suite.name,
+            "dataset": name,
+            "anchor": anchor,
+            "command": shlex.join(["python", "-m", "reproduce.run", asked.given, *asked.words]),
+            "tables": [one for one in made if one is not None],
+            "cost_table": table.cost(rows),
+            "groups_table": groups,
+            "runs": self.runs(rows, asked.results_dir),
+            "curves": self.curves(rows, anchor),
+            "sensitivity": self.sensitivity(rows, anchor),
+            "cost": self.cost(rows, anchor),
+            "groups": Choices(f"{anchor}-by-groups", "", groups.title, [("", [self.figure(figures.by_groups(groups))])]),
+            "items": self.items(rows, dataset, anchor) if first else None,
+        }
+        part["browser"] = self.browser(rows, dataset, anchor)
+        self.parts.append(part)
+
+    def runs(self, rows: List[table.Row], results_dir: str) -> List[Dict[str, Any]]:
+        """Each row's runs: command, settings, links to what they wrote."""
+        return [
+            {
+                "name": row.name,
+                "anchor": row.anchor,
+                "runs": [
+                    {
+                        "seed": run.seed,
+                        "command": run.command,
+                        "links": table.links_of(run, folder, results_dir, self.home),
+                        "log": str(folder / "train.log"),
+                        "settings": read_text(folder / "settings.yaml"),
+                    }
+                    for run, folder in zip(row.runs, row.folders)
+                ],
+            }
+            for row in rows
+        ]
+
+    def curves(self, rows: List[table.Row], anchor: str) -> List[Choices]:
+        """Validation of all runs, by metric; the terms of the loss, by run."""
+        found: Dict[str, Curves] = {}
+        for row in rows:
+            for run, folder in zip(row.runs, row.folders):
+                one = read_curves(folder / "train.log")
+                if one is not None:
+                    found[row.name if len(row.runs) == 1 else f"{row.name}, seed {run.seed}"] = one
+        if not found:
+            return []
+        valid = Choices(f"{anchor}-valid", "Metric", "Validation metric after each epoch, a line a run")
+        for metric in METRICS_SHOWN:
+            having = {name: one for name, one in found.items() if metric in one.valid}
+            if having:
+                valid.picks.append((metric.upper(), [self.figure(figures.validation_curves(having, metric))]))
+        loss = Choices(f"{anchor}-loss", "Run", "Terms of the training loss, epoch by epoch")
+        loss.picks = [(name, [self.figure(figures.loss_curves(one))]) for name, one in found.items()]
+        return [valid, loss]
+
+    def sensitivity(self, rows: List[table.Row], anchor: str) -> Optional[Choices]:
+        """Scores over one setting, of rows and of searches."""
+        swept = [(f"{one.setting}, rows of {one.model}", one) for one in of_rows(rows, self.split)]
+        swept += [(f"{one.setting}, search of {row}", one) for row, one in of_searches(rows)]
+        made = Choices(f"{anchor}-sweep", "Setting", "NDCG@10 over the values of a setting")
+        made.picks = [(name, [self.figure(figures.sweep(one))]) for name, one in swept]
+        return made if swept else None
+
+    def cost(self, rows: List[table.Row], anchor: str) -> Choices:
+        """NDCG@10 over each cost that was recorded."""
+        made = Choices(f"{anchor}-against-cost", "Cost", "Test NDCG@10 of each row over what its training cost")
+        for key, label in COSTS.items():
+            if any(all(figures.value_of(result, key) for result in row.results) for row in rows):
+                made.picks.append((label, [self.figure(figures.against_cost(rows, key, label))]))
+        return made
+
+    def items(self, rows: List[table.Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
+        """The map before and after stage 1, and pairs."""
+        pairs = drawn_pairs(dataset, self.settings.pairs, self.settings.seed)
+        shelf = self.shelves[dataset.name]
+        for strategy in pairs:
+            shelf.add(item for pair in strategy["pairs"] for item in pair["items"])
+        count = min(self.settings.map_items, dataset.n_items)
+        drawn = np.sort(np.random.default_rng(self.settings.seed).permutation(dataset.n_items)[:count])
+        default = str(dataset.folder / "before_stage1")
+        before_dir = (self.settings.before_dir or default).replace("{dataset}", dataset.name)
+        found, fault = {}, ""
+        try:
+            found = planes(rows, dataset, Path(before_dir), drawn)
+        except UserError as error:
+            fault = str(error)
+        popularity = np.bincount(np.concatenate([train_part(s) for s in dataset.sequences]), minlength=dataset.n_items)
+        made = Choices(f"{anchor}-map", "Modality", f"Items of {dataset.name} in the plane", [], ["before", "after"])
+        features = f"python {STAGE_1}/{{}} -d {dataset.name}"
+        made.absent = [
+            f"No features from before stage 1 lie in {before_dir}. This makes them, with the encoder that stage 1 starts from: "
+            f"{features.format('use_finetune_bert.py')} model_path=NAME features_dir={before_dir}",
+            f"No features from after stage 1. This makes them: {features.format('use_finetune_bert.py')}",
+        ]
+        for modality, sides in found.items():
+            numbers = [
+                self.figure(figures.item_map(sides[side], drawn, popularity)) if side in sides else None
+                for side in made.titles
+            ]
+            made.picks.append((modality, numbers))
+        return {
+            "map": made if found and count else None,
+            "sources": [(m, side, plane.source) for m, sides in found.items() for side, plane in sides.items()],
+            "fault": fault,
+            "before_dir": before_dir,
+            "drawn": [int(item) for item in drawn] if found else [],
+            "pairs": pairs,
+        }
+
+    def browser(self, rows: List[table.Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
+        """What each row shows to the drawn users."""
+        own = self.settings
+        found = drawn_users(rows, dataset, own.users, own.history, own.seed)
+        shelf = self.shelves[dataset.name]
+        for user in found["users"]:
+            shelf.add([*user["history"], user["next"], *(item for top in user["top"] for item in top)])
+        self.browsers[anchor] = {**found, "dataset": dataset.name}
+        return found
+
+    def html(self, title: str) -> str:
+        """The whole page."""
+        for part in self.parts:  # items of the map alone come last: theirs are the covers that are left out first
+            if part["items"]:
+                self.shelves[part["dataset"]].add(part["items"]["drawn"])
+        shelves = {name: shelf.content() for name, shelf in self.shelves.items()}
+        environment = Environment(
+            loader=FileSystemLoader(str(HERE)),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        return environment.get_template("template.html").render(
+            title=title,
+            parts=self.parts,
+            sections=SECTIONS,
+            commit=commit(),
+            settings=self.settings,
+            shelves=shelves,
+            data={"figures": self.figures, "items": shelves, "browsers": self.browsers},
+            css=read_text(HERE / "page.css"),
+            js=read_text(HERE / "page.js"),
+            plotly=get_plotlyjs(),
+        )
+
+
+def html_of(asked: List[Asked], settings: Any, split: str, home: Path) -> str:
+    """The page of some suites.
+
+    Args:
+        split: ``test`` or ``test_masked``.
+        home: where the page will lie; its links start there.
+
+    Raises:
+        UserError: no run is done.
+    """
+    page = Page(settings, split, home)
+    for one in asked:
+        for dataset in one.suite.datasets:
+            page.add(one, dataset)
+    names = ", ".join(dict.fromkeys(one.suite.name for one in asked))
+    if not page.parts:
+        raise UserError(f"no run of {names} is done; python -m reproduce.run with the same words runs them")
+    return page.html(names)
+
+
