@@ -1,6 +1,6 @@
 """A page in headless Chromium, driven by the DevTools protocol over a pipe: no driver, no port, no package.
 
-    python tests/browser.py PAGE.html OUT.png 1280 [ANCHOR]     a screenshot at a width, of what stands below an anchor
+python tests/browser.py PAGE.html OUT.png 1280 [ANCHOR]     a screenshot at a width, of what stands below an anchor
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --remote-debugging-pipe"
-).split()
+FLAGS = [
+    f"--{name}"
+    for name in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "disable-dev-shm-usage", "hide-scrollbars", "remote-debugging-pipe",
+    )
+]  # fmt: skip
 
 
 class Browser:
-    """One tab. ``errors`` collects what the page logs as errors or throws, and every request but for the page itself."""
+    """One tab. ``errors`` collects what the page logs as errors or throws, and what it asks of any network."""
 
     def __init__(self, commands: int, answers: Any) -> None:
         self.commands, self.answers = commands, answers

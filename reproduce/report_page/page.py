@@ -20,7 +20,7 @@ from common.files import commit, read_text
 from reproduce import table
 from reproduce.report_page import figures
 from reproduce.report_page.curves import Curves, read_curves
-from reproduce.report_page.embeddings import planes
+from reproduce.report_page.embeddings import Plane, planes
 from reproduce.report_page.items import Shelf
 from reproduce.report_page.pairs import drawn_pairs
 from reproduce.report_page.sensitivity import of_rows, of_searches
@@ -91,6 +91,7 @@ class Page:
             table.published(name),
         ]
         groups = table.by_groups(rows, asked.datasets_dir, self.split)
+        grouped = self.figure(figures.by_groups(groups))
         part: Dict[str, Any] = {
             "suite": asked.suite.name,
             "dataset": name,
@@ -103,7 +104,7 @@ class Page:
             "curves": self.curves(rows, anchor),
             "sensitivity": self.sensitivity(rows, anchor),
             "cost": self.cost(rows, anchor),
-            "groups": Choices(f"{anchor}-by-groups", "", groups.title, [("", [self.figure(figures.by_groups(groups))])]),
+            "groups": Choices(f"{anchor}-by-groups", "", groups.title, [("", [grouped])]),
             "items": self.items(rows, dataset, anchor) if first else None,
         }
         part["browser"] = self.browser(rows, dataset, anchor)
@@ -176,31 +177,35 @@ class Page:
         before_dir = (self.settings.before_dir or default).replace("{dataset}", dataset.name)
         found, fault = {}, ""
         try:
-            found = planes(rows, dataset, Path(before_dir), drawn)
+            found = planes(rows, dataset, Path(before_dir), drawn) if count else {}
         except UserError as error:
-            fault = str(error)
-        popularity = np.bincount(np.concatenate([train_part(s) for s in dataset.sequences]), minlength=dataset.n_items)
-        made = Choices(f"{anchor}-map", "Modality", f"Items of {dataset.name} in the plane", [], ["before", "after"])
-        features = f"python {STAGE_1}/{{}} -d {dataset.name}"
-        made.absent = [
-            f"No features from before stage 1 lie in {before_dir}. This makes them, with the encoder that stage 1 starts from: "
-            f"{features.format('use_finetune_bert.py')} model_path=NAME features_dir={before_dir}",
-            f"No features from after stage 1. This makes them: {features.format('use_finetune_bert.py')}",
-        ]
-        for modality, sides in found.items():
-            numbers = [
-                self.figure(figures.item_map(sides[side], drawn, popularity)) if side in sides else None
-                for side in made.titles
-            ]
-            made.picks.append((modality, numbers))
+            fault = f"{error}."
         return {
-            "map": made if found and count else None,
+            "map": self.map(found, dataset, before_dir, drawn, anchor) if found else None,
             "sources": [(m, side, plane.source) for m, sides in found.items() for side, plane in sides.items()],
             "fault": fault,
-            "before_dir": before_dir,
-            "drawn": [int(item) for item in drawn] if found else [],
+            "drawn": drawn.tolist() if found else [],
             "pairs": pairs,
         }
+
+    def map(
+        self, found: Dict[str, Dict[str, Plane]], dataset: Dataset, before_dir: str, drawn: np.ndarray, anchor: str
+    ) -> Choices:
+        """Two pictures for each modality; where features are missing, the command that makes them."""
+        sides = ("before", "after")
+        popularity = np.bincount(np.concatenate([train_part(s) for s in dataset.sequences]), minlength=dataset.n_items)
+        made = Choices(f"{anchor}-map", "Modality", f"Items of {dataset.name} in the plane", titles=list(sides))
+        make = f"python {STAGE_1}/use_finetune_bert.py -d {dataset.name}"
+        made.absent = [
+            f"No features from before stage 1 lie in {before_dir}. This makes them, NAME being the encoder that stage "
+            f"1 starts from: {make} model_path=NAME features_dir={before_dir} (covers: use_finetune_swinbase.py)",
+            f"No features from after stage 1. This makes them: {make} (covers: use_finetune_swinbase.py)",
+        ]
+        for modality, of_side in found.items():
+            drawings = {side: figures.item_map(plane, drawn, popularity) for side, plane in of_side.items()}
+            numbers = [self.figure(drawings[side]) if side in drawings else None for side in sides]
+            made.picks.append((modality, numbers))
+        return made
 
     def browser(self, rows: List[table.Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
         """What each row shows to the drawn users."""
@@ -257,5 +262,3 @@ def html_of(asked: List[Asked], settings: Any, split: str, home: Path) -> str:
     if not page.parts:
         raise UserError(f"no run of {names} is done; python -m reproduce.run with the same words runs them")
     return page.html(names)
-
-

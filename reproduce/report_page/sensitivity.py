@@ -36,7 +36,7 @@ def _is_number(value: Any) -> bool:
 
 
 def of_rows(rows: List[Row], split: str) -> List[Sweep]:
-    """A sweep for each numeric setting in which some runs of a model differ while all else that shapes them is equal."""
+    """A sweep for each numeric setting in which runs of a model differ while all else that shapes them is equal."""
     runs = [
         (result["model"], {k: v for k, v in read_json(folder / MADE)["settings"].items() if k != "seed"}, result)
         for row in rows
