@@ -44,6 +44,11 @@ CHOSEN_BY = "ndcg@10"  # the strongest other row is the one with the highest, on
 PUBLISHED = Path(__file__).parent / "published.csv"
 
 
+def anchor_of(*names: str) -> str:
+    """Names as an anchor of a page."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(names).lower()).strip("-")
+
+
 @dataclass
 class Row:
     """A row of a suite on one data set: its finished runs, their folders and results."""
@@ -58,7 +63,7 @@ class Row:
     @property
     def anchor(self) -> str:
         """Of its list of runs."""
-        return re.sub(r"[^a-z0-9]+", "-", f"{self.dataset} {self.name}".lower()).strip("-")
+        return anchor_of(self.dataset, self.name)
 
     def values(self, split: str, metric: str) -> List[float]:
         """One a run."""

@@ -1,119 +1,51 @@
-"""The report page: what it shows is what the runs stored; a browser reads, sorts and leafs through it."""
+"""The report page: what it shows is what the runs stored; titles stay text; what is not there is told."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import pytest
 import torch
-from browser import CHROMIUM, Browser, browser
 from markupsafe import escape
 from PIL import Image
-from stage2 import make_ready
-from tiny import N_ITEMS, N_USERS, tiny_sequences, tiny_titles
+from reported import EVIL, Ran, charts, data_of, folder_of, made_page
+from tiny import N_ITEMS, N_USERS, tiny_sequences
 
-from common.dataset import load_dataset, write_dataset
+from common.dataset import load_dataset
 from common.errors import UserError
-from common.features import features_path, load_features, save_features
-from common.files import read_json, recipe, write_json
-from reproduce import report, train
+from common.features import features_path, load_features
+from common.files import read_json, write_json
+from reproduce import report
 from reproduce.report_page.curves import read_curves
 from reproduce.report_page.embeddings import principal_plane
+from reproduce.report_page.users import Shown, read_shown
 from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
-from reproduce.suite import SuiteRun, load_suite
-from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
-
-EVIL = """</script><script>alert("x")</script> & 'quoted'"""
-PAIRS = [(0, 5), (1, 6), (0, 5)]
-SUITE = """
-datasets: [Tiny]
-seeds: [1]
-against: [wide]
-settings: {max_seq_length: 10, train_batch_size: 16, inner_size: 8, precision: fp32, epochs: 3, stopping_step: 5}
-models:
-  - Pop
-  - {model: SASRec, name: narrow, settings: {hidden_size: 8}}
-  - {model: SASRec, name: wide, settings: {hidden_size: 16}}
-  - {model: ItemKNN, name: searched, settings: {n_trials: 2, search_seed: 1}}
-  - {model: SASRecText, name: "text <b>", settings: {hidden_size: 8, modalities: [text]}}
-"""
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Tuple[Path, List[str], List[SuiteRun]]:
-    """A folder with a suite that was run in this process, the words that name it, and its runs."""
-    folder = tmp_path_factory.mktemp("report")
-    home = make_ready(folder / "d")
-    titles_cn, titles_en = tiny_titles()
-    titles_en[3] = EVIL
-    write_dataset(home, "Tiny", dict(enumerate(tiny_sequences())), zip(titles_cn, titles_en))
-    write_rows(pairs_path(pairs_dir(home, "hand"), "id"), PAIRS)
-    save_features(
-        features_path(home / "before_stage1", "Tiny", "text"),
-        torch.randn(N_ITEMS, 6),
-        recipe("test", {"model": "m"}, {}),
-    )
-    (folder / "mine.yaml").write_text(SUITE)
-    words = [f"datasets_dir={folder / 'd'}", f"results_dir={folder / 'r'}", f"features_dir={home}", "device=cpu"]
-    values = dict(word.split("=", 1) for word in words)
-    runs = load_suite(str(folder / "mine.yaml"), settings=values).runs
-    for run in runs:
-        made, _ = train.run_plan(train.plan(run.model, run.dataset, run.words), force=False)
-        write_json(run.ledger(str(folder / "r")), {"state": "done", "folder": str(made)})
-    return folder, [str(folder / "mine.yaml"), *words], runs
-
-
-def made_page(ran: Any, *more: str) -> str:
-    folder, words, _ = ran
-    report.main([*words, *more])
-    return (folder / "r" / "suites" / "mine" / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def page(ran: Any) -> str:
-    return made_page(ran)
-
-
-def data_of(page: str) -> Dict[str, Any]:
-    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    found: Dict[str, Any] = json.loads(text)
-    return found
-
-
-def folder_of(ran: Any, name: str) -> Path:
-    (run,) = (run for run in ran[2] if run.name == name)
-    return Path(run.state(str(ran[0] / "r"))["folder"])
-
-
-def charts(page: str) -> Dict[str, List[List[Any]]]:
-    """The figures' numbers of each chart by id, one list a choice."""
-    found = re.findall(r'<div class="plots" id="mine-tiny-([\w-]+)" data-picks="([^"]*)"', page)
-    return {name: json.loads(picks.replace("&#34;", '"')) for name, picks in found}
-
+from reproduce.suite import load_suite
+from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path
 
 # --- what the page holds ---
 
 
-def test_users_history_target_lists_and_ranks_are_those_stored(ran: Any, page: str) -> None:
+def test_users_history_target_lists_and_ranks_are_those_stored(ran: Ran, page: str) -> None:
     data = data_of(page)["browsers"]["mine-tiny"]
     assert [row["name"] for row in data["rows"]] == ["Pop", "narrow", "wide", "searched", "text <b>"]
     assert [user["id"] for user in data["users"]] == list(range(N_USERS)) and not data["without"]
     for place, row in enumerate(data["rows"]):
         folder = folder_of(ran, row["name"])
         ranks, top = read_ranks(folder), np.load(folder / "top.npy")
+        order = [int(line.split(",")[0]) for line in (folder / "ranks.csv").read_text().splitlines()[1:]]
         for user in data["users"]:
             line = ranks.users.tolist().index(user["id"])
             assert user["next"] == ranks.items[line] == tiny_sequences()[user["id"]][-1]
             assert user["ranks"][place] == ranks.ranks[line]
-            assert user["top"][place] in top.tolist()
+            assert user["top"][place] == top[order.index(user["id"])].tolist()
             if ranks.ranks[line] <= 10 and row["name"] in ("narrow", "wide"):  # no ties: the list is in order
                 assert user["top"][place][int(ranks.ranks[line]) - 1] == user["next"]
             assert user["history"] == tiny_sequences()[user["id"]][:-1] and user["seen"] == len(user["history"])
@@ -121,7 +53,16 @@ def test_users_history_target_lists_and_ranks_are_those_stored(ran: Any, page: s
             assert set(user["repeats"]) == shown & set(user["history"])
 
 
-def test_users_are_drawn_by_seed_and_histories_cut(ran: Any) -> None:
+def test_lists_go_by_the_order_of_the_ranks(tmp_path: Path) -> None:
+    (tmp_path / "ranks.csv").write_text("user,item,rank,rank_masked\n7,1,2.5,1\n3,0,1,1\n")
+    np.save(tmp_path / "top.npy", np.array([[4, 1], [0, 2]]))
+    assert read_shown(tmp_path) == {7: Shown(1, 2.5, [4, 1]), 3: Shown(0, 1.0, [0, 2])}
+    np.save(tmp_path / "top.npy", np.zeros((3, 2), dtype=int))
+    with pytest.raises(UserError, match="2 users, top.npy 3"):
+        read_shown(tmp_path)
+
+
+def test_users_are_drawn_by_seed_and_histories_cut(ran: Ran) -> None:
     drawn = [
         data_of(made_page(ran, "users=4", "history=2", f"seed={seed}"))["browsers"]["mine-tiny"]["users"]
         for seed in (1, 1, 2)
@@ -132,12 +73,13 @@ def test_users_are_drawn_by_seed_and_histories_cut(ran: Any) -> None:
         assert user["history"] == tiny_sequences()[user["id"]][-3:-1] and user["seen"] > 2
 
 
-def test_tables_hold_what_the_runs_measured_and_lead_to_them(ran: Any, page: str) -> None:
+def test_tables_hold_what_the_runs_measured_and_lead_to_them(ran: Ran, page: str) -> None:
     for run in ran[2]:
         folder = folder_of(ran, run.name)
         assert f"{read_json(folder / 'metrics.json')['test']['ndcg@10']:.4f}" in page
         assert str(folder / "train.log") in page and (folder / "settings.yaml").read_text().splitlines()[0] in page
         assert escape(run.command) in page
+    assert "history unmasked" in page and "history masked" in made_page(ran, "--masked")
     assert "Tiny: against" in page and "Tiny: by groups" in page and "accuracy against cost" in page
     links = re.findall(r'href="#(mine-tiny-run-[^"]*)"', page)
     assert len(set(links)) == 5 and all(f'id="{link}"' in page for link in links)
@@ -145,7 +87,7 @@ def test_tables_hold_what_the_runs_measured_and_lead_to_them(ran: Any, page: str
     assert len(files) >= 10 and all((ran[0] / "r" / "suites" / "mine" / file).is_file() for file in files)
 
 
-def test_curves_are_those_of_the_logs(ran: Any, page: str) -> None:
+def test_curves_are_those_of_the_logs(ran: Ran, page: str) -> None:
     figures, picks = data_of(page)["figures"], charts(page)
     by_name = {trace["name"]: trace for trace in figures[picks["valid"][0][0]]["data"]}
     assert list(by_name) == ["narrow", "wide", "text <b>"]
@@ -171,7 +113,7 @@ def test_a_log_of_adrec_that_was_killed_and_resumed(tmp_path: Path) -> None:
     assert read_curves(tmp_path / "absent.log") is None
 
 
-def test_sensitivity_from_rows_that_differ_alone_and_from_a_search(ran: Any, page: str) -> None:
+def test_sensitivity_from_rows_that_differ_alone_and_from_a_search(ran: Ran, page: str) -> None:
     figures, picks = data_of(page)["figures"], charts(page)["sweep"]
     names = re.findall(r"<option value=\"\d+\">(.*?)</option>", page[page.index('data-chart="mine-tiny-sweep"') :])
     assert names[0] == "hidden_size, rows of SASRec" and names[1].endswith("search of searched")
@@ -183,7 +125,7 @@ def test_sensitivity_from_rows_that_differ_alone_and_from_a_search(ran: Any, pag
     assert sorted(figures[picks[1][0]]["data"][0]["y"]) == sorted(scores)
 
 
-def test_costs_are_those_recorded(ran: Any, page: str) -> None:
+def test_costs_are_those_recorded(ran: Ran, page: str) -> None:
     figures, picks = data_of(page)["figures"], charts(page)["against-cost"]
     traces = {trace["name"]: trace for trace in figures[picks[1][0]]["data"]}
     assert set(traces) == {"narrow", "wide", "text <b>"}  # the others train no parameter
@@ -197,7 +139,7 @@ def test_costs_are_those_recorded(ran: Any, page: str) -> None:
 # --- items ---
 
 
-def test_the_map_shows_principal_components_of_the_features_before_and_after(ran: Any, page: str) -> None:
+def test_the_map_shows_principal_components_of_the_features_before_and_after(ran: Ran, page: str) -> None:
     figures, picks = data_of(page)["figures"], charts(page)["map"]
     home = ran[0] / "d" / "Tiny"
     for number, folder in zip(picks[0], (home / "before_stage1", home)):
@@ -218,7 +160,7 @@ def test_items_without_a_vector_shift_nothing() -> None:
     assert np.isnan(with_zeros.points[19]).all() and np.allclose(alone.points, with_zeros.points[:19])
 
 
-def test_covers_are_small_pictures_and_no_more_than_asked_for(ran: Any, page: str) -> None:
+def test_covers_are_small_pictures_and_no_more_than_asked_for(ran: Ran, page: str) -> None:
     items = data_of(page)["items"]["Tiny"]
     assert len(items["covers"]) == N_ITEMS and items["uncovered"] == 0
     for uri in items["covers"].values():
@@ -229,7 +171,7 @@ def test_covers_are_small_pictures_and_no_more_than_asked_for(ran: Any, page: st
     assert f"{N_ITEMS - 4} of the {N_ITEMS} items shown have no cover" in few
 
 
-def test_pairs_are_those_of_the_file(ran: Any, page: str) -> None:
+def test_pairs_are_those_of_the_file(ran: Ran, page: str) -> None:
     assert re.findall(r'<li data-items="(\d+,\d+)">.*?(once|\d+ times)', page) == [("0,5", "2 times"), ("1,6", "once")]
     assert "3 lines, 2 distinct pairs" in page
     assert len(re.findall("<li data-items", made_page(ran, "pairs=1"))) == 1
@@ -259,7 +201,7 @@ def test_titles_stay_text_and_nothing_is_loaded_from_elsewhere(page: str) -> Non
 # --- what is not there is told, with the command that makes it ---
 
 
-def test_empty_sections_name_the_command_that_fills_them(ran: Any, tmp_path: Path) -> None:
+def test_empty_sections_name_the_command_that_fills_them(ran: Ran, tmp_path: Path) -> None:
     folder, words, _ = ran
     (tmp_path / "bare.yaml").write_text("datasets: [Tiny]\nseeds: [1]\nmodels: [Pop]\n")
     out = tmp_path / "page.html"
@@ -286,7 +228,7 @@ def test_empty_sections_name_the_command_that_fills_them(ran: Any, tmp_path: Pat
     assert "users=0 leaves" in page and "map_items=0 leaves" in page and 'class="browser"' not in page
 
 
-def test_faults_are_told_in_a_line(ran: Any, tmp_path: Path) -> None:
+def test_faults_are_told_in_a_line(ran: Ran, tmp_path: Path) -> None:
     folder, words, _ = ran
     for wrong, message in (
         (["users=3"], "name a suite"),
@@ -315,89 +257,3 @@ def test_the_pages_settings_hide_none_of_the_models(capsys: pytest.CaptureFixtur
         report.main(["--help"])
     told = capsys.readouterr().out
     assert all(f"  {name} = " in told for name in report.OWN)
-
-
-# --- in a browser ---
-
-
-@pytest.fixture(scope="module")
-def tab(ran: Any, page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuple[Browser, Path]]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page, encoding="utf-8")
-    with browser() as one:
-        yield one, path
-
-
-def drawn(one: Browser, script: str) -> Any:
-    """The value of an expression as soon as it is true."""
-    return one.run(
-        "new Promise((done, fail) => { let left = 100; const look = () => { const value = " + script + ";"
-        "if (value) done(value); else if (left--) setTimeout(look, 50); else fail('never'); }; look(); })"
-    )
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_works(tab: Tuple[Browser, Path], width: int) -> None:
-    one, path = tab
-    one.open(path, width)
-    assert one.run("document.documentElement.scrollWidth") <= width
-    one.run("document.documentElement.style.scrollBehavior = 'auto'")
-    for plot in range(one.run("document.querySelectorAll('.plot:not([hidden])').length")):
-        one.run(f"document.querySelectorAll('.plot:not([hidden])')[{plot}].scrollIntoView()")
-        assert drawn(one, f"document.querySelectorAll('.plot:not([hidden])')[{plot}].querySelector('svg')") is not None
-    assert one.run("document.documentElement.scrollWidth") <= width  # with all charts
-    assert one.run("document.querySelectorAll('script').length") == 3 and one.errors == []
-
-
-def test_a_heading_sorts_by_value_and_says_so(tab: Tuple[Browser, Path], ran: Any) -> None:
-    one, path = tab
-    one.open(path, 1280)
-    heads = "document.querySelector('table.data').tHead.rows[0].cells"
-    column = "[...document.querySelector('table.data').tBodies[0].rows].map((row) => Number(row.cells[5].textContent))"
-    scores = [round(read_json(folder_of(ran, run.name) / "metrics.json")["test"]["ndcg@10"], 4) for run in ran[2]]
-    assert one.run(column) == scores and one.run(f"{heads}[5].ariaSort") == "none"
-    one.run(f"{heads}[5].querySelector('button').click()")
-    assert one.run(column) == sorted(scores, reverse=True) and one.run(f"{heads}[5].ariaSort") == "descending"
-    one.run(f"{heads}[5].querySelector('button').focus()")
-    for kind in ("keyDown", "keyUp"):
-        one.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
-    assert one.run(column) == sorted(scores) and one.run(f"{heads}[5].ariaSort") == "ascending"
-
-
-def test_the_picker_shows_another_users_lists(tab: Tuple[Browser, Path], page: str) -> None:
-    one, path = tab
-    one.open(path, 390)
-    users = data_of(page)["browsers"]["mine-tiny"]["users"]
-    numbers = (
-        "[...document.querySelectorAll('.browser .{}')].map((line) => Number(line.textContent.match(/item (\\d+)/)[1]))"
-    )
-    for click, user in ((None, 0), (".next", 1), (".next", 2), (".previous", 1)):
-        if click:
-            one.run(f"document.querySelector('.browser {click}').click()")
-        assert one.run(numbers.format("history li")) == users[user]["history"]
-        assert one.run(numbers.format("models li")) == [item for top in users[user]["top"] for item in top]
-        assert set(one.run(numbers.format("models li.hit"))) <= {users[user]["next"]}
-        assert one.run(numbers.format("target")) == [users[user]["next"]]
-        told = one.run("[...document.querySelectorAll('.models section > p')].map((p) => p.textContent)")
-        assert [float(re.findall(r"rank ([\d.]+)", text)[0]) for text in told] == users[user]["ranks"]
-    one.run("document.querySelector('.browser select').selectedIndex = 5")
-    one.run("document.querySelector('.browser select').dispatchEvent(new Event('change'))")
-    assert one.run(numbers.format("history li")) == users[5]["history"]
-
-
-def test_an_item_of_the_map_is_found_and_its_title_is_text(tab: Tuple[Browser, Path]) -> None:
-    one, path = tab
-    one.open(path, 1280)
-    one.run("document.querySelector('.map').scrollIntoView()")
-    drawn(one, "[...document.querySelectorAll('.map .plot')].every((plot) => plot.querySelector('svg'))")
-    one.run(
-        "{ const s = document.querySelector('.map input'); s.value = 'alert('; s.dispatchEvent(new Event('change')); }"
-    )
-    assert EVIL in one.run("document.querySelector('.looked-at').textContent")
-    assert one.run("document.querySelectorAll('.map .plot')[1].data[1].x.length") == 1
-    one.run("document.querySelector('.map .plot').emit('plotly_hover', {points: [{customdata: 7}]})")
-    assert "item 7" in one.run("document.querySelector('.looked-at').textContent")
-    assert one.run("document.querySelector('.looked-at img').src.startsWith('data:image/webp')")
-    assert one.errors == []

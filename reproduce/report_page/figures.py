@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,7 +17,6 @@ from reproduce.table import Row
 COLOURS = ("#0b6e99", "#c8553d", "#3f7d20", "#7d4e9e", "#b07d00", "#d1508f", "#4a4e69", "#1b998b")  # on white ≥ 3:1
 DASHES = ("solid", "dash", "dot")
 SYMBOLS = ("circle", "diamond", "square")
-CHOSEN = "#1d3557"
 Figure = Dict[str, Any]
 
 
@@ -39,15 +38,22 @@ def _turn(choices: Sequence[str], place: int) -> str:
     return choices[place // len(COLOURS) % len(choices)]
 
 
-def validation_curves(curves: Mapping[str, Curves], metric: str) -> Figure:
-    """The validation metric of each run by name; the chosen epoch is a dot."""
+def validation_curves(curves: Sequence[Tuple[str, str, Curves]], metric: str) -> Figure:
+    """The validation metric of each run, given as (row, run's name, curves); the chosen epoch is a dot.
+
+    Runs of a row have its colour, and one line in the legend.
+    """
+    rows = list(dict.fromkeys(row for row, _, _ in curves))
     traces: List[Any] = []
-    for place, (name, one) in enumerate(curves.items()):
-        values = one.valid[metric]
+    legends = set()
+    for row, name, one in curves:
+        place, values = rows.index(row), one.valid[metric]
         line = {"color": _colour(place), "dash": _turn(DASHES, place), "width": 2}
         sizes = [9 if number == one.best else 0 for number in range(len(values))]
         marker = {"size": sizes, "color": _colour(place), "opacity": 1}
-        traces.append(go.Scatter(x=one.at, y=values, name=name, mode="lines+markers", line=line, marker=marker))
+        trace = go.Scatter(x=one.at, y=values, name=name, mode="lines+markers", line=line, marker=marker)
+        traces.append(trace.update(legendgroup=row, showlegend=row not in legends))
+        legends.add(row)
     return _over_epochs(traces, f"validation {metric.upper()}")
 
 

@@ -171,6 +171,7 @@ for (const browser of document.querySelectorAll(".browser")) {
     const user = users[select.selectedIndex];
     previous.disabled = select.selectedIndex === 0;
     next.disabled = select.selectedIndex === users.length - 1;
+    browser.querySelector(".place").textContent = `${select.selectedIndex + 1} of ${users.length}`;
     const left = user.seen - user.history.length;
     const history = element("ol", "history");
     history.tabIndex = 0;
@@ -184,6 +185,8 @@ for (const browser of document.querySelectorAll(".browser")) {
     target.append(itemOf(dataset, user.next));
     const models = element("div", "models");
     models.tabIndex = 0;
+    models.setAttribute("role", "region");
+    models.setAttribute("aria-label", "What each model shows");
     models.append(...rows.map((row, place) => modelOf(row, user, place)));
     shown.replaceChildren(
       element("h4", "", `History: ${user.seen} items${left ? `, the latest ${user.history.length}` : ""}, oldest first`),

@@ -26,6 +26,7 @@ from reproduce.report_page.pairs import drawn_pairs
 from reproduce.report_page.sensitivity import of_rows, of_searches
 from reproduce.report_page.users import drawn_users
 from reproduce.run import Asked
+from reproduce.table import anchor_of
 
 HERE = Path(__file__).parent
 STAGE_1 = "stage1_content_modality_semantic_alignment"
@@ -84,7 +85,7 @@ class Page:
         first = name not in self.shelves
         if first:
             self.shelves[name] = Shelf(dataset, self.settings.covers)
-        anchor = f"{asked.suite.name}-{name}".lower().replace(" ", "-")
+        anchor = anchor_of(asked.suite.name, name)
         made = [
             table.quality(rows, asked.suite, self.split),
             table.significance(rows, asked.suite, self.split),
@@ -132,21 +133,21 @@ class Page:
 
     def curves(self, rows: List[table.Row], anchor: str) -> List[Choices]:
         """Validation of all runs, by metric; the terms of the loss, by run."""
-        found: Dict[str, Curves] = {}
+        found: List[Tuple[str, str, Curves]] = []
         for row in rows:
             for run, folder in zip(row.runs, row.folders):
                 one = read_curves(folder / "train.log")
                 if one is not None:
-                    found[row.name if len(row.runs) == 1 else f"{row.name}, seed {run.seed}"] = one
+                    found.append((row.name, row.name if len(row.runs) == 1 else f"{row.name}, seed {run.seed}", one))
         if not found:
             return []
         valid = Choices(f"{anchor}-valid", "Metric", "Validation metric after each epoch, a line a run")
         for metric in METRICS_SHOWN:
-            having = {name: one for name, one in found.items() if metric in one.valid}
+            having = [(row, name, one) for row, name, one in found if metric in one.valid]
             if having:
                 valid.picks.append((metric.upper(), [self.figure(figures.validation_curves(having, metric))]))
         loss = Choices(f"{anchor}-loss", "Run", "Terms of the training loss, epoch by epoch")
-        loss.picks = [(name, [self.figure(figures.loss_curves(one))]) for name, one in found.items()]
+        loss.picks = [(name, [self.figure(figures.loss_curves(one))]) for _, name, one in found]
         return [valid, loss]
 
     def sensitivity(self, rows: List[table.Row], anchor: str) -> Optional[Choices]:

@@ -56,7 +56,7 @@ def of_rows(rows: List[Row], split: str) -> List[Sweep]:
                     values = sorted(by_value)
                     means = [float(np.mean(by_value[value])) for value in values]
                     spread = [float(np.std(by_value[v], ddof=1)) if len(by_value[v]) > 1 else 0.0 for v in values]
-                    found.append(Sweep(model, key, f"test {METRIC}", values, means, spread))
+                    found.append(Sweep(model, key, f"{split.replace('_', ' ')} {METRIC}", values, means, spread))
     return found
 
 
