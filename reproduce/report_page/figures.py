@@ -112,11 +112,11 @@ def value_of(result: Mapping[str, Any], key: str) -> Any:
 
 def by_groups(table: Table) -> Figure:
     """NDCG@10 of each group of users, as the table of `reproduce.table.by_groups` prints it."""
-    groups = table.header[1:-2]
-    labels = [group.replace(" (", "<br>(") for group in groups]
+    columns = [column for column in range(1, len(table.header) - 2) if table.rows[0][column].text != "–"]  # has users
+    labels = [table.header[column].replace(" (", "<br>(") for column in columns]
     traces = []
     for place, cells in enumerate(table.rows):
-        values = [None if cell.text == "–" else float(cell.text) for cell in cells[1 : len(groups) + 1]]
+        values = [float(cells[column].text) for column in columns]
         marker = {"size": 10, "color": _colour(place), "symbol": _turn(SYMBOLS, place)}
         traces.append(go.Scatter(x=labels, y=values, name=cells[0].text, mode="markers", marker=marker))
     return _plain(traces, "", "test NDCG@10", showlegend=True)

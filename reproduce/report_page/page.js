@@ -1,6 +1,7 @@
 "use strict";
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const NARROW = 640; // pixels: legends go below their chart
+const LINE = 20; // pixels: a line of a legend
 
 function element(tag, name, text) {
   const made = document.createElement(tag);
@@ -44,21 +45,38 @@ for (const table of document.querySelectorAll("table.data")) {
 const FONT = { family: "system-ui, sans-serif", size: 13, color: "#1f2430" };
 const AXIS = { gridcolor: "#e4e7ee", linecolor: "#8a91a1", zeroline: false, automargin: true, ticks: "outside", tickcolor: "#8a91a1" };
 
-function layoutOf(figure) {
-  const narrow = window.innerWidth < NARROW;
+function named(figure) {
+  return figure.data.filter((trace) => trace.name && trace.showlegend !== false).length;
+}
+
+// On a phone the legend stands below the chart, which grows by it; elsewhere beside it.
+function layoutOf(figure, narrow) {
   const axes = {};
   for (const axis of ["xaxis", "yaxis"]) {
     axes[axis] = { ...AXIS, ...figure.layout[axis], title: { ...figure.layout[axis].title, standoff: 8 } };
   }
-  const legend = narrow ? { orientation: "h", y: -0.25, yanchor: "top" } : {};
-  return { ...figure.layout, ...axes, legend, font: FONT, margin: { l: 55, r: 15, t: 32, b: 45 }, hovermode: "closest", autosize: true };
+  const below = narrow && figure.layout.showlegend ? LINE * named(figure) + 20 : 0;
+  const legend = { tracegroupgap: 0, ...(below ? { orientation: "h", yref: "container", y: 0, yanchor: "bottom", maxheight: below, entrywidth: 250 } : {}) };
+  const margin = { l: 55, r: 15, t: 32, b: 55 + below };
+  return { ...figure.layout, ...axes, legend, font: FONT, margin, hovermode: "closest", autosize: true };
+}
+
+function tracesOf(figure, narrow) {
+  const traces = structuredClone(figure.data);
+  for (const { marker } of traces) {
+    if (narrow && marker && marker.colorbar) Object.assign(marker.colorbar, { orientation: "h", y: -0.22, yanchor: "top", len: 1 });
+  }
+  return traces;
 }
 
 function draw(plot) {
+  const narrow = window.innerWidth < NARROW;
   const figure = DATA.figures[plot.figure];
+  const lines = figure.layout.showlegend ? LINE * named(figure) : 0;
+  plot.style.height = `${narrow ? 360 + lines : Math.max(400, lines + 125)}px`;
   const options = { responsive: true, displaylogo: false, displayModeBar: true, modeBarButtons: [["toImage", "resetScale2d"]] };
   plot.dataset.drawn = plot.figure;
-  Plotly.react(plot, structuredClone(figure.data), layoutOf(figure), options);
+  Plotly.react(plot, tracesOf(figure, narrow), layoutOf(figure, narrow), options);
   plot.dispatchEvent(new CustomEvent("drawn"));
 }
 
