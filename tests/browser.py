@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
+from PIL import Image
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     f"--{name}"
@@ -142,6 +144,8 @@ def main(page: str, out: str, width: str, anchor: Optional[str] = None) -> None:
         tab.run(f"{where}.scrollIntoView()")
         tab.run("new Promise((done) => setTimeout(done, 500))")
         tab.screenshot(Path(out))
+        with Image.open(out) as image:  # 256 colours make it a third of the size
+            image.convert("RGB").quantize(256).save(out, optimize=True)
         for error in tab.errors:
             print(error)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from markupsafe import escape
 from PIL import Image
-from reported import EVIL, Ran, charts, data_of, folder_of, made_page
+from reported import EVIL, SUITE, Ran, charts, data_of, folder_of, made_page
 from tiny import N_ITEMS, N_USERS, tiny_sequences
 
 from common.dataset import load_dataset
@@ -140,7 +140,7 @@ def test_costs_are_those_recorded(ran: Ran, page: str) -> None:
 
 
 def test_the_map_shows_principal_components_of_the_features_before_and_after(ran: Ran, page: str) -> None:
-    figures, picks = data_of(page)["figures"], charts(page)["map"]
+    figures, picks = data_of(page)["figures"], charts(page)["item-map"]
     home = ran[0] / "d" / "Tiny"
     for number, folder in zip(picks[0], (home / "before_stage1", home)):
         vectors = load_features(features_path(folder, "Tiny", "text"), N_ITEMS).double().numpy()
@@ -196,6 +196,17 @@ def test_titles_stay_text_and_nothing_is_loaded_from_elsewhere(page: str) -> Non
     assert sum(tag == "script" for tag, _ in seen) == 3
     paths = [value for _, attrs in seen for key, value in attrs.items() if key in ("src", "href")]
     assert not [path for path in paths if re.match(r"\w+:(?!,$)|//", path)]
+
+
+def test_two_suites_on_one_page_share_items_and_no_id(ran: Ran) -> None:
+    folder, words, _ = ran
+    (folder / "other.yaml").write_text(re.sub(r"against.*\n", "", SUITE).replace("name: wide", "name: broad"))
+    report.main([words[0], str(folder / "other.yaml"), *words[1:]])
+    page = (folder / "r" / "suites" / "mine+other" / "report.html").read_text(encoding="utf-8")
+    ids = [attrs["id"] for _, attrs in Tags(page).seen if "id" in attrs]
+    assert len(set(ids)) == len(ids) and {"mine-tiny-run-tiny-wide", "other-tiny-run-tiny-broad"} <= set(ids)
+    assert "The map of Tiny stands in the first part" in page and "The pairs of Tiny stand in" in page
+    assert set(data_of(page)["browsers"]) == {"mine-tiny", "other-tiny"} and len(data_of(page)["items"]) == 1
 
 
 # --- what is not there is told, with the command that makes it ---

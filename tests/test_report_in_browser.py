@@ -8,7 +8,7 @@ from typing import Any, Iterator, Tuple
 
 import pytest
 from browser import CHROMIUM, Browser, browser
-from reported import EVIL, Ran, data_of, folder_of
+from reported import EVIL, Ran, charts, data_of, folder_of
 
 from common.files import read_json
 
@@ -78,6 +78,23 @@ def test_the_picker_shows_another_users_lists(tab: Tuple[Browser, Path], page: s
     one.run("document.querySelector('.browser select').selectedIndex = 5")
     one.run("document.querySelector('.browser select').dispatchEvent(new Event('change'))")
     assert one.run(numbers.format("history li")) == users[5]["history"]
+
+
+def test_a_list_picks_another_chart(tab: Tuple[Browser, Path], page: str) -> None:
+    one, path = tab
+    one.open(path, 1280)
+    select = "document.querySelector('select[data-chart$={}]')"
+    pick = f"{select}.value = 1; {select}.dispatchEvent(new Event('change'))"
+    one.run("document.querySelector('[id$=-curves]').scrollIntoView()")
+    for chart, choice in ((charts(page)["valid"], 0), (charts(page)["valid"], 1)):
+        if choice:
+            one.run(pick.replace("{}", "valid"))
+        drawn(one, f"document.querySelector('[id$=-valid] .plot').dataset.drawn === '{chart[choice][0]}'")
+    assert "HIT@10" in one.run("document.querySelector('[id$=-valid] .ytitle').textContent")
+    one.run(pick.replace("{}", "item-map"))  # image features are there from after stage 1 alone
+    shown = "[...document.querySelectorAll('.map .{}')].map((part) => !part.hidden)"
+    assert one.run(shown.format("plot")) == [False, True] and one.run(shown.format("absent")) == [True, False]
+    assert "features_dir=" in one.run("document.querySelector('.map .absent').textContent")
 
 
 def test_an_item_of_the_map_is_found_and_its_title_is_text(tab: Tuple[Browser, Path]) -> None:

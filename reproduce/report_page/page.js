@@ -222,11 +222,12 @@ for (const browser of document.querySelectorAll(".browser")) {
       line.append(itemOf(dataset, item, tags));
       return line;
     }));
-    made.append(element("h5", "", row.name), element("p", "note", `next item at rank ${user.ranks[place]}; seed ${row.seed}`), list);
+    const seed = row.runs > 1 ? `, seed ${row.seed}` : "";
+    made.append(element("h5", "", row.name), element("p", "note", `next item at rank ${user.ranks[place]}${seed}`), list);
     return made;
   };
 
-  select.append(...users.map((user) => element("option", "", `${user.id} (${user.seen} items)`)));
+  select.append(...users.map((user) => element("option", "", user.id)));
   select.addEventListener("change", show);
   previous.addEventListener("click", () => { select.selectedIndex -= 1; show(); });
   next.addEventListener("click", () => { select.selectedIndex += 1; show(); });

@@ -79,7 +79,7 @@ def drawn_users(rows: List[Row], dataset: Dataset, count: int, history: int, see
             }
         )
     return {
-        "rows": [{"name": row.name, "seed": row.runs[0].seed} for row in kept],
+        "rows": [{"name": row.name, "seed": row.runs[0].seed, "runs": len(row.runs)} for row in kept],
         "users": users,
         "without": [row.name for row in rows if row not in kept],
     }
