@@ -145,7 +145,7 @@ def main(page: str, out: str, width: str, anchor: Optional[str] = None) -> None:
         tab.run("new Promise((done) => setTimeout(done, 500))")
         tab.screenshot(Path(out))
         with Image.open(out) as image:  # 256 colours make it a third of the size
-            image.convert("RGB").quantize(256).save(out, optimize=True)
+            image.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(out, optimize=True)
         for error in tab.errors:
             print(error)
 

@@ -19,8 +19,8 @@ from tiny import N_ITEMS, N_USERS, tiny_sequences
 
 from common.dataset import load_dataset
 from common.errors import UserError
-from common.features import features_path, load_features
-from common.files import read_json, write_json
+from common.features import features_path, load_features, save_features
+from common.files import read_json, recipe, write_json
 from reproduce import report
 from reproduce.report_page.curves import read_curves
 from reproduce.report_page.embeddings import principal_plane
@@ -150,6 +150,31 @@ def test_the_map_shows_principal_components_of_the_features_before_and_after(ran
         points = np.array([shown["x"], shown["y"]]).T
         assert np.allclose(np.abs(points), np.abs(u[:, :2] * s[:2]), atol=1e-3)
     assert f"text before: {home / 'before_stage1'}" in page and "encoder: m" in page
+
+
+def test_features_from_before_are_looked_for_where_asked_and_must_fit(ran: Ran, tmp_path: Path) -> None:
+    asked = f"before_dir={tmp_path}/{{dataset}}"
+    page = made_page(ran, asked)
+    assert f"features_dir={tmp_path}/Tiny" in page and charts(page)["item-map"][0][0] is None
+    save_features(features_path(tmp_path / "Tiny", "Tiny", "text"), torch.randn(3, 6), recipe("test", {}, {}))
+    page = made_page(ran, asked)
+    assert "has 3 rows, the data set has 15 items" in page and "item-map" not in charts(page)
+
+
+def test_a_run_without_lists_is_named(ran: Ran, tmp_path: Path) -> None:
+    top = folder_of(ran, "wide") / "top.npy"
+    top.rename(tmp_path / "top.npy")
+    try:
+        page = made_page(ran)
+    finally:
+        (tmp_path / "top.npy").rename(top)
+    assert "Without top.npy, as tested by an older version: wide;" in page
+    assert [row["name"] for row in data_of(page)["browsers"]["mine-tiny"]["rows"]] == [
+        "Pop",
+        "narrow",
+        "searched",
+        "text <b>",
+    ]
 
 
 def test_items_without_a_vector_shift_nothing() -> None:
