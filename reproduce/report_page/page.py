@@ -6,35 +6,26 @@ An item's title, a setting or a name from a file reaches the page as text: Jinja
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from common.dataset import Dataset, load_dataset, train_part
+from common.dataset import Dataset, load_dataset
 from common.errors import UserError
 from common.files import commit, read_text
 from reproduce import table
-from reproduce.report_page import figures
-from reproduce.report_page.curves import Curves, read_curves
-from reproduce.report_page.embeddings import Plane, planes
+from reproduce.report_page.charts import Charts
+from reproduce.report_page.embeddings import planes
 from reproduce.report_page.items import Shelf
 from reproduce.report_page.pairs import drawn_pairs
-from reproduce.report_page.sensitivity import of_rows, of_searches
 from reproduce.report_page.users import drawn_users
 from reproduce.run import Asked
 from reproduce.table import anchor_of
 
 HERE = Path(__file__).parent
-STAGE_1 = "stage1_content_modality_semantic_alignment"
-COSTS = {
-    "seconds": "training seconds",
-    "parameters": "trained parameters",
-    "operations": "operations",
-}
 SECTIONS = [
     ("tables", "results"),
     ("curves", "training curves"),
@@ -46,19 +37,6 @@ SECTIONS = [
     ("browser", "recommendations"),
     ("runs", "runs"),
 ]
-METRICS_SHOWN = ("ndcg@10", "hit@10", "mrr")
-
-
-@dataclass
-class Choices:
-    """A chart, or charts side by side, of which a list picks: (name, one figure's number or None for each plot)."""
-
-    id: str
-    label: str
-    alt: str
-    picks: List[Tuple[str, List[Optional[int]]]] = field(default_factory=list)
-    titles: List[str] = field(default_factory=lambda: [""])
-    absent: List[str] = field(default_factory=lambda: [""])  # what stands where a plot has no figure
 
 
 class Page:
@@ -66,15 +44,10 @@ class Page:
 
     def __init__(self, settings: Any, split: str, home: Path) -> None:
         self.settings, self.split, self.home = settings, split, home
-        self.figures: List[Any] = []
+        self.charts = Charts()
         self.shelves: Dict[str, Shelf] = {}
         self.browsers: Dict[str, Any] = {}
         self.parts: List[Dict[str, Any]] = []
-
-    def figure(self, made: Any) -> int:
-        """The number of a figure."""
-        self.figures.append(made)
-        return len(self.figures) - 1
 
     def add(self, asked: Asked, name: str) -> None:
         """Add the part of one suite on one data set, if any run of it is done."""
@@ -92,7 +65,6 @@ class Page:
             table.published(name),
         ]
         groups = table.by_groups(rows, asked.datasets_dir, self.split)
-        grouped = self.figure(figures.by_groups(groups))
         part: Dict[str, Any] = {
             "suite": asked.suite.name,
             "dataset": name,
@@ -102,10 +74,10 @@ class Page:
             "cost_table": table.cost(rows),
             "groups_table": groups,
             "runs": self.runs(rows, asked.results_dir),
-            "curves": self.curves(rows, anchor),
-            "sensitivity": self.sensitivity(rows, anchor),
-            "cost": self.cost(rows, anchor),
-            "groups": Choices(f"{anchor}-by-groups", "", groups.title, [("", [grouped])]),
+            "curves": self.charts.curves(rows, anchor),
+            "sensitivity": self.charts.sensitivity(rows, self.split, anchor),
+            "cost": self.charts.cost(rows, anchor),
+            "groups": self.charts.groups(groups, anchor),
             "items": self.items(rows, dataset, anchor) if first else None,
         }
         part["browser"] = self.browser(rows, dataset, anchor)
@@ -131,41 +103,6 @@ class Page:
             for row in rows
         ]
 
-    def curves(self, rows: List[table.Row], anchor: str) -> List[Choices]:
-        """Validation of all runs, by metric; the terms of the loss, by run."""
-        found: List[Tuple[str, str, Curves]] = []
-        for row in rows:
-            for run, folder in zip(row.runs, row.folders):
-                one = read_curves(folder / "train.log")
-                if one is not None:
-                    found.append((row.name, row.name if len(row.runs) == 1 else f"{row.name}, seed {run.seed}", one))
-        if not found:
-            return []
-        valid = Choices(f"{anchor}-valid", "Metric", "Validation metric after each epoch, a line a run")
-        for metric in METRICS_SHOWN:
-            having = [(row, name, one) for row, name, one in found if metric in one.valid]
-            if having:
-                valid.picks.append((metric.upper(), [self.figure(figures.validation_curves(having, metric))]))
-        loss = Choices(f"{anchor}-loss", "Run", "Terms of the training loss, epoch by epoch")
-        loss.picks = [(name, [self.figure(figures.loss_curves(one))]) for _, name, one in found]
-        return [valid, loss]
-
-    def sensitivity(self, rows: List[table.Row], anchor: str) -> Optional[Choices]:
-        """Scores over one setting, of rows and of searches."""
-        swept = [(f"{one.setting}, rows of {one.model}", one) for one in of_rows(rows, self.split)]
-        swept += [(f"{one.setting}, search of {row}", one) for row, one in of_searches(rows)]
-        made = Choices(f"{anchor}-sweep", "Setting", "NDCG@10 over the values of a setting")
-        made.picks = [(name, [self.figure(figures.sweep(one))]) for name, one in swept]
-        return made if swept else None
-
-    def cost(self, rows: List[table.Row], anchor: str) -> Choices:
-        """NDCG@10 over each cost that was recorded."""
-        made = Choices(f"{anchor}-against-cost", "Cost", "Test NDCG@10 of each row over what its training cost")
-        for key, label in COSTS.items():
-            if any(all(figures.value_of(result, key) for result in row.results) for row in rows):
-                made.picks.append((label, [self.figure(figures.against_cost(rows, key, label))]))
-        return made
-
     def items(self, rows: List[table.Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
         """The map before and after stage 1, and pairs."""
         pairs = drawn_pairs(dataset, self.settings.pairs, self.settings.seed)
@@ -182,31 +119,12 @@ class Page:
         except UserError as error:
             fault = f"{error}."
         return {
-            "map": self.map(found, dataset, before_dir, drawn, anchor) if found else None,
+            "map": self.charts.map(found, dataset, before_dir, drawn, anchor) if found else None,
             "sources": [(m, side, plane.source) for m, sides in found.items() for side, plane in sides.items()],
             "fault": fault,
             "drawn": drawn.tolist() if found else [],
             "pairs": pairs,
         }
-
-    def map(
-        self, found: Dict[str, Dict[str, Plane]], dataset: Dataset, before_dir: str, drawn: np.ndarray, anchor: str
-    ) -> Choices:
-        """Two pictures for each modality; where features are missing, the command that makes them."""
-        sides = ("before", "after")
-        popularity = np.bincount(np.concatenate([train_part(s) for s in dataset.sequences]), minlength=dataset.n_items)
-        made = Choices(f"{anchor}-item-map", "Modality", f"Items of {dataset.name} in the plane", titles=list(sides))
-        make = f"python {STAGE_1}/use_finetune_bert.py -d {dataset.name}"
-        made.absent = [
-            f"No features from before stage 1 lie in {before_dir}. This makes them, NAME being the encoder that stage "
-            f"1 starts from: {make} model_path=NAME features_dir={before_dir} (covers: use_finetune_swinbase.py)",
-            f"No features from after stage 1. This makes them: {make} (covers: use_finetune_swinbase.py)",
-        ]
-        for modality, of_side in found.items():
-            drawings = {side: figures.item_map(plane, drawn, popularity) for side, plane in of_side.items()}
-            numbers = [self.figure(drawings[side]) if side in drawings else None for side in sides]
-            made.picks.append((modality, numbers))
-        return made
 
     def browser(self, rows: List[table.Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
         """What each row shows to the drawn users."""
@@ -238,7 +156,7 @@ class Page:
             commit=commit(),
             settings=self.settings,
             shelves=shelves,
-            data={"figures": self.figures, "items": shelves, "browsers": self.browsers},
+            data={"figures": self.charts.figures, "items": shelves, "browsers": self.browsers},
             css=read_text(HERE / "page.css"),
             js=read_text(HERE / "page.js"),
             plotly=get_plotlyjs(),
