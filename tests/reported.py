@@ -78,5 +78,5 @@ def folder_of(ran: Ran, name: str) -> Path:
 
 def charts(page: str) -> Dict[str, List[List[Any]]]:
     """The figures' numbers of each chart by id, one list a choice."""
-    found = re.findall(r'<div class="plots" id="mine-tiny-([\w-]+)" data-picks="([^"]*)"', page)
+    found = re.findall(r'<div class="plots" id="mine-[a-z]+-([\w-]+)" data-picks="([^"]*)"', page)
     return {name: json.loads(picks.replace("&#34;", '"')) for name, picks in found}

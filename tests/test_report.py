@@ -12,11 +12,13 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import pytest
 import torch
+from adrec_helpers import save_tiny_model, tiny_adrec_dataset, tiny_settings
 from markupsafe import escape
 from PIL import Image
 from reported import EVIL, SUITE, Ran, charts, data_of, folder_of, made_page
 from tiny import N_ITEMS, N_USERS, tiny_sequences
 
+from adrec import main as adrec_main
 from common.dataset import load_dataset
 from common.errors import UserError
 from common.features import features_path, load_features, save_features
@@ -111,6 +113,9 @@ def test_a_log_of_adrec_that_was_killed_and_resumed(tmp_path: Path) -> None:
     assert found.terms == {"loss": [3.0, 2.0, None], "cl": [2.0, 1.0, 1e-05]}
     assert found.valid["ndcg@10"] == [0.05, 0.07, 0.06]
     assert read_curves(tmp_path / "absent.log") is None
+    (tmp_path / "train.log").write_text("10:00:01 epoch 0 step 4/16 [1 s] loss 3.0000 | valid ndcg@10 0.0500 *\n")
+    found = read_curves(tmp_path / "train.log")
+    assert found is not None and found.at == [0.25]
 
 
 def test_sensitivity_from_rows_that_differ_alone_and_from_a_search(ran: Ran, page: str) -> None:
@@ -134,6 +139,32 @@ def test_costs_are_those_recorded(ran: Ran, page: str) -> None:
         assert trace["x"] == [result["parameters"]["trained"]] and trace["y"] == pytest.approx(
             [result["test"]["ndcg@10"]]
         )
+
+
+def test_a_run_of_adrec_has_curves_lists_and_vectors(tmp_path: Path) -> None:
+    dataset = tiny_adrec_dataset(tmp_path / "d")
+    save_tiny_model(tmp_path / "bert")
+    own = {"epochs": 2, "valid_steps": 1, "device": "cpu", "text_model": str(tmp_path / "bert")}
+    folder = adrec_main.run(tiny_settings(tmp_path / "d", **own, results_dir=str(tmp_path / "r")))
+    (tmp_path / "mine.yaml").write_text(f"datasets: [{dataset.name}]\nmodels: [ADRec]\n")
+    words = [str(tmp_path / "mine.yaml"), f"datasets_dir={tmp_path / 'd'}", f"results_dir={tmp_path / 'r'}"]
+    (run,) = load_suite(words[0], settings=dict(word.split("=", 1) for word in words[1:])).runs
+    write_json(run.ledger(str(tmp_path / "r")), {"state": "done", "folder": str(folder)})
+    report.main(words)
+    page = (tmp_path / "r" / "suites" / "mine" / "report.html").read_text(encoding="utf-8")
+    figures, picks = data_of(page)["figures"], charts(page)
+    log = (folder / "train.log").read_text()
+    curve = figures[picks["valid"][0][0]]["data"][0]
+    assert curve["y"] == [float(value) for value in re.findall(r"ndcg@10 ([\d.]+)", log)]
+    last = re.findall(r"epoch (\d+) step (\d+)/(\d+) ", log)[-1]  # it stops within its first epoch
+    assert curve["x"][-1] == pytest.approx(int(last[0]) + int(last[1]) / int(last[2]), abs=1e-4) and curve["x"][-1] < 1
+    terms = {trace["name"] for trace in figures[picks["loss"][0][0]]["data"]}
+    assert "loss" in terms and len(terms) > 1
+    assert ">vectors of ADRec</option>" in page or "vectors of ADRec after:" in page
+    points = figures[picks["item-map"][-1][1]]["data"][0]
+    assert len(points["x"]) == dataset.n_items and picks["item-map"][-1][0] is None
+    (browser,) = data_of(page)["browsers"].values()
+    assert browser["users"][0]["top"][0] == np.load(folder / "top.npy")[0].tolist()
 
 
 # --- items ---

@@ -92,11 +92,12 @@ class Charts:
         """Two pictures for each modality; where features are missing, the command that makes them."""
         sides = ("before", "after")
         popularity = np.bincount(np.concatenate([train_part(s) for s in dataset.sequences]), minlength=dataset.n_items)
-        made = Choices(f"{anchor}-item-map", "Modality", f"Items of {dataset.name} in the plane", titles=list(sides))
+        made = Choices(f"{anchor}-item-map", "Vectors", f"Items of {dataset.name} in the plane", titles=list(sides))
         make = f"python {STAGE_1}/use_finetune_bert.py -d {dataset.name}"
         made.absent = [
             f"No features from before stage 1 lie in {before_dir}. This makes them, NAME being the encoder that stage "
-            f"1 starts from: {make} model_path=NAME features_dir={before_dir} (covers: use_finetune_swinbase.py)",
+            f"1 starts from: {make} model_path=NAME features_dir={before_dir} (covers: use_finetune_swinbase.py). "
+            "ADRec trains its vectors in one go: they have no before.",
             f"No features from after stage 1. This makes them: {make} (covers: use_finetune_swinbase.py)",
         ]
         for modality, of_side in found.items():

@@ -15,7 +15,7 @@ from typing import Dict, List, Optional, Tuple
 
 from common.files import read_text
 
-LINE = re.compile(r"^\S+ epoch (\d+)(?: step (\d+))? \[\d+ s\] (.+) \| valid (.+?)( \*)?$")
+LINE = re.compile(r"^\S+ epoch (\d+)(?: step (\d+)(?:/(\d+))?)? \[\d+ s\] (.+) \| valid (.+?)( \*)?$")
 Values = Dict[str, Optional[float]]
 
 
@@ -43,18 +43,20 @@ def _by_name(points: List[Values]) -> Dict[str, List[Optional[float]]]:
 def read_curves(log: Path) -> Optional[Curves]:
     """The curves of a log; None where it tells of no epoch, as with models that count.
 
-    An epoch that stands twice (the run was killed between its line and its checkpoint) counts as it was last.
+    An epoch that stands twice (the run was killed between its line and its checkpoint) counts as it was last. Logs of
+    ADRec from before they told an epoch's steps: the highest step counts as a whole epoch.
     """
     found: Dict[Tuple[int, int], Tuple[Values, Values, bool]] = {}
+    steps = 1
     for line in read_text(log).splitlines() if log.is_file() else []:
         match = LINE.match(line)
         if match:
-            epoch, step, terms, valid, better = match.groups()
+            epoch, step, of, terms, valid, better = match.groups()
+            steps = max(steps, int(of or step or 1))
             found[int(epoch), int(step or 1)] = (_values(terms), _values(valid), better is not None)
     if not found:
         return None
     places = sorted(found)
-    steps = max(step for _, step in places)  # each epoch ends with a validation
     points = [found[place] for place in places]
     return Curves(
         [round(epoch + step / steps, 4) for epoch, step in places],

@@ -1,4 +1,4 @@
-"""Item vectors on their first two principal components, before and after stage 1."""
+"""Item vectors on their first two principal components: before and after stage 1, and ADRec's."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Dict, List, Optional
 import numpy as np
 import torch
 
+from common.checkpoints import load_checkpoint
 from common.dataset import Dataset
 from common.features import MODALITIES, features_path, load_features
 from common.files import read_json
 from common.runs import MADE
 from reproduce.table import Row
-
-SCRIPTS = {"text": "use_finetune_bert.py", "image": "use_finetune_swinbase.py"}
 
 
 @dataclass
@@ -58,7 +57,7 @@ def _used(rows: List[Row], modality: str) -> Optional[Path]:
 
 
 def planes(rows: List[Row], dataset: Dataset, before_dir: Path, items: np.ndarray) -> Dict[str, Dict[str, Plane]]:
-    """Modality → ``before``, ``after`` → plane, for the features that there are.
+    """Modality, or row of ADRec → ``before``, ``after`` → plane, for the vectors that there are.
 
     Raises:
         UserError: a features file does not fit the data set.
@@ -70,4 +69,9 @@ def planes(rows: List[Row], dataset: Dataset, before_dir: Path, items: np.ndarra
             if path.is_file():
                 plane = principal_plane(load_features(path, dataset.n_items), items, _told(path))
                 found.setdefault(modality, {})[side] = plane
+    for row in rows:
+        path = row.folders[0] / "item_embeddings.pth"  # of ADRec's test
+        if path.is_file():
+            vectors = load_checkpoint(path)["embeddings"]
+            found[f"vectors of {row.name}"] = {"after": principal_plane(vectors, items, str(path))}
     return found
