@@ -186,7 +186,7 @@ class Trainer:
         found: Dict[str, float] = self.processes.agree(self._rank_valid() if self.processes.first else None)
         score = found[self.settings.valid_metric]
         better = not self.best or score > self.best["valid"][self.settings.valid_metric]
-        told = f"epoch {self.epoch} step {self.step}"
+        told = f"epoch {self.epoch} step {self.step}/{self.steps_per_epoch}"
         if better:
             self.best = {"valid": found, "best_epoch": self.epoch, "best_step": self.total_steps}
             self.worse = 0

@@ -205,10 +205,17 @@ def build(
     return settings
 
 
-def _help_of_settings(schema: Type[Any]) -> str:
-    lines = ["settings (key=value, or in the YAML of the data set):"]
+def help_of_settings(
+    schema: Type[Any],
+    title: str = "settings (key=value, or in the YAML of the data set):",
+    left_out: Sequence[str] = (),
+) -> str:
+    """Each setting with its default, the values it admits, and what it means."""
+    lines = [title]
     defaults = as_dict(schema())
     for f in dataclasses.fields(schema):
+        if f.name in left_out:
+            continue
         default = defaults[f.name]
         choices = f.metadata.get("choices")
         one_of = f" [{' | '.join(map(str, choices))}]" if choices else ""
@@ -232,7 +239,7 @@ def parse(
     """
     parser = argparse.ArgumentParser(
         description=doc,
-        epilog=_help_of_settings(schema),
+        epilog=help_of_settings(schema),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -38,6 +38,7 @@ class Asked:
     """A command line of `reproduce.run` or `reproduce.table`."""
 
     suite: Suite
+    given: str  # the suite's name, or the path of its YAML
     results_dir: str
     datasets_dir: str
     jobs: int
@@ -46,7 +47,7 @@ class Asked:
 
 
 def command_line(doc: Optional[str], argv: Optional[List[str]], flags: Dict[str, str]) -> Asked:
-    """SUITE and words; dataset, seeds and jobs are ours, all else is the models'."""
+    """SUITE and words."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -55,16 +56,21 @@ def command_line(doc: Optional[str], argv: Optional[List[str]], flags: Dict[str,
     for flag, told in flags.items():
         parser.add_argument(flag, action="store_true", help=told)
     arguments = parser.parse_intermixed_args(argv)
-    values = split_overrides(arguments.words)
+    return asked_for(arguments.suite, arguments.words, arguments)
+
+
+def asked_for(name: str, words: List[str], arguments: argparse.Namespace) -> Asked:
+    """The suite and the words given with it; dataset, seeds and jobs are ours, all else is the models'."""
+    values = split_overrides(words)
     datasets, seeds, jobs = (values.pop(key, None) for key in ("dataset", "seeds", "jobs"))
     names, numbers = (None if given is None else _listed(given) for given in (datasets, seeds))
     if numbers is not None and not all(isinstance(number, int) for number in numbers):
         raise UserError(f"seeds={seeds}: must be numbers, as in seeds=[1,2,3]")
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise UserError(f"jobs={jobs}: must be a number of at least 1")
-    suite = load_suite(arguments.suite, names, numbers, values)
+    suite = load_suite(name, names, numbers, values)
     folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
-    return Asked(suite, folders[0], folders[1], jobs or 1, arguments.words, arguments)
+    return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments)
 
 
 def _listed(given: Any) -> List[Any]:
@@ -169,7 +175,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         print(f"failed: {run.name} on {run.dataset}, seed {run.seed}; log: {log_of(run, asked.results_dir)}")
     if failed:
         raise UserError(f"{len(failed)} of {len(asked.suite.runs)} runs failed; the same command tries them again")
-    print(f"all done; the table: python -m reproduce.table {' '.join([asked.flags.suite, *asked.words])}")
+    print(f"all done; the table: python -m reproduce.table {' '.join([asked.given, *asked.words])}")
 
 
 def log_of(run: SuiteRun, results_dir: str) -> Path:

@@ -44,6 +44,11 @@ CHOSEN_BY = "ndcg@10"  # the strongest other row is the one with the highest, on
 PUBLISHED = Path(__file__).parent / "published.csv"
 
 
+def anchor_of(*names: str) -> str:
+    """Names as an anchor of a page."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(names).lower()).strip("-")
+
+
 @dataclass
 class Row:
     """A row of a suite on one data set: its finished runs, their folders and results."""
@@ -58,7 +63,7 @@ class Row:
     @property
     def anchor(self) -> str:
         """Of its list of runs."""
-        return re.sub(r"[^a-z0-9]+", "-", f"{self.dataset} {self.name}".lower()).strip("-")
+        return anchor_of(self.dataset, self.name)
 
     def values(self, split: str, metric: str) -> List[float]:
         """One a run."""
@@ -210,6 +215,17 @@ def published(dataset: str) -> Optional[Table]:
     return Table(f"{dataset}: published by others", columns, lines) if found else None
 
 
+def links_of(run: SuiteRun, folder: Path, results_dir: str, home: Path) -> Dict[str, str]:
+    """Paths of a run's files that are there, from ``home``."""
+    links = {
+        "log": log_of(run, results_dir),
+        "training": folder / "train.log",
+        "settings": folder / "settings.yaml",
+        "results": folder / "metrics.json",
+    }
+    return {name: Path(os.path.relpath(path, home)).as_posix() for name, path in links.items() if path.is_file()}
+
+
 def runs_listed(rows: List[Row], results_dir: str, home: Path, as_html: bool) -> str:
     """Under each row's anchor: log, settings and command of each of its runs."""
     lines = ["<h2>Runs</h2>" if as_html else "## Runs\n"]
@@ -218,15 +234,7 @@ def runs_listed(rows: List[Row], results_dir: str, home: Path, as_html: bool) ->
         if not as_html:
             lines.append(f"<a id='{row.anchor}'></a>**{row.dataset}, {row.name}**\n")
         for run, folder in zip(row.runs, row.folders):
-            links = {
-                "log": log_of(run, results_dir),
-                "training": folder / "train.log",
-                "settings": folder / "settings.yaml",
-            }
-            links["results"] = folder / "metrics.json"
-            paths = {
-                name: Path(os.path.relpath(path, home)).as_posix() for name, path in links.items() if path.is_file()
-            }
+            paths = links_of(run, folder, results_dir, home)
             if as_html:
                 anchors = " ".join(f"<a href='{html.escape(path)}'><u>{name}</u></a>" for name, path in paths.items())
                 lines.append(f"<p>seed {run.seed}: {anchors}<br><code>{html.escape(run.command)}</code>")

@@ -117,19 +117,32 @@ def verdicts_of(folder: Path) -> Dict[str, int]:
     return {name: count for name, count in summary.items() if name.startswith("verdict ")}
 
 
-def cover_tag(dataset: Dataset, item: int) -> str:
-    """The cover as part of the page, small; nothing where there is none that decodes."""
+def cover_data(dataset: Dataset, item: int, side: int = COVER_SIDE, form: str = "JPEG") -> Optional[str]:
+    """The cover, made small, as a data URI; None where there is none that decodes.
+
+    Args:
+        side: pixels that it fits into.
+        form: JPEG or WEBP.
+    """
     if dataset.covers is None:
-        return ""
+        return None
     try:
         with Image.open(cover_path(dataset.covers, item)) as image:
             small = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return "<small>no cover</small><br>"
-    small.thumbnail((COVER_SIDE, COVER_SIDE))
+        return None
+    small.thumbnail((side, side))
     data = io.BytesIO()
-    small.save(data, "JPEG", quality=80)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    small.save(data, form, quality=80)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def cover_tag(dataset: Dataset, item: int) -> str:
+    """The cover as part of the page; a word where there is none that decodes, nothing where there are no covers."""
+    if dataset.covers is None:
+        return ""
+    data = cover_data(dataset, item)
+    return f'<img alt="" src="{data}">' if data else "<small>no cover</small><br>"
 
 
 def item_cell(dataset: Dataset, item: int) -> str:

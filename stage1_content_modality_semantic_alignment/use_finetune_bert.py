@@ -6,7 +6,8 @@ SICSRec: the [CLS] vector of `last_hidden_state` of each title, at most 256 toke
     python stage1_content_modality_semantic_alignment/use_finetune_bert.py -d ml-100k model_path=small
 
 Reads   <finetune_dir>/<D>/64/<strategy>/bert/, titles of the data set
-Writes  <datasets_dir>/<D>/[released/]<D>_text_llm_stage1.pth, float (items, hidden), and a JSON that says what made it
+Writes  <datasets_dir>/<D>/[released/]<D>_text_llm_stage1.pth, float (items, hidden), and a JSON that says what made it;
+        with features_dir=DIR into DIR
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ cover stops the run, or leaves its own row zero (S12); it never shifts the other
 
 Reads   <finetune_dir>/<D>/64/<strategy>/swin/, covers of the data set
 Writes  <datasets_dir>/<D>/[released/]<D>_image_llm_stage1.pth, float (items, labels), and a JSON that says what made it
+        with features_dir=DIR into DIR
 """
 
 from __future__ import annotations

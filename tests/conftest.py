@@ -1,8 +1,9 @@
-"""The one fixture that several files share."""
+"""The fixtures that several files share."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,3 +16,19 @@ def datasets_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("datasets")
     make_ready(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The suite of tests/reported.py, run once; a test that changes its files puts them back."""
+    from reported import run_suite
+
+    return run_suite(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="session")
+def page(ran: Any) -> str:
+    """The suite's page."""
+    from reported import made_page
+
+    return made_page(ran)

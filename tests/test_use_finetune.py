@@ -118,6 +118,13 @@ def test_small_encoders_need_no_fine_tuning(tmp_path: Path) -> None:
         assert rows.shape == (N_ITEMS, 128) and len(rows.unique(dim=0)) == N_ITEMS
 
 
+def test_features_dir_takes_the_features_and_leaves_the_data_sets_alone(tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path)
+    use_finetune_bert.run(text_settings(run, model_path="small", features_dir=str(tmp_path / "before")))
+    assert load_features(features_path(tmp_path / "before", run.dataset, "text"), N_ITEMS).shape[1] == 128
+    assert not features_path(run.dataset_dir, run.dataset, "text").exists()
+
+
 def test_without_fine_tuning_the_error_names_the_cure(tmp_path: Path) -> None:
     run = make_tiny_run(tmp_path)
     for step, settings in ((use_finetune_bert, text_settings(run)), (use_finetune_swinbase, image_settings(run))):
