@@ -225,7 +225,7 @@ def _checked(part: Any, path: Path, columns: Mapping[str, str], bad: BadRows) ->
                 told = f"timestamp '{text or ''}' is not a number; the columns are {', '.join(columns.values())}"
             bad.found(f"{path}:{line}", fault, told)
         typed = typed.filter(pl.col("fault").is_null())
-    return typed.select("user", "item", "time", "line")
+    return typed.select(pl.col("user", "item").cast(pl.Categorical), "time", "line")
 
 
 def _typed(frame: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
