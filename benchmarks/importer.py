@@ -43,7 +43,7 @@ class Settings(CommonSettings):
     """What to measure."""
 
     rows: List[int] = setting([200_000, 2_000_000], "numbers of reviews", minimum=1000)
-    plain_rows: int = setting(200_000, "number of reviews that the pandas loop reads as well; 0: none", minimum=0)
+    plain_rows: int = setting(2_000_000, "number of reviews that the pandas loop reads as well; 0: none", minimum=0)
     folder: str = setting("/tmp/importer", "where reviews are made, and the results written")
     seed: int = setting(2024, "seed of the reviews", minimum=0)
 

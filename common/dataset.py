@@ -141,7 +141,7 @@ def _read_titles(path: Path) -> Tuple[List[str], List[str]]:
     titles: Dict[int, Tuple[str, str]] = {}
     lines: Dict[int, int] = {}
     for line, (id_text, cn, en) in read_rows(path, 3, "item id, Chinese title, English title"):
-        if not re.fullmatch("[0-9]{1,18}", id_text):
+        if not (id_text.isascii() and id_text.isdigit() and len(id_text) <= 18):
             raise UserError(f"{path}:{line}: item id '{id_text}' is not a zero-based integer; there is no header")
         item = int(id_text)
         if item in titles:
