@@ -101,9 +101,11 @@ def write_dataset(
     with atomic(items_path(folder, name)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
         # quoted throughout: csv leaves a bare carriage return unquoted otherwise, and cannot read it back
         writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerows((item, cn, en) for item, (cn, en) in enumerate(titles))
+        written = [(item, cn, en) for item, (cn, en) in enumerate(titles)]
+        writer.writerows(written)
+    number = list(map(str, range(len(written)))).__getitem__  # in half the time of str
     with atomic(sequences_path(folder)) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
-        out.writelines(" ".join(map(str, (user, *items))) + "\n" for user, items in sequences.items())
+        out.writelines(f"{user} {' '.join(map(number, items))}\n" for user, items in sequences.items())
 
 
 def read_rows(path: Path, columns: int, meaning: str) -> Iterator[Tuple[int, List[str]]]:

@@ -56,7 +56,7 @@ def read_interactions(path: Path, columns: Mapping[str, str], bad: BadRows, head
     elif kind != "parquet":
         parts = [_Csv(path, columns, "\t" if kind == "tsv" else ",", header)]
     read = ahead(lambda part: _fast(part, columns), parts)
-    frames = [_slow(part, path, columns, bad) if frame is None else frame for part, frame in read]
+    frames = [_log(_slow(part, path, columns, bad) if frame is None else frame) for part, frame in read]
     log = pl.concat(frames) if frames else pl.DataFrame()
     if not log.height:
         raise UserError(f"{path}:1: holds no interactions; the columns are {', '.join(columns.values())}")
@@ -215,10 +215,10 @@ def read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _fast(part: Any, columns: Mapping[str, str]) -> Optional[pl.DataFrame]:
-    """user, item, time and line of a part; None where a row of it cannot be used."""
+    """What `_typed` makes of a part; None where a row of it cannot be used."""
     frame = part.fast()
     typed = None if frame is None else _typed(frame, columns)
-    return None if typed is None or typed["fault"].is_not_null().any() else _log(typed)
+    return None if typed is None or typed["fault"].is_not_null().any() else typed
 
 
 def _slow(part: Any, path: Path, columns: Mapping[str, str], bad: BadRows) -> pl.DataFrame:
@@ -229,10 +229,11 @@ def _slow(part: Any, path: Path, columns: Mapping[str, str], bad: BadRows) -> pl
         if fault.startswith("timestamp"):
             told = f"timestamp '{text or ''}' is not a number; the columns are {', '.join(columns.values())}"
         bad.found(f"{path}:{line}", fault, told)
-    return _log(typed.filter(pl.col("fault").is_null()))
+    return typed.filter(pl.col("fault").is_null())
 
 
 def _log(typed: pl.DataFrame) -> pl.DataFrame:
+    """The log of a part. One thread alone makes categories: several would wait for one another."""
     return typed.select(pl.col("user", "item").cast(pl.Categorical), "time", "line")
 
 
