@@ -14,7 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import BinaryIO, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -256,8 +256,8 @@ def describe_cover_faults(covers: Sequence[Path], faults: Mapping[int, str]) -> 
     )
 
 
-def check_covers(dataset: Dataset) -> None:
-    """Open every cover of a data set.
+def check_covers(dataset: Dataset, without: Collection[int] = ()) -> None:
+    """Open every cover of a data set, but for those of the items ``without``.
 
     Raises:
         UserError: no covers at all, or some that are missing or do not decode: the first 20 and the count.
@@ -266,7 +266,7 @@ def check_covers(dataset: Dataset) -> None:
         raise UserError(
             f"{covers_path(dataset.folder)}: no such folder; put <item>.jpg there, or use modalities=[text]"
         )
-    paths = [cover_path(dataset.covers, item) for item in range(dataset.n_items)]
+    paths = [cover_path(dataset.covers, item) for item in range(dataset.n_items) if item not in without]
     faults = cover_faults(paths)
     if faults:
         raise UserError(describe_cover_faults(paths, faults))

@@ -18,7 +18,8 @@ BLOCK = 8 << 20  # bytes; with 32 MB, fresh memory cost more time than unzipping
 AHEAD = 2  # threads that work on the next blocks; polars' work in them runs at once
 BOM = b"\xef\xbb\xbf"
 DAMAGED: Any = (EOFError, isal_zlib.error, gzip.BadGzipFile)
-In, Out = TypeVar("In"), TypeVar("Out")
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 def blocks(path: Path) -> Iterator[Tuple[int, int, bytes]]:

@@ -192,8 +192,9 @@ def _encode(ids: pl.Series, numbered: bool) -> Tuple[pl.Series, pl.Series]:
     if numbered:
         order = sorted(range(len(distinct)), key=lambda place: natural(distinct[place]))
         distinct = distinct.gather(order)
-    codes = np.zeros(int(distinct.to_physical().max() or 0) + 1, dtype=np.uint32)
-    codes[distinct.to_physical().to_numpy()] = np.arange(len(distinct), dtype=np.uint32)
+    places = distinct.to_physical().to_numpy()
+    codes = np.zeros(np.max(places, initial=0) + 1, dtype=np.uint32)
+    codes[places] = np.arange(len(distinct), dtype=np.uint32)
     return pl.Series(codes[ids.to_physical().to_numpy()]), distinct.cast(pl.String)
 
 
