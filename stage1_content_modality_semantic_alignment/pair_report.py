@@ -37,7 +37,8 @@ h1,h2{overflow-wrap:anywhere}table{border-collapse:collapse;margin:.6rem 0 1.6re
 td,th{border-bottom:1px solid #ddd;padding:.35rem .8rem;text-align:left;vertical-align:top}
 td.n{text-align:right;font-variant-numeric:tabular-nums}small{color:#666}
 table.pairs{table-layout:fixed;width:100%;overflow-wrap:anywhere}.pairs th{width:36%}
-.pairs th:last-child{width:28%;text-align:right}img,.none{display:block;margin-bottom:.3rem;border-radius:4px}.none{width:96px;line-height:96px;background:#eee;
+.pairs th:last-child{width:28%;text-align:right}
+img,.none{display:block;margin-bottom:.3rem;border-radius:4px}.none{width:96px;line-height:96px;background:#eee;
 text-align:center}@media(max-width:40rem){td,th{padding:.35rem .4rem}}"""
 
 
