@@ -173,9 +173,9 @@ def measure(settings: Settings, rows: int) -> Iterator[Dict[str, Any]]:
 
 
 def plot(results: List[Dict[str, Any]], path: Path) -> None:
-    """Seconds and memory over reviews, both logarithmic."""
+    """Rate and memory over reviews, all logarithmic."""
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axis, key, label in zip(axes, ("seconds", "gib"), ("seconds", "peak memory, GiB")):
+    for axis, key, label in zip(axes, ("rate", "gib"), ("reviews a second", "peak memory, GiB")):
         for way, look in LOOKS.items():
             points = sorted((one["rows"], one[key]) for one in results if one["way"] == way)
             axis.loglog(*zip(*points), look, label=way) if points else None
