@@ -59,7 +59,11 @@ def read_new_items(path: Path) -> List[Dict[str, str]]:
 
 
 def encode_new(loaded: Loaded, items: List[Dict[str, str]], compute: Compute) -> torch.Tensor:
-    """Vectors of items that may never have been seen: (n, d)."""
+    """Vectors of items that may never have been seen: (n, d). Tells which of their fields the model does not read."""
+    unread = [name for name in items[0] if name not in loaded.settings.fields]
+    if unread:
+        read = ", ".join(loaded.settings.fields)
+        print(f"warning: new items' {', '.join(unread)} are not read; this checkpoint reads {read}")
     texts = [compose(item, loaded.settings, loaded.tokenizer) for item in items]
     tokens = tokenise(texts, loaded.tokenizer, loaded.settings.max_text_tokens)
     return encode_items(loaded.encoders, tokens, compute, **loaded.padding)

@@ -43,7 +43,7 @@ class Settings(CommonSettings):
     """What to measure."""
 
     rows: List[int] = setting([200_000, 2_000_000], "numbers of reviews", minimum=1000)
-    plain_rows: int = setting(200_000, "number of reviews that the pandas loop reads as well; 0: none", minimum=0)
+    plain_rows: int = setting(2_000_000, "number of reviews that the pandas loop reads as well; 0: none", minimum=0)
     folder: str = setting("/tmp/importer", "where reviews are made, and the results written")
     seed: int = setting(2024, "seed of the reviews", minimum=0)
 
@@ -173,9 +173,9 @@ def measure(settings: Settings, rows: int) -> Iterator[Dict[str, Any]]:
 
 
 def plot(results: List[Dict[str, Any]], path: Path) -> None:
-    """Seconds and memory over reviews, both logarithmic."""
+    """Rate and memory over reviews, all logarithmic."""
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axis, key, label in zip(axes, ("seconds", "gib"), ("seconds", "peak memory, GiB")):
+    for axis, key, label in zip(axes, ("rate", "gib"), ("reviews a second", "peak memory, GiB")):
         for way, look in LOOKS.items():
             points = sorted((one["rows"], one[key]) for one in results if one["way"] == way)
             axis.loglog(*zip(*points), look, label=way) if points else None

@@ -14,7 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import BinaryIO, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -101,9 +101,11 @@ def write_dataset(
     with atomic(items_path(folder, name)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
         # quoted throughout: csv leaves a bare carriage return unquoted otherwise, and cannot read it back
         writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerows((item, cn, en) for item, (cn, en) in enumerate(titles))
+        written = [(item, cn, en) for item, (cn, en) in enumerate(titles)]
+        writer.writerows(written)
+    number = list(map(str, range(len(written)))).__getitem__  # in half the time of str
     with atomic(sequences_path(folder)) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
-        out.writelines(" ".join(map(str, (user, *items))) + "\n" for user, items in sequences.items())
+        out.writelines(f"{user} {' '.join(map(number, items))}\n" for user, items in sequences.items())
 
 
 def read_rows(path: Path, columns: int, meaning: str) -> Iterator[Tuple[int, List[str]]]:
@@ -141,7 +143,7 @@ def _read_titles(path: Path) -> Tuple[List[str], List[str]]:
     titles: Dict[int, Tuple[str, str]] = {}
     lines: Dict[int, int] = {}
     for line, (id_text, cn, en) in read_rows(path, 3, "item id, Chinese title, English title"):
-        if not re.fullmatch("[0-9]{1,18}", id_text):
+        if not (id_text.isascii() and id_text.isdigit() and len(id_text) <= 18):
             raise UserError(f"{path}:{line}: item id '{id_text}' is not a zero-based integer; there is no header")
         item = int(id_text)
         if item in titles:
@@ -162,11 +164,7 @@ def _read_titles(path: Path) -> Tuple[List[str], List[str]]:
 
 def _read_sequences(path: Path, n_items: int, items_file: Path) -> Tuple[List[int], List[np.ndarray]]:
     text = read_text(path)
-    fault = _NO_NUMBER.search(text)
-    if fault:
-        line = text.count("\n", 0, fault.start()) + 1
-        raise UserError(f"{path}:{line}: '{fault.group()[:40]}' is not a zero-based integer; write: user item item …")
-    sizes = np.array([len(line.split()) for line in text.split("\n")], dtype=np.int64)
+    sizes = _numbers_by_line(path, text)
     line_numbers = np.flatnonzero(sizes) + 1
     sizes = sizes[sizes > 0]
     if not len(sizes):
@@ -184,6 +182,21 @@ def _read_sequences(path: Path, n_items: int, items_file: Path) -> Tuple[List[in
     return numbers[starts].tolist(), sequences
 
 
+def _numbers_by_line(path: Path, text: str) -> np.ndarray:
+    """How many numbers each line holds, (lines,); whole arrays at a time, for millions of lines."""
+    data = text.encode()
+    characters = np.frombuffer(data, dtype=np.uint8)
+    digit = np.concatenate(([False], characters - np.uint8(ord("0")) < 10, [False]))
+    starts, ends = np.flatnonzero(digit[1:] & ~digit[:-1]), np.flatnonzero(digit[:-1] & ~digit[1:])
+    longest = np.max(ends - starts, initial=0)
+    fault = _NO_NUMBER.search(text) if longest >= 19 or data.translate(None, b"0123456789 \t\r\n") else None
+    if fault:
+        line = text.count("\n", 0, fault.start()) + 1
+        raise UserError(f"{path}:{line}: '{fault.group()[:40]}' is not a zero-based integer; write: user item item …")
+    line_ends = np.append(np.flatnonzero(characters == ord("\n")), len(data))
+    return np.diff(np.searchsorted(starts, line_ends), prepend=0)
+
+
 def _check_users(path: Path, users: np.ndarray, lengths: np.ndarray, line_numbers: np.ndarray) -> None:
     short = np.flatnonzero(lengths < MIN_ITEMS)
     if len(short):
@@ -192,6 +205,8 @@ def _check_users(path: Path, users: np.ndarray, lengths: np.ndarray, line_number
             f"{MIN_ITEMS}: the last is for test, the one before for validation; take such users out "
             f"({len(short)} of {len(users)})"
         )
+    if (np.diff(users) > 0).all():
+        return
     _, first_place, inverse = np.unique(users, return_index=True, return_inverse=True)
     again = np.flatnonzero(first_place[inverse] != np.arange(len(users)))
     if len(again):
@@ -241,8 +256,8 @@ def describe_cover_faults(covers: Sequence[Path], faults: Mapping[int, str]) -> 
     )
 
 
-def check_covers(dataset: Dataset) -> None:
-    """Open every cover of a data set.
+def check_covers(dataset: Dataset, without: Collection[int] = ()) -> None:
+    """Open every cover of a data set, but for those of the items ``without``.
 
     Raises:
         UserError: no covers at all, or some that are missing or do not decode: the first 20 and the count.
@@ -251,7 +266,7 @@ def check_covers(dataset: Dataset) -> None:
         raise UserError(
             f"{covers_path(dataset.folder)}: no such folder; put <item>.jpg there, or use modalities=[text]"
         )
-    paths = [cover_path(dataset.covers, item) for item in range(dataset.n_items)]
+    paths = [cover_path(dataset.covers, item) for item in range(dataset.n_items) if item not in without]
     faults = cover_faults(paths)
     if faults:
         raise UserError(describe_cover_faults(paths, faults))

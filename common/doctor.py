@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from common.doctor_origin import check_record, item_fields, where_from
+from common.doctor_origin import check_record, covers_left_out, item_fields, where_from
 from common.environment import RUN, Finding, check_environment
 from common.errors import UserError, nearest
 
@@ -99,7 +99,7 @@ def finding_of(subject: str, check: Callable[..., str], *arguments: Any) -> Find
 
 def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
     """Every file of a data set: sequences and titles, covers, pairs, encoders, features, RecBole's files."""
-    from common.dataset import load_dataset
+    from common.dataset import items_path, load_dataset, sequences_path
     from common.item_fields import item_fields_path
 
     folder = folders["datasets_dir"] / name
@@ -107,7 +107,7 @@ def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
         dataset = load_dataset(folder, name)
     except UserError as error:
         yield from_error("sequences, titles", error)
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not (sequences_path(folder).is_file() and items_path(folder, name).is_file()):
             yield from where_from(name)
         return
     interactions = sum(map(len, dataset.sequences))
@@ -130,15 +130,17 @@ def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
 
 
 def whole_covers(dataset: Any) -> str:
-    """Open every cover of a `common.dataset.Dataset`.
+    """Open every cover of a `common.dataset.Dataset` but those that the preparation left out.
 
     Raises:
         UserError: lists those that are missing or do not decode.
     """
     from common.dataset import check_covers
 
-    check_covers(dataset)
-    return f"{dataset.n_items} in {dataset.covers}"
+    left_out = covers_left_out(dataset.folder)
+    check_covers(dataset, left_out)
+    told = f"; {len(left_out)} items have none (missing_covers=zero)" if left_out else ""
+    return f"{dataset.n_items - len(left_out)} in {dataset.covers}{told}"
 
 
 def check_pairs(folder: Path, n_items: int) -> Iterator[Finding]:

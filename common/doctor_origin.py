@@ -6,7 +6,7 @@ As in `common.doctor`, whatever needs a package is imported after the package wa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, Set
 
 from common.environment import Finding
 from common.errors import UserError
@@ -41,6 +41,17 @@ def check_record(folder: Path, name: str, lengths: List[int], n_items: int) -> I
     if known:
         told = "agree" if known.agrees(found) else f"differ: known with {known}; here {found}"
         yield Finding("known counts", told, absent=not known.agrees(found))
+
+
+def covers_left_out(folder: Path) -> Set[int]:
+    """Items whose covers the preparation could not use, and left out."""
+    from common.files import read_json
+
+    try:
+        told = read_json(folder / "prepare.json")["missing_covers"]
+        return {int(entry["item"]) for entry in told}
+    except (UserError, KeyError, TypeError, ValueError):
+        return set()
 
 
 def item_fields(folder: Path, name: str, n_items: int) -> str:

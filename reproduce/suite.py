@@ -97,6 +97,8 @@ def suite_names() -> List[str]:
 
 
 def _word(key: str, value: Any, dataset: str) -> str:
+    if OmegaConf.is_config(value):  # a list or a mapping of the command line
+        value = OmegaConf.to_container(value)
     text = OmegaConf.to_yaml(OmegaConf.create({"v": value}), resolve=True)[2:].strip()
     if isinstance(value, (dict, list)):
         text = json.dumps(value)

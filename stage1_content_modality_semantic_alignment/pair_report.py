@@ -33,9 +33,13 @@ from stage1_content_modality_semantic_alignment.pairs import Pair, pairs_dir, pa
 
 COVER_SIDE = 96  # pixels
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.6rem 0 1.6rem}td,th{border-bottom:1px solid #ddd;padding:.35rem .8rem;
-text-align:left;vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}small{color:#666}
-img{display:block;margin-bottom:.3rem;border-radius:4px}"""
+h1,h2{overflow-wrap:anywhere}table{border-collapse:collapse;margin:.6rem 0 1.6rem}
+td,th{border-bottom:1px solid #ddd;padding:.35rem .8rem;text-align:left;vertical-align:top}
+td.n{text-align:right;font-variant-numeric:tabular-nums}small{color:#666}
+table.pairs{table-layout:fixed;width:100%;overflow-wrap:anywhere}.pairs th{width:36%}
+.pairs th:last-child{width:28%;text-align:right}
+img,.none{display:block;margin-bottom:.3rem;border-radius:4px}.none{width:96px;line-height:96px;background:#eee;
+text-align:center}@media(max-width:40rem){td,th{padding:.35rem .4rem}}"""
 
 
 @dataclass
@@ -142,7 +146,7 @@ def cover_tag(dataset: Dataset, item: int) -> str:
     if dataset.covers is None:
         return ""
     data = cover_data(dataset, item)
-    return f'<img alt="" src="{data}">' if data else "<small>no cover</small><br>"
+    return f'<img alt="" src="{data}">' if data else '<small class="none">no cover</small>'
 
 
 def item_cell(dataset: Dataset, item: int) -> str:
@@ -174,7 +178,7 @@ def examples_table(dataset: Dataset, pairs: Sequence[Pair], rows: Any, count: in
         for (target, item), cosine in zip(shown, similarities(rows, shown))
     ]
     head = "<tr><th>target</th><th>chosen as similar</th><th>text similarity</th></tr>"
-    return f"<h2>Examples, drawn at random</h2>\n<table>\n{head}\n" + "\n".join(lines) + "\n</table>\n"
+    return f"<h2>Examples, drawn at random</h2>\n<table class=pairs>\n{head}\n" + "\n".join(lines) + "\n</table>\n"
 
 
 def run(settings: Settings) -> Dict[str, Any]:
@@ -196,6 +200,7 @@ def run(settings: Settings) -> Dict[str, Any]:
     body = "".join(table(name.capitalize(), numbers) for name, numbers in report.items())
     body += examples_table(dataset, pairs, rows, settings.examples, settings.seed)
     page = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+    page += '<meta name="viewport" content="width=device-width">\n'
     page += f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n{body}</html>\n"
     with exclusive(folder):
         write_json(folder / "pair_report.json", {"strategy": settings.strategy, **report})

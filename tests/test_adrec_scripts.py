@@ -229,9 +229,10 @@ def test_scripts_print_what_they_found(home: Path, trained: Path, tmp_path: Path
     out = script("embedding_out.py", "-d", "Tiny", *where)
     assert "15 items, 16 wide" in out.stdout, out.stderr
     new = tmp_path / "new.csv"
-    new.write_text('title,category\n"a brand-new dance, part one",dance\n')
+    new.write_text('title,category,price\n"a brand-new dance, part one",dance,3\n')
     told = script("recommend.py", "-d", "Tiny", "--user", "3", "-k", "16", "--new-items", str(new), *where)
     assert "a brand-new dance, part one (new)" in told.stdout, told.stderr
+    assert "price are not read" in told.stdout
     ids = [int(line.split()[0]) for line in told.stdout.split("recommends:")[1].splitlines()[1:]]
     assert set(ids) == set(range(16)) - set(tiny_sequences()[3])
 

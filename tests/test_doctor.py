@@ -65,9 +65,23 @@ def test_a_missing_data_set_is_a_fault_with_its_cure(tmp_path: Path) -> None:
     assert "no such file" in fault.detail and "prepare_dataset.py -d Tiny" in fault.cure
 
 
+def test_where_a_data_set_is_to_be_had_is_told_while_a_part_of_it_is_missing(tiny: Path) -> None:
+    assert not any(finding.subject.startswith("--from") for finding in examine(tiny))
+    (tiny / "sequential_data.txt").unlink()
+    assert any(finding.subject.startswith("--from") for finding in examine(tiny))
+
+
 def test_a_broken_cover_is_a_fault(tiny: Path) -> None:
     (tiny / "covers" / "3.jpg").write_bytes(b"no picture")
     assert the_fault(tiny).subject == "covers"
+
+
+def test_covers_that_the_preparation_left_out_are_no_fault(tiny: Path) -> None:
+    (tiny / "covers" / "3.jpg").unlink()
+    assert the_fault(tiny).subject == "covers"
+    (tiny / "prepare.json").write_text('{"settings": {"source": "table"}, "missing_covers": [{"item": 3}]}')
+    found = {finding.subject: finding for finding in examine(tiny)}["covers"]
+    assert not found.cure and found.detail.endswith("1 items have none (missing_covers=zero)")
 
 
 def test_features_of_other_data_are_a_fault(tiny: Path) -> None:

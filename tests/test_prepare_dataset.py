@@ -171,6 +171,14 @@ def test_covers_made_here_go_when_the_source_has_none(tmp_path: Path) -> None:
     assert len(list((tmp_path / "with" / "Tiny" / "covers").iterdir())) == 15
 
 
+@pytest.mark.parametrize(("there", "missing"), [("item", "pair"), ("pair", "item")])
+def test_a_file_that_is_missing_beside_another_is_named(tmp_path: Path, there: str, missing: str) -> None:
+    (tmp_path / f"Raw_{there}.csv").write_text("1,2,3\n")
+    told = f"Raw_{missing}.csv: no such file; ninerec needs it beside Raw_{there}.csv"
+    with pytest.raises(UserError, match=told):
+        prepare(tmp_path, "Raw", data_dir=str(tmp_path))
+
+
 def test_no_files_and_wrong_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no files of Nothing: none of .*Nothing_pair.csv.*data_dir=FOLDER"):
         prepare(tmp_path, "Nothing")
@@ -179,7 +187,7 @@ def test_no_files_and_wrong_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="elsewhere: holds no .jpg file"):
         prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"), covers_dir=str(tmp_path / "elsewhere"))
     (tmp_path / "given" / "Tiny" / "Tiny_item_sort.csv").unlink()
-    with pytest.raises(UserError, match="Tiny_item_sort.csv: cannot be read"):
+    with pytest.raises(UserError, match="Tiny_item_sort.csv: no such file; prepared needs it beside sequential_data"):
         prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping
 
@@ -80,6 +81,7 @@ def _texts(rows: pl.DataFrame, names: List[str], field: str) -> List[str]:
     return [_flat(text, field) if text[:1] == "[" else text for text in found]
 
 
+@lru_cache(maxsize=1 << 16)  # categories repeat
 def _flat(text: str, field: str) -> str:
     """The texts of a JSON list joined, or of pictures the first URL; other texts as they are."""
     try:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Sequence, Tuple, TypeVar
 
 from isal import igzip, isal_zlib
 
 from common.errors import UserError, nearest
 
-BLOCK = 32 << 20  # bytes
+BLOCK = 8 << 20  # bytes; with 32 MB, fresh memory cost more time than unzipping
+AHEAD = 2  # threads that work on the next blocks; polars' work in them runs at once
 BOM = b"\xef\xbb\xbf"
 DAMAGED: Any = (EOFError, isal_zlib.error, gzip.BadGzipFile)
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 def blocks(path: Path) -> Iterator[Tuple[int, int, bytes]]:
@@ -29,6 +33,19 @@ def blocks(path: Path) -> Iterator[Tuple[int, int, bytes]]:
                 return
             coming = executor.submit(next, blocks, None)
             yield found
+
+
+def ahead(work: Callable[[In], Out], parts: Iterable[In]) -> Iterator[Tuple[In, Out]]:
+    """Each part and what ``work`` makes of it, in order, while threads work on the next ones."""
+    coming: Deque[Tuple[In, Future[Out]]] = deque()
+    with ThreadPoolExecutor(AHEAD) as executor:
+        for part in parts:
+            coming.append((part, executor.submit(work, part)))
+            if len(coming) > AHEAD:
+                first, made = coming.popleft()
+                yield first, made.result()
+        for first, made in coming:
+            yield first, made.result()
 
 
 def _whole_lines(path: Path) -> Iterator[Tuple[int, int, bytes]]:

@@ -57,12 +57,13 @@ class _Log:
         users, self.user_ids = _encode(raw.log["user"], raw.numbered)
         items, self.item_ids = _encode(raw.log["item"], raw.numbered)
         table = pl.DataFrame({"user": users, "item": items, "time": raw.log["time"], "line": raw.log["line"]})
-        keys = ["user", "time"]
+        keys = ["time"]
         if ties == "item":
             rank = self.item_ids.to_frame("id").with_row_index("code").sort("id").with_row_index("rank").sort("code")
             table = table.with_columns(rank=rank["rank"].gather(items))
             keys.append("rank")
-        self.table = table.sort(keys, maintain_order=True).select("user", "item", "time", "line")
+        table = table.sort(keys, maintain_order=True)
+        self.table = table.select("user", "item", "time", "line")[_order(table["user"])]
 
     @property
     def users(self) -> np.ndarray:
@@ -101,9 +102,14 @@ class _Log:
     def duplicates(self, rule: str) -> None:
         """Leave out what a user did again: the same item at the same time (``row``), or at any later (``first``)."""
         if rule != "keep":
-            pair = pl.col("user").cast(pl.UInt64) * len(self.item_ids) + pl.col("item")
-            same = pl.struct(pair, "time") if rule == "row" else pair
-            self.keep(self.table.select(same.is_first_distinct()).to_series().to_numpy(), "duplicates")
+            pair = self.table.select(pl.col("user").cast(pl.UInt64) * len(self.item_ids) + pl.col("item"), "time")
+            if rule == "row":
+                first = pair.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+            else:
+                order = pair.select("user").with_row_index("place").sort("user", maintain_order=True)
+                first = np.zeros(pair.height, dtype=bool)
+                first[order.filter(pl.col("user").diff().fill_null(1) != 0)["place"].to_numpy()] = True
+            self.keep(first, "duplicates")
 
     def last(self, most: int) -> None:
         """Keep each user's last ``most``."""
@@ -113,14 +119,14 @@ class _Log:
 
     def sample(self, size: int, seed: int) -> None:
         """Keep that many users, drawn with the seed."""
-        users = np.unique(self.users)
+        users = _present(self.users)
         if size and size < len(users):
             drawn = np.random.default_rng(seed).choice(users, size, replace=False)
             self.keep(np.isin(self.users, drawn), "users not in the sample")
 
     def titled(self, policy: str, clean: bool) -> pl.DataFrame:
         """The texts of the items; those without a title stop the run, or are left out with their interactions."""
-        present = self.item_ids.gather(np.unique(self.items))
+        present = self.item_ids.gather(_present(self.items))
         texts = _clean(self.raw.describe(present)) if clean else self.raw.describe(present)
         has_title = (pl.col("title_cn").str.strip_chars() != "") | (pl.col("title_en").str.strip_chars() != "")
         with_title = texts.filter(has_title)["item"]
@@ -147,13 +153,15 @@ def apply_filters(raw: RawLog, filters: Filters, seed: int) -> RawData:
     log.last(filters.max_length)
     log.sample(filters.user_sample, seed)
     _check_lengths(log)
-    kept_users, lengths = np.unique(log.users, return_counts=True)
-    kept_items, items = np.unique(log.items, return_inverse=True)
+    kept_users, kept_items = _present(log.users), _present(log.items)
+    lengths = np.bincount(log.users)[kept_users]
+    ours_of = np.zeros(len(log.item_ids), dtype=np.int32)
+    ours_of[kept_items] = np.arange(len(kept_items), dtype=np.int32)
     item_ids = log.item_ids.gather(kept_items)
     ours = item_ids.to_frame("item").join(texts, on="item", how="left", maintain_order="left").fill_null("")
     names = [name for name in ours.columns if name not in ("item", "title_cn", "title_en")]
     return RawData(
-        sequences=Sequences(items.astype(np.int32), lengths),
+        sequences=Sequences(ours_of[log.items], lengths),
         titles=[_both(cn, en) for cn, en in ours.select("title_cn", "title_en").iter_rows()],
         user_ids=[raw.user_names.get(user, user) for user in log.user_ids.gather(kept_users).to_list()],
         item_ids=[raw.item_names.get(item, item) for item in item_ids.to_list()],
@@ -179,10 +187,26 @@ def _clean(texts: pl.DataFrame) -> pl.DataFrame:
 
 def _encode(ids: pl.Series, numbered: bool) -> Tuple[pl.Series, pl.Series]:
     """(code of each, distinct ones by code): in the order of first appearance, or of the numbers in them."""
+    ids = ids.cast(pl.Categorical)
     distinct = ids.unique(maintain_order=True)
     if numbered:
-        distinct = pl.Series(sorted(distinct.to_list(), key=natural), dtype=pl.String)
-    return ids.cast(pl.Enum(distinct)).to_physical().cast(pl.UInt32), distinct
+        order = sorted(range(len(distinct)), key=lambda place: natural(distinct[place]))
+        distinct = distinct.gather(order)
+    places = distinct.to_physical().to_numpy()
+    codes = np.zeros(np.max(places, initial=0) + 1, dtype=np.uint32)
+    codes[places] = np.arange(len(distinct), dtype=np.uint32)
+    return pl.Series(codes[ids.to_physical().to_numpy()]), distinct.cast(pl.String)
+
+
+def _order(codes: pl.Series) -> pl.Series:
+    """The places that bring equal codes together, ascending, each group in the order it has: sorts one integer each."""
+    places = pl.int_range(len(codes), dtype=pl.UInt64, eager=True)
+    return (codes.cast(pl.UInt64) * 2**32 + places).sort() % 2**32
+
+
+def _present(codes: np.ndarray) -> np.ndarray:
+    """The codes that occur, ascending."""
+    return np.flatnonzero(np.bincount(codes))
 
 
 def _both(cn: str, en: str) -> Tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from common.dataset import covers_path, items_path, sequences_path
 from common.errors import UserError
@@ -80,19 +80,31 @@ def find_source(settings: Any) -> Source:
         _refuse_unread(settings, settings.source)
         return Source(settings.source, files, _find_covers(settings, files["inter"].parent, settings.source))
     kinds = FOUND if settings.source == "auto" else (settings.source,)
-    folders = _folders(settings)
+    folders, half = _folders(settings), []
     for folder in folders:
         for kind in kinds:
             for files in files_of(kind, folder, settings.dataset):
                 if next(iter(files.values())).is_file():
                     _refuse_unread(settings, kind)
+                    _refuse_missing(kind, files)
                     return Source(kind, files, _find_covers(settings, folder, kind))
+                half += [(kind, files)] if any(path.is_file() for path in files.values()) else []
+    if half:
+        _refuse_missing(*half[0])
     first = [next(files_of(kind, folders[0], settings.dataset)) for kind in kinds]
     wanted = [" and ".join(path.name for path in files.values()) for files in first]
     raise UserError(
         f"{' and '.join(map(str, folders))}: no files of {settings.dataset}: none of {'; '.join(wanted)}. "
         "Put them there, or say data_dir=FOLDER (docs/data_formats.md)"
     )
+
+
+def _refuse_missing(kind: str, files: Mapping[str, Path]) -> None:
+    """Stop where of the files that belong together some lie there and some do not."""
+    missing = [path for path in files.values() if not path.is_file()]
+    if missing:
+        there = ", ".join(path.name for path in files.values() if path.is_file())
+        raise UserError(f"{missing[0]}: no such file; {kind} needs it beside {there} (docs/data_formats.md)")
 
 
 def read_source(settings: Any, source: Source) -> Optional[RawData]:

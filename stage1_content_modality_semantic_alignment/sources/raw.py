@@ -6,13 +6,14 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, ItemsView, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import polars as pl
 
 from common.errors import UserError
 
+USERS_AT_ONCE = 10_000
 LOG = {"user": pl.String, "item": pl.String, "time": pl.Float64, "line": pl.UInt32}
 
 
@@ -29,8 +30,29 @@ class Sequences(Mapping[int, List[int]]):
         return iter(range(len(self)))
 
     def __getitem__(self, user: int) -> List[int]:
-        start = self._ends[user - 1] if user else 0
-        return [int(item) for item in self._items[start : self._ends[user]].tolist()]
+        found: List[int] = self._items[self._ends[user - 1] if user else 0 : self._ends[user]].tolist()
+        return found
+
+    def items(self) -> ItemsView[int, List[int]]:
+        """The pairs, made of many users' items at once."""
+        return _Items(self)
+
+    def pairs(self) -> Iterator[Tuple[int, List[int]]]:
+        """(user, items), in order."""
+        start = 0
+        for first in range(0, len(self), USERS_AT_ONCE):
+            ends: List[int] = self._ends[first : first + USERS_AT_ONCE].tolist()
+            items, offset = self._items[start : ends[-1]].tolist(), start
+            for user, end in enumerate(ends, start=first):
+                yield user, items[start - offset : end - offset]
+                start = end
+
+
+class _Items(ItemsView[int, List[int]]):
+    _mapping: Sequences
+
+    def __iter__(self) -> Iterator[Tuple[int, List[int]]]:
+        return self._mapping.pairs()
 
 
 @dataclass(frozen=True)

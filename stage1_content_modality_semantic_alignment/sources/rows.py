@@ -10,12 +10,13 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import polars as pl
 
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment.sources.blocks import (
+    ahead,
     blocks,
     decoded,
     header_of,
@@ -49,13 +50,14 @@ def read_interactions(path: Path, columns: Mapping[str, str], bad: BadRows, head
         header: False: the columns are in the order of ``columns``, and a first row whose time is not one is a header.
     """
     kind = kind_of_file(path)
+    parts: Iterable[Any] = [_Parquet(path, columns)] if kind == "parquet" else []
     if kind == "json":
-        parts = [_checked(part, path, columns, bad) for part in _json_parts(path, list(columns.values()))]
-    elif kind == "parquet":
-        parts = [_checked(_Parquet(path, columns), path, columns, bad)]
-    else:
-        parts = [_checked(_Csv(path, columns, "\t" if kind == "tsv" else ",", header), path, columns, bad)]
-    log = pl.concat(parts) if parts else pl.DataFrame()
+        parts = _json_parts(path, list(columns.values()))
+    elif kind != "parquet":
+        parts = [_Csv(path, columns, "\t" if kind == "tsv" else ",", header)]
+    read = ahead(lambda part: _fast(part, columns), parts)
+    frames = [_log(_slow(part, path, columns, bad) if frame is None else frame) for part, frame in read]
+    log = pl.concat(frames) if frames else pl.DataFrame()
     if not log.height:
         raise UserError(f"{path}:1: holds no interactions; the columns are {', '.join(columns.values())}")
     return log
@@ -63,8 +65,7 @@ def read_interactions(path: Path, columns: Mapping[str, str], bad: BadRows, head
 
 def json_rows(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[pl.DataFrame]:
     """Frames of the named keys of a file of JSON lines, as texts, with the line; lists and objects stay JSON."""
-    for part in _json_parts(path, columns):
-        frame = part.fast()
+    for part, frame in ahead(_Json.fast, _json_parts(path, columns)):
         yield part.slow(bad) if frame is None else frame
 
 
@@ -100,7 +101,8 @@ class _Json:
         """The named keys as texts, and the line; None where anything is out of order."""
         lines = self._lines
         try:
-            frame = pl.read_ndjson(io.BytesIO(self._block), schema=dict.fromkeys(self._columns, pl.String))
+            scan = pl.scan_ndjson(self._block, schema=dict.fromkeys(self._columns, pl.String))
+            frame = scan.collect(engine="streaming")
         except (pl.exceptions.PolarsError, OSError):
             return None
         if frame.height != lines:  # blank lines
@@ -212,29 +214,37 @@ def read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def _checked(part: Any, path: Path, columns: Mapping[str, str], bad: BadRows) -> pl.DataFrame:
+def _fast(part: Any, columns: Mapping[str, str]) -> Optional[pl.DataFrame]:
+    """What `_typed` makes of a part; None where a row of it cannot be used."""
     frame = part.fast()
     typed = None if frame is None else _typed(frame, columns)
-    if typed is None or typed["fault"].is_not_null().any():
-        typed = _typed(part.slow(bad), columns)
-        for line, fault, text in (
-            typed.filter(pl.col("fault").is_not_null()).select("line", "fault", "text").iter_rows()
-        ):
-            told = fault
-            if fault.startswith("timestamp"):
-                told = f"timestamp '{text or ''}' is not a number; the columns are {', '.join(columns.values())}"
-            bad.found(f"{path}:{line}", fault, told)
-        typed = typed.filter(pl.col("fault").is_null())
-    return typed.select("user", "item", "time", "line")
+    return None if typed is None or typed["fault"].is_not_null().any() else typed
+
+
+def _slow(part: Any, path: Path, columns: Mapping[str, str], bad: BadRows) -> pl.DataFrame:
+    """The same; rows that cannot be used are told to ``bad``."""
+    typed = _typed(part.slow(bad), columns)
+    for line, fault, text in typed.filter(pl.col("fault").is_not_null()).select("line", "fault", "text").iter_rows():
+        told = fault
+        if fault.startswith("timestamp"):
+            told = f"timestamp '{text or ''}' is not a number; the columns are {', '.join(columns.values())}"
+        bad.found(f"{path}:{line}", fault, told)
+    return typed.filter(pl.col("fault").is_null())
+
+
+def _log(typed: pl.DataFrame) -> pl.DataFrame:
+    """The log of a part. One thread alone makes categories: several would wait for one another."""
+    return typed.select(pl.col("user", "item").cast(pl.Categorical), "time", "line")
 
 
 def _typed(frame: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
     """user, item, time in seconds, line, and the fault of the row or null, with the time as text."""
-    named = [pl.col(theirs).str.strip_chars().alias(ours) for ours, theirs in columns.items()]
-    frame = frame.select(*named, "line").rename({"time": "text"})
-    frame = frame.with_columns(time=pl.col("text").cast(pl.Float64, strict=False))
-    frame = frame.with_columns(time=pl.when(pl.col("time").is_finite()).then("time"))
+    users_and_items = [pl.col(columns[name]).str.strip_chars().alias(name) for name in ("user", "item")]
+    frame = frame.select(*users_and_items, "line", text=columns["time"])
+    frame = frame.with_columns(time=_number("text"))
     if frame["time"].null_count():
+        frame = frame.with_columns(pl.col("text").str.strip_chars())
+        frame = frame.with_columns(time=_number("text"))
         dates = [pl.col("text").str.to_datetime(form, strict=False, time_unit="us") for form in DATES]
         frame = frame.with_columns(time=pl.coalesce("time", pl.coalesce(dates).dt.timestamp("us") / 1e6))
     size, seconds = pl.col("time").abs(), pl.col("time")
@@ -247,6 +257,12 @@ def _typed(frame: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
         pl.when(absent["user"]).then(pl.lit("the user is empty")).when(absent["item"]).then(pl.lit("the item is empty"))
     )
     return frame.with_columns(fault=fault.when(pl.col("time").is_null()).then(pl.lit("timestamp is not a number")))
+
+
+def _number(column: str) -> pl.Expr:
+    """A text as a finite number, or null."""
+    number = pl.col(column).cast(pl.Float64, strict=False)
+    return pl.when(number.is_finite()).then(number)
 
 
 def _is_time(text: str) -> bool:
