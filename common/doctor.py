@@ -226,7 +226,7 @@ def feature_table(path: Path, n_items: int) -> str:
 
 def check_encoders(made: Path, finetuned: Path) -> Iterator[Finding]:
     """The encoders that stage 1 made from a config, and those that it fine-tuned."""
-    kinds = ("bert", "bert-small-*", "swin", "swin-small")
+    kinds = ("bert", "bert-small-*", "swin", "swin-small-*")
     found = sorted(path for top in (made, finetuned) for kind in kinds for path in top.rglob(kind) if path.is_dir())
     if not found:
         yield Finding("encoders", f"not there yet: sft_content_encoder.py makes them in {finetuned}", absent=True)

@@ -132,7 +132,7 @@ def text_model_path(name: str, dataset: Dataset, language: str, seed: int) -> st
     """Where to load the text encoder from; ``small`` is made first where it does not stand."""
     if name != SMALL:
         return name
-    folder = dataset.folder / "encoders" / f"bert-small-{language}"
+    folder = dataset.folder / "encoders" / f"bert-small-{language}-seed{seed}"
     inputs = {"items": items_path(dataset.folder, dataset.name)}
     made_from = recipe("small_bert", {"seed": seed, "language": language}, inputs)
     make_once(folder, made_from, seed, lambda part: _make_small_bert(titles_in(dataset, language), part))

@@ -48,6 +48,6 @@ def image_model_path(name: str, dataset: Dataset, seed: int) -> str:
     """Where to load the image encoder from; ``small`` is made first where it does not stand."""
     if name != SMALL:
         return name
-    folder = dataset.folder / "encoders" / "swin-small"
+    folder = dataset.folder / "encoders" / f"swin-small-seed{seed}"
     make_once(folder, recipe("small_swin", {"seed": seed}, {}), seed, _make_small_swin)
     return str(folder)
