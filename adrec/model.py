@@ -162,6 +162,11 @@ class ADRec(nn.Module):
             if fixed:
                 side.fix_items(vectors)
 
+    @property
+    def ranking_side(self) -> Encoders:
+        """The encoders that validation, testing and recommending use."""
+        return self.key if self.settings.rank_by == "key" else self.query
+
     @torch.no_grad()
     def momentum_update(self) -> None:
         """key = m · key + (1 − m) · query."""

@@ -55,6 +55,11 @@ class ADRecSettings(ComputeSettings):
     # contrast
     queue_size: int = setting(10_000, "keys in each of the two queues", minimum=1)
     momentum: float = setting(0.999, "m of the key encoders", minimum=0, maximum=1)
+    rank_by: str = setting(
+        "query",
+        "encoders that rank: query, the trained ones; key (ours), their averages over some 1 / (1 - momentum) steps",
+        choices=("query", "key"),
+    )
     scale: float = setting(18.0, "s, the inverse temperature", minimum=0)
     margin: float = setting(0.1, "m of the angle, in radians", minimum=0, maximum=3.15)
     weight_seq_item: float = setting(0.3, "weight of L(sequence → item key)", minimum=0)

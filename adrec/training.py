@@ -201,9 +201,10 @@ class Trainer:
         self._save_last()
 
     def _rank_valid(self) -> Dict[str, float]:
-        items = encode_items(self.model.query, self.tokens, self.compute, **self.padding)
+        encoders = self.model.ranking_side
+        items = encode_items(encoders, self.tokens, self.compute, **self.padding)
         try:
-            return metrics(rank_rows(self.model.query, items, self.valid_rows), TOPK)
+            return metrics(rank_rows(encoders, items, self.valid_rows), TOPK)
         except ValueError as error:  # a score is NaN
             raise self._diverged("the weights are not finite") from error
 
@@ -229,8 +230,8 @@ class Trainer:
     # --- checkpoints ---
 
     def save_best(self) -> None:
-        """The query side alone, with BERT's whole embedding table: what testing and recommending need."""
-        weights = self.model.query.state_dict()
+        """The side that ranks, with BERT's whole embedding table: what testing and recommending need."""
+        weights = self.model.ranking_side.state_dict()
         weights[TABLE] = self.vocabulary.whole(weights[TABLE])
         save_checkpoint(self.run_dir / "best.pth", {"state_dict": weights, "about": json.dumps(self.about)})
 

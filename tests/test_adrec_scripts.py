@@ -21,12 +21,13 @@ from transformers import BertModel
 from adrec import embedding_out, main, recommend, test_main
 from adrec.checkpoint import load_encoders
 from adrec.data import held_out_rows
-from adrec.evaluation import encode_histories
+from adrec.evaluation import encode_histories, encode_items, rank_rows
 from adrec.settings import PROPS, ADRecSettings
 from adrec.training import Trainer
 from common.device import pick_compute
 from common.errors import UserError
 from common.processes import Processes
+from common.ranking import metrics
 from common.settings import REPOSITORY, build
 
 CPU = pick_compute("cpu", "fp32")
@@ -75,6 +76,22 @@ def test_a_run_holds_all_that_was_promised(trained: Path) -> None:
     assert len((trained / "ranks.csv").read_text().splitlines()) == 13
     assert "seq_item" in (trained / "train.log").read_text()
     assert list((trained / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("side", ["query", "key"])
+def test_either_side_ranks(home: Path, tmp_path: Path, side: str) -> None:
+    """What is chosen on validation, saved and tested is the side that ``rank_by`` names."""
+    run = main.run(settings_of(home, tmp_path, epochs=1, valid_steps=None, momentum=0.5, rank_by=side))
+    saved = torch.load(run / "best.pth", weights_only=True)["state_dict"]
+    last = torch.load(run / "last.pth", weights_only=True)["model"]  # of the same step: there was one validation
+    name = "sequence.layers.0.dense_1.weight"
+    assert not torch.equal(last[f"query.{name}"], last[f"key.{name}"])
+    assert torch.equal(saved[name], last[f"{side}.{name}"])
+    loaded = load_encoders(run / "best.pth", "Tiny", str(home / "datasets"), CPU)
+    dataset = main.load_dataset(home / "datasets" / "Tiny", "Tiny")
+    items = encode_items(loaded.encoders, loaded.tokens_of(dataset), CPU, **loaded.padding)
+    found = metrics(rank_rows(loaded.encoders, items, held_out_rows(dataset, "valid", 5)), (10,))
+    assert json.loads((run / "metrics.json").read_text())["valid"]["mrr"] == pytest.approx(found["mrr"])
 
 
 def test_ranks_equal_cosines_sorted_by_hand(home: Path, trained: Path) -> None:
