@@ -183,7 +183,9 @@ class Trainer:
 
     def _validate(self, losses: Dict[str, float], last_of_epoch: bool) -> None:
         """Rank the validation split, keep the best weights, decide whether to stop, save everything."""
+        started = time.perf_counter()
         found: Dict[str, float] = self.processes.agree(self._rank_valid() if self.processes.first else None)
+        self.seconds += time.perf_counter() - started  # as in stage 2, whose tables it stands in
         score = found[self.settings.valid_metric]
         better = not self.best or score > self.best["valid"][self.settings.valid_metric]
         told = f"epoch {self.epoch} step {self.step}/{self.steps_per_epoch}"

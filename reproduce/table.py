@@ -170,7 +170,7 @@ def cost(rows: List[Row]) -> Table:
     header = ["model", "NDCG@10", "valid NDCG@10", "trained", "frozen", "epochs", "train s", "operations"]
     notes = [
         "Seconds and operations of the chosen run's training alone; its search and what it starts from (SICSRec: the "
-        "ID encoder; Ensemble: both models) are not in them. Seconds: of this machine, validation in (ADRec: out).",
+        "ID encoder; Ensemble: both models) are not in them. Seconds: of this machine, with validation.",
         "Operations: floating-point, forward and backward, counted by torch on one batch (common/operations.py) and "
         "scaled to all epochs, a multiplication and an addition as two; validation and element-wise work not counted.",
     ]
