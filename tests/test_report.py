@@ -30,6 +30,7 @@ from reproduce.report_page.users import Shown, read_shown
 from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
+from reproduce.table import anchor_of
 from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path
 
 # --- what the page holds ---
@@ -132,13 +133,20 @@ def test_sensitivity_from_rows_that_differ_alone_and_from_a_search(ran: Ran, pag
 
 def test_costs_are_those_recorded(ran: Ran, page: str) -> None:
     figures, picks = data_of(page)["figures"], charts(page)["against-cost"]
-    traces = {trace["name"]: trace for trace in figures[picks[1][0]]["data"]}
-    assert set(traces) == {"narrow", "wide", "text <b>"}  # the others train no parameter
-    for name, trace in traces.items():
-        result = read_json(folder_of(ran, name) / "metrics.json")
-        assert trace["x"] == [result["parameters"]["trained"]] and trace["y"] == pytest.approx(
-            [result["test"]["ndcg@10"]]
-        )
+    assert len(picks) == 3  # seconds, trained parameters, operations
+    for place, cost in (
+        (1, lambda r: r["parameters"]["trained"]),
+        (2, lambda r: r["operations_per_epoch"] * r["epochs"]),
+    ):
+        traces = {trace["name"]: trace for trace in figures[picks[place][0]]["data"]}
+        assert set(traces) == {"narrow", "wide", "text <b>"}  # the others train no parameter
+        for name, trace in traces.items():
+            result = read_json(folder_of(ran, name) / "metrics.json")
+            assert trace["x"] == [cost(result)] and trace["y"] == pytest.approx([result["test"]["ndcg@10"]])
+
+
+def test_names_in_any_script_have_anchors_of_their_own() -> None:
+    assert anchor_of("消融", "随机") != anchor_of("消融", "全部") and anchor_of("α=1", "Bili_Food") == "α-1-bili-food"
 
 
 def test_a_run_of_adrec_has_curves_lists_and_vectors(tmp_path: Path) -> None:
