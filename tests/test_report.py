@@ -25,12 +25,12 @@ from common.features import features_path, load_features, save_features
 from common.files import read_json, recipe, write_json
 from reproduce import report
 from reproduce.report_page.curves import read_curves
-from reproduce.report_page.embeddings import principal_plane
+from reproduce.report_page.embeddings import planes, principal_plane
 from reproduce.report_page.users import Shown, read_shown
 from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
-from reproduce.table import anchor_of
+from reproduce.table import Row, anchor_of
 from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path
 
 # --- what the page holds ---
@@ -198,6 +198,17 @@ def test_features_from_before_are_looked_for_where_asked_and_must_fit(ran: Ran, 
     save_features(features_path(tmp_path / "Tiny", "Tiny", "text"), torch.randn(3, 6), recipe("test", {}, {}))
     page = made_page(ran, asked)
     assert "has 3 rows, the data set has 15 items" in page and "item-map" not in charts(page)
+
+
+def test_features_that_were_made_again_are_told(ran: Ran, tmp_path: Path) -> None:
+    path = features_path(tmp_path, "Tiny", "text")
+    dataset, rows = load_dataset(ran[0] / "d" / "Tiny", "Tiny"), [Row("one", "Tiny", [], [tmp_path], [], 1)]
+    for times, again in ((1, False), (2, True)):
+        save_features(path, torch.eye(N_ITEMS) * times, recipe("test", {}, {}))
+        if not again:
+            write_json(tmp_path / "made.json", recipe("a run", {}, {"text": path}))
+        source = planes(rows, dataset, tmp_path / "none", np.arange(N_ITEMS))["text"]["after"].source
+        assert str(path) in source and ("made again" in source) is again
 
 
 def test_a_run_without_lists_is_named(ran: Ran, tmp_path: Path) -> None:
