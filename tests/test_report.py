@@ -26,6 +26,7 @@ from common.files import read_json, recipe, write_json
 from reproduce import report
 from reproduce.report_page.curves import read_curves
 from reproduce.report_page.embeddings import planes, principal_plane
+from reproduce.report_page.sensitivity import of_rows
 from reproduce.report_page.users import Shown, read_shown
 from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
@@ -129,6 +130,34 @@ def test_sensitivity_from_rows_that_differ_alone_and_from_a_search(ran: Ran, pag
     (trials,) = (ran[0] / "r" / "ItemKNN" / "Tiny").glob("search-*/trials.csv")
     scores = [float(line.split(",")[-1]) for line in trials.read_text().splitlines()[1:]]
     assert sorted(figures[picks[1][0]]["data"][0]["y"]) == sorted(scores)
+
+
+def test_a_run_that_two_rows_share_counts_once(tmp_path: Path) -> None:
+    runs = []
+    for seed, alpha, score in ((1, 0.1, 0.3), (2, 0.1, 0.5), (1, 0.2, 0.7)):
+        folder = tmp_path / f"{seed} {alpha}"
+        folder.mkdir()
+        write_json(folder / "made.json", {"settings": {"seed": seed, "alpha": alpha}})
+        runs.append((folder, {"model": "M", "test": {"ndcg@10": score}}))
+    rows = [
+        Row(name, "D", [], [folder for folder, _ in own], [result for _, result in own], len(own))
+        for name, own in (("full", runs[:2]), ("alpha=0.1", runs[:2]), ("alpha=0.2", runs[2:]))
+    ]
+    (found,) = of_rows(rows, "test")
+    assert found.values == [0.1, 0.2] and found.means == pytest.approx([0.4, 0.7])
+    assert found.deviations == pytest.approx([0.2 / 2**0.5, 0.0])
+
+
+def test_suites_of_one_name_stay_apart(ran: Ran, tmp_path: Path) -> None:
+    folder, words, _ = ran
+    (tmp_path / "mine.yaml").write_text(SUITE.replace("name: narrow, ", ""))
+    out = tmp_path / "page.html"
+    report.main([words[0], str(tmp_path / "mine.yaml"), *words[1:], f"out={out}"])
+    page = out.read_text(encoding="utf-8")
+    names = [[row["name"] for row in one["rows"]] for one in data_of(page)["browsers"].values()]
+    assert len(names) == 2 and names[0] != names[1]
+    ids = re.findall(r' id="([^"]+)"', page[: page.index('id="data"')])
+    assert len(ids) == len(set(ids))
 
 
 def test_costs_are_those_recorded(ran: Ran, page: str) -> None:
