@@ -168,7 +168,7 @@ class Trainer:
 
         Moves keys and queues on: for when the training is over.
         """
-        rows = epoch_batches(self.train_rows, self.settings, 0)[0]
+        rows = epoch_batches(self.train_rows, self.settings, 0)[0][:: self.processes.size]  # a process's share: memory
         batch = self.batches.of(rows)
         self.model.gather, self.model.same_rows = (lambda keys: keys), True  # the other processes take no part
 

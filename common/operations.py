@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, List
+from contextlib import contextmanager
+from typing import Callable, Iterator, List
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,19 @@ def operations_of_step(model: nn.Module, loss: Callable[[], Tensor]) -> int:
     """
     trained: List[Tensor] = [p for p in model.parameters() if p.requires_grad]
     model.train()
-    with FlopCounterMode(display=False) as counter:
+    model.zero_grad(set_to_none=True)  # or there would be no memory for more gradients where the training filled it
+    with FlopCounterMode(display=False) as counter, _attention_that_is_counted():
         # not backward(): it would run the hooks by which processes wait for each other
         torch.autograd.grad(loss(), trained, allow_unused=True)
     return int(counter.get_total_flops())
+
+
+@contextmanager
+def _attention_that_is_counted() -> Iterator[None]:
+    """Attention without the flash kernels: torch counts nothing of that for the CPU. The others do the same work."""
+    enabled = torch.backends.cuda.flash_sdp_enabled()
+    torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_flash_sdp(enabled)

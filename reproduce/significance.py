@@ -89,14 +89,24 @@ def holm(p_values: Sequence[float]) -> List[float]:
 
 
 def groups(dataset: Dataset, ranks: Ranks) -> Dict[str, np.ndarray]:
-    """Masks (U,) over users: targets in thirds of the training interactions by popularity, and lengths of histories."""
+    """Masks (U,) over users: targets in thirds of the training interactions by popularity, and lengths of histories.
+
+    Raises:
+        UserError: the ranks are of other users or targets than those of the data set.
+    """
+    of_user = dict(zip(dataset.users, dataset.sequences))
+    for user, item in zip(ranks.users.tolist(), ranks.items.tolist()):
+        if user not in of_user or of_user[user][-1] != item:
+            raise UserError(
+                f"user {user}: tested on other data than lie in {dataset.folder}; run the suite again, or correct "
+                "datasets_dir"
+            )
     counts = train_counts(dataset.sequences, dataset.n_items)
     order = np.argsort(-counts, kind="stable")
     before = np.empty(dataset.n_items)
     before[order] = (np.cumsum(counts[order]) - counts[order]) / counts.sum()  # share of more popular items
     share = before[ranks.items]
-    lengths_of = dict(zip(dataset.users, map(len, dataset.sequences)))
-    lengths = np.array([lengths_of[user] - 1 for user in ranks.users.tolist()])
+    lengths = np.array([len(of_user[user]) - 1 for user in ranks.users.tolist()])
     return {
         "popular targets": share < 1 / 3,
         "middling targets": (share >= 1 / 3) & (share < 2 / 3),

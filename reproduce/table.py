@@ -19,7 +19,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -46,7 +46,7 @@ PUBLISHED = Path(__file__).parent / "published.csv"
 
 def anchor_of(*names: str) -> str:
     """Names as an anchor of a page."""
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(names).lower()).strip("-")
+    return re.sub(r"[\W_]+", "-", " ".join(names).lower()).strip("-")
 
 
 @dataclass
@@ -142,6 +142,12 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     return Table(f"{rows[0].dataset}: against {strongest.name}", header, lines, [note])
 
 
+def operations_of(result: Mapping[str, Any]) -> Optional[float]:
+    """Floating-point operations of a run's training, by its metrics.json; None where they were not counted."""
+    of_epoch = result.get("operations_per_epoch")
+    return None if of_epoch is None else of_epoch * result["epochs"]
+
+
 def cost(rows: List[Row]) -> Table:
     """Accuracy against cost."""
 
@@ -149,10 +155,6 @@ def cost(rows: List[Row]) -> Table:
         values = [of(result) for result in row.results]
         known = [value for value in values if value is not None]
         return form.format(float(np.mean(known))) if len(known) == len(values) else "–"
-
-    def operations(result: Dict[str, Any]) -> Optional[float]:
-        of_epoch = result.get("operations_per_epoch")
-        return None if of_epoch is None else of_epoch * result["epochs"]
 
     lines = []
     for row in rows:
@@ -164,7 +166,7 @@ def cost(rows: List[Row]) -> Table:
             mean(row, lambda r: r.get("parameters", {}).get("frozen"), "{:,.0f}"),
             mean(row, lambda r: r.get("epochs"), "{:.0f}"),
             mean(row, lambda r: r.get("seconds"), "{:.0f}"),
-            mean(row, operations, "{:.3g}"),
+            mean(row, operations_of, "{:.3g}"),
         ]
         lines.append([Cell(text, anchor=row.anchor) for text in texts])
     header = ["model", "NDCG@10", "valid NDCG@10", "trained", "frozen", "epochs", "train s", "operations"]

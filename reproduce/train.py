@@ -15,10 +15,11 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from common.errors import UserError, run_script
-from common.files import write_json
+from common.features import features_path
+from common.files import checksum, write_json
 from common.settings import build, split_overrides
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
 from stage1_content_modality_semantic_alignment import llm_driven_sample
@@ -78,19 +79,35 @@ def run_plan(planned: Planned, force: bool) -> Tuple[Path, Dict[str, float]]:
 
     Returns:
         The last step's folder, and each step's seconds.
+
+    Raises:
+        UserError: of a step, or another run replaced the features that this one made.
     """
     id_run: Optional[Path] = None
     seconds: Dict[str, float] = {}
+    exported: Dict[Path, str] = {}
     for number, (step, settings) in enumerate(planned, start=1):
         print(f"== {number}/{len(planned)} {step.name}", flush=True)
         start = time.perf_counter()
         if id_run is not None:
             settings.pretrain_id = str(id_run / "best.pth")
+        if number == len(planned):
+            _refuse_replaced(exported)
         made = step.script.run(settings, force)
         id_run = made if step is ID else id_run
+        if isinstance(settings, ExportSettings):
+            path = features_path(settings.features_folder, settings.dataset, step.modality)
+            exported[path] = checksum(path)
         seconds[step.name] = round(time.perf_counter() - start, 2)
         print(f"   {seconds[step.name]:.1f} s", flush=True)
     return made, seconds
+
+
+def _refuse_replaced(exported: Mapping[Path, str]) -> None:
+    """Stop where the features are no longer those that this run made, such as of another seed: folders are shared."""
+    for path, digest in exported.items():
+        if checksum(path) != digest:  # reproduce.run tries again what ends with these words
+            raise UserError(f"{path}: another run is writing here, and replaced what this one made; start it again")
 
 
 def _help_epilog() -> str:

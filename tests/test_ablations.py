@@ -11,17 +11,19 @@ import pytest
 import torch
 from stage1_helpers import make_tiny_run, question_of
 from stage2 import SMALL, make_model
-from tiny import make_tiny_dataset
+from tiny import N_ITEMS, make_tiny_dataset
 
 from common.errors import UserError
-from common.features import features_path, load_features
+from common.features import features_path, load_features, save_features
+from common.files import read_json
 from reproduce import test as test_script
 from reproduce import train
+from reproduce.run import HELD
 from reproduce.suite import load_suite
 from stage1_content_modality_semantic_alignment import sft_content_encoder, use_finetune_bert
 from stage1_content_modality_semantic_alignment.losses import LOSSES, alignment_losses
 from stage1_content_modality_semantic_alignment.pair_selectors import RandomSelector
-from stage2_sequence_preference_learning import SICSRec_main1
+from stage2_sequence_preference_learning import SICSRec_main1, recbole_process
 from stage2_sequence_preference_learning.data import TrainLoader
 from stage2_sequence_preference_learning.settings import ABLATIONS, SICSRecSettings, resolve_switches, shaping
 
@@ -197,3 +199,24 @@ def test_stage_1s_ablations_lie_side_by_side(tmp_path: Path, capsys: pytest.Capt
     for row in rows:
         train.run_plan(train.plan("Content_SeqEncoder", "Tiny", [*words, *row]), force=False)
     assert "written: " not in capsys.readouterr().out
+
+
+def test_features_that_another_run_replaced_meanwhile_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds share stage 1's folders; reproduce.run tries again what says that another is writing."""
+    source = make_tiny_dataset(tmp_path / "source")
+    words = [f"data_dir={source}", f"datasets_dir={tmp_path / 'd'}", f"finetune_dir={tmp_path / 'f'}", "device=cpu"]
+    words += ["text_model=small", "modalities=[text]", "losses=[]", f"results_dir={tmp_path / 'r'}"]
+    planned = train.plan("Content_SeqEncoder", "Tiny", words)
+    path = features_path(planned[-1][1].features_dir, "Tiny", "text")
+    split = recbole_process.run
+
+    def split_while_another_exports(*arguments: Any) -> None:
+        split(*arguments)
+        save_features(path, load_features(path, N_ITEMS) + 1, read_json(path.with_suffix(".json")))
+
+    monkeypatch.setattr(recbole_process, "run", split_while_another_exports)
+    with pytest.raises(UserError, match=HELD):
+        train.run_plan(planned, force=False)
+    assert not (tmp_path / "r").exists()

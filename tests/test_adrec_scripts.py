@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -231,6 +232,32 @@ main.run(settings_of(Path({str(home)!r}), Path({str(tmp_path)!r}), epochs=1, tra
     assert filled == min(30, sum(max(0, len(s) - 3) for s in tiny_sequences()))
     (run,) = (tmp_path / "ADRec" / "Tiny").iterdir()
     assert "test" in json.loads((run / "metrics.json").read_text())
+
+
+def test_operations_are_counted_on_one_processs_share(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows of a step may not fit into one process, and what is not written then would be a whole training."""
+    found: Dict[int, Tuple[float, int]] = {}
+
+    def counted(self: Trainer) -> float:
+        of, taken = self.batches.of, []
+
+        def told(rows: np.ndarray) -> Any:
+            taken.append(len(rows))
+            return of(rows)
+
+        for size in (1, 2):
+            with pytest.MonkeyPatch.context() as own:
+                own.setattr(self.batches, "of", told)
+                own.setattr(self, "processes", SimpleNamespace(size=size))
+                found[size] = original(self), taken[-1]
+        return found[1][0]
+
+    original = Trainer.operations_per_epoch
+    monkeypatch.setattr(Trainer, "operations_per_epoch", counted)
+    main.run(settings_of(home, tmp_path, epochs=1, test=False))
+    assert found[2][1] == -(-found[1][1] // 2) and found[2][0] > 0
 
 
 def test_gathered_rows_of_one_process_are_its_own() -> None:

@@ -125,6 +125,18 @@ def test_harmless_forms_of_json(tmp_path: Path) -> None:
     assert log.select("item", "line").rows() == [("a", 1), ("b", 3), ("c", 5)]
 
 
+def test_a_number_is_one_id_however_its_block_is_read(tmp_path: Path) -> None:
+    """pandas writes ids as 1.0 where some are missing: a bad row must not make others of those in its block."""
+    ids = ("1.0", "1", "2.5", "1e5", "1e-7", "-0.0", "1e20", "12345678901234567890", "true", '"1.0"')
+    text = "".join(f'{{"user_id":{id_},"parent_asin":{id_},"timestamp":1}}\n' for id_ in ids)
+    found = []
+    for name, more in (("fast", ""), ("slow", "{}\n")):
+        columns = {"user": "user_id", "item": "parent_asin", "time": "timestamp"}
+        log = read_interactions(write(tmp_path / f"{name}.jsonl", (text + more).encode()), columns, BadRows("drop"))
+        found.append(log.select("user", "item", "line").rows())
+    assert found[0] == found[1] and found[0][0][0] == found[0][1][0] == "1"
+
+
 @pytest.mark.parametrize(
     "text", ["1500000000", "1500000000000", "1500000000000000", "1.5e9", "2017-07-14 02:40:00", "2017-07-14T02:40:00"]
 )

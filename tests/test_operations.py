@@ -6,6 +6,7 @@ import pytest
 import torch
 from stage2 import make_model
 from torch import nn
+from torch.nn import functional as F
 
 from common.operations import operations_of_step
 from stage2_sequence_preference_learning.data import TrainLoader
@@ -21,6 +22,21 @@ def test_a_linear_layer_by_hand():
     backward = 2 * 4 * (7 * 3 + 7 * 3 + 5 * 7)  # to both weights, and to the hidden layer
     assert operations_of_step(model, lambda: model(x).sum()) == forward + backward
     assert not ran and all(p.grad is None for p in model.parameters())
+
+
+def test_attention_is_counted_whichever_kernel_computes_it():
+    model = nn.Linear(8, 8, bias=False)
+    x, seen = torch.ones(2, 1, 5, 8), torch.ones(5, 5, dtype=torch.bool).tril()
+
+    def by_kernel():
+        return F.scaled_dot_product_attention(model(x), x, x, attn_mask=seen).sum()
+
+    def by_hand():
+        return ((model(x) @ x.transpose(2, 3)).masked_fill(~seen, -torch.inf).softmax(-1) @ x).sum()
+
+    before = torch.backends.cuda.flash_sdp_enabled()
+    assert operations_of_step(model, by_kernel) >= operations_of_step(model, by_hand) > 2 * 2 * 2 * 5 * 8 * 8
+    assert torch.backends.cuda.flash_sdp_enabled() is before
 
 
 def test_what_is_frozen_costs_no_backward_pass_to_its_weights():

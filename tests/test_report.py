@@ -25,11 +25,13 @@ from common.features import features_path, load_features, save_features
 from common.files import read_json, recipe, write_json
 from reproduce import report
 from reproduce.report_page.curves import read_curves
-from reproduce.report_page.embeddings import principal_plane
+from reproduce.report_page.embeddings import planes, principal_plane
+from reproduce.report_page.sensitivity import of_rows
 from reproduce.report_page.users import Shown, read_shown
 from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
+from reproduce.table import Row, anchor_of
 from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path
 
 # --- what the page holds ---
@@ -130,15 +132,50 @@ def test_sensitivity_from_rows_that_differ_alone_and_from_a_search(ran: Ran, pag
     assert sorted(figures[picks[1][0]]["data"][0]["y"]) == sorted(scores)
 
 
+def test_a_run_that_two_rows_share_counts_once(tmp_path: Path) -> None:
+    runs = []
+    for seed, alpha, score in ((1, 0.1, 0.3), (2, 0.1, 0.5), (1, 0.2, 0.7)):
+        folder = tmp_path / f"{seed} {alpha}"
+        folder.mkdir()
+        write_json(folder / "made.json", {"settings": {"seed": seed, "alpha": alpha}})
+        runs.append((folder, {"model": "M", "test": {"ndcg@10": score}}))
+    rows = [
+        Row(name, "D", [], [folder for folder, _ in own], [result for _, result in own], len(own))
+        for name, own in (("full", runs[:2]), ("alpha=0.1", runs[:2]), ("alpha=0.2", runs[2:]))
+    ]
+    (found,) = of_rows(rows, "test")
+    assert found.values == [0.1, 0.2] and found.means == pytest.approx([0.4, 0.7])
+    assert found.deviations == pytest.approx([0.2 / 2**0.5, 0.0])
+
+
+def test_suites_of_one_name_stay_apart(ran: Ran, tmp_path: Path) -> None:
+    folder, words, _ = ran
+    (tmp_path / "mine.yaml").write_text(SUITE.replace("name: narrow, ", ""))
+    out = tmp_path / "page.html"
+    report.main([words[0], str(tmp_path / "mine.yaml"), *words[1:], f"out={out}"])
+    page = out.read_text(encoding="utf-8")
+    names = [[row["name"] for row in one["rows"]] for one in data_of(page)["browsers"].values()]
+    assert len(names) == 2 and names[0] != names[1]
+    ids = re.findall(r' id="([^"]+)"', page[: page.index('id="data"')])
+    assert len(ids) == len(set(ids))
+
+
 def test_costs_are_those_recorded(ran: Ran, page: str) -> None:
     figures, picks = data_of(page)["figures"], charts(page)["against-cost"]
-    traces = {trace["name"]: trace for trace in figures[picks[1][0]]["data"]}
-    assert set(traces) == {"narrow", "wide", "text <b>"}  # the others train no parameter
-    for name, trace in traces.items():
-        result = read_json(folder_of(ran, name) / "metrics.json")
-        assert trace["x"] == [result["parameters"]["trained"]] and trace["y"] == pytest.approx(
-            [result["test"]["ndcg@10"]]
-        )
+    assert len(picks) == 3  # seconds, trained parameters, operations
+    for place, cost in (
+        (1, lambda r: r["parameters"]["trained"]),
+        (2, lambda r: r["operations_per_epoch"] * r["epochs"]),
+    ):
+        traces = {trace["name"]: trace for trace in figures[picks[place][0]]["data"]}
+        assert set(traces) == {"narrow", "wide", "text <b>"}  # the others train no parameter
+        for name, trace in traces.items():
+            result = read_json(folder_of(ran, name) / "metrics.json")
+            assert trace["x"] == [cost(result)] and trace["y"] == pytest.approx([result["test"]["ndcg@10"]])
+
+
+def test_names_in_any_script_have_anchors_of_their_own() -> None:
+    assert anchor_of("消融", "随机") != anchor_of("消融", "全部") and anchor_of("α=1", "Bili_Food") == "α-1-bili-food"
 
 
 def test_a_run_of_adrec_has_curves_lists_and_vectors(tmp_path: Path) -> None:
@@ -190,6 +227,17 @@ def test_features_from_before_are_looked_for_where_asked_and_must_fit(ran: Ran, 
     save_features(features_path(tmp_path / "Tiny", "Tiny", "text"), torch.randn(3, 6), recipe("test", {}, {}))
     page = made_page(ran, asked)
     assert "has 3 rows, the data set has 15 items" in page and "item-map" not in charts(page)
+
+
+def test_features_that_were_made_again_are_told(ran: Ran, tmp_path: Path) -> None:
+    path = features_path(tmp_path, "Tiny", "text")
+    dataset, rows = load_dataset(ran[0] / "d" / "Tiny", "Tiny"), [Row("one", "Tiny", [], [tmp_path], [], 1)]
+    for times, again in ((1, False), (2, True)):
+        save_features(path, torch.eye(N_ITEMS) * times, recipe("test", {}, {}))
+        if not again:
+            write_json(tmp_path / "made.json", recipe("a run", {}, {"text": path}))
+        source = planes(rows, dataset, tmp_path / "none", np.arange(N_ITEMS))["text"]["after"].source
+        assert str(path) in source and ("made again" in source) is again
 
 
 def test_a_run_without_lists_is_named(ran: Ran, tmp_path: Path) -> None:
@@ -309,10 +357,12 @@ def test_faults_are_told_in_a_line(ran: Ran, tmp_path: Path) -> None:
             report.main(wrong)
     sequences = load_dataset(folder / "d" / "Tiny", "Tiny").folder / "sequential_data.txt"
     before = sequences.read_text()
-    sequences.write_text("\n".join(" ".join(line.split()[:-1]) for line in before.splitlines()) + "\n")
+    lines = before.splitlines()
     try:
-        with pytest.raises(UserError, match="tested on other data"):
-            report.main(words)
+        for other in ([" ".join(line.split()[:-1]) for line in lines], lines[:-2]):  # other targets, fewer users
+            sequences.write_text("\n".join(other) + "\n")
+            with pytest.raises(UserError, match="tested on other data"):
+                report.main(words)
     finally:
         sequences.write_text(before)
 

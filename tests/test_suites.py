@@ -142,7 +142,7 @@ def test_a_base_is_compared_with_all_others(ran):
 
 
 def test_popularity_is_counted_over_training_rows_alone():
-    lists = [[0, 0, 1, 3, 3], [1, 2, 2], [0, 2, 3, 3]]  # the second user has no training row
+    lists = [[0, 0, 1, 3, 0], [1, 2, 1], [0, 2, 3, 3]]  # the second user has no training row
     sequences = [np.array(items) for items in lists]
     assert train_counts(sequences, 4).tolist() == [3, 1, 1, 0]
     dataset = Dataset("D", Path(), [0, 1, 2], sequences, [""] * 4, [""] * 4, None)

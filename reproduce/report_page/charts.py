@@ -7,7 +7,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from common.dataset import Dataset, train_part
+from common.dataset import Dataset
+from common.ranking import train_counts
 from reproduce.formats import Table
 from reproduce.report_page import figures
 from reproduce.report_page.curves import Curves, read_curves
@@ -91,7 +92,7 @@ class Charts:
     ) -> Choices:
         """Two pictures for each modality; where features are missing, the command that makes them."""
         sides = ("before", "after")
-        popularity = np.bincount(np.concatenate([train_part(s) for s in dataset.sequences]), minlength=dataset.n_items)
+        popularity = train_counts(dataset.sequences, dataset.n_items)
         made = Choices(f"{anchor}-item-map", "Vectors", f"Items of {dataset.name} in the plane", titles=list(sides))
         make = f"python {STAGE_1}/use_finetune_bert.py -d {dataset.name}"
         made.absent = [

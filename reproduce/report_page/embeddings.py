@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from common.checkpoints import load_checkpoint
 from common.dataset import Dataset
 from common.features import MODALITIES, features_path, load_features
-from common.files import read_json
+from common.files import checksum, read_json
 from common.runs import MADE
 from reproduce.table import Row
 
@@ -47,12 +47,12 @@ def _told(path: Path) -> str:
     return f"{path}" + (f", encoder: {model}" if model else "")
 
 
-def _used(rows: List[Row], modality: str) -> Optional[Path]:
-    """The features that the first of the runs with this modality was trained on."""
+def _used(rows: List[Row], modality: str) -> Optional[Tuple[Path, str]]:
+    """The features that the first of the runs with this modality was trained on, and their checksum then."""
     for row in rows:
         entry = read_json(row.folders[0] / MADE)["inputs"].get(modality)
         if entry is not None:
-            return Path(entry["path"])
+            return Path(entry["path"]), entry["sha256"]
     return None
 
 
@@ -64,10 +64,12 @@ def planes(rows: List[Row], dataset: Dataset, before_dir: Path, items: np.ndarra
     """
     found: Dict[str, Dict[str, Plane]] = {}
     for modality in MODALITIES:
-        used = _used(rows, modality) or features_path(dataset.folder, dataset.name, modality)
+        used, then = _used(rows, modality) or (features_path(dataset.folder, dataset.name, modality), None)
         for side, path in (("before", features_path(before_dir, dataset.name, modality)), ("after", used)):
             if path.is_file():
-                plane = principal_plane(load_features(path, dataset.n_items), items, _told(path))
+                again = side == "after" and then not in (None, checksum(path))
+                told = _told(path) + (", made again since the runs were trained" if again else "")
+                plane = principal_plane(load_features(path, dataset.n_items), items, told)
                 found.setdefault(modality, {})[side] = plane
     for row in rows:
         path = row.folders[0] / "item_embeddings.pth"  # of ADRec's test

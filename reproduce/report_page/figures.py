@@ -12,7 +12,7 @@ from reproduce.formats import Table
 from reproduce.report_page.curves import Curves
 from reproduce.report_page.embeddings import Plane
 from reproduce.report_page.sensitivity import Sweep
-from reproduce.table import Row
+from reproduce.table import Row, operations_of
 
 COLOURS = ("#0b6e99", "#c8553d", "#3f7d20", "#7d4e9e", "#b07d00", "#d1508f", "#4a4e69", "#1b998b")  # on white ≥ 3:1
 DASHES = ("solid", "dash", "dot")
@@ -107,6 +107,8 @@ def against_cost(rows: List[Row], key: str, label: str) -> Figure:
 
 def value_of(result: Mapping[str, Any], key: str) -> Any:
     """What a run cost; None where it was not recorded, 0 where nothing is trained."""
+    if key == "operations":
+        return operations_of(result)
     return result.get("parameters", {}).get("trained") if key == "parameters" else result.get(key)
 
 

@@ -59,6 +59,8 @@ class Page:
         if first:
             self.shelves[name] = Shelf(dataset, self.settings.covers)
         anchor = anchor_of(asked.suite.name, name)
+        if any(part["anchor"] == anchor for part in self.parts):  # YAMLs of one name in two folders
+            anchor = f"{anchor}-{len(self.parts) + 1}"
         made = [
             table.quality(rows, asked.suite, self.split),
             table.significance(rows, asked.suite, self.split),

@@ -36,11 +36,14 @@ def _is_number(value: Any) -> bool:
 
 
 def of_rows(rows: List[Row], split: str) -> List[Sweep]:
-    """A sweep for each numeric setting in which runs of a model differ while all else that shapes them is equal."""
+    """A sweep for each numeric setting in which runs of a model differ while all else that shapes them is equal.
+
+    A run that several rows share counts once.
+    """
+    results = {folder: result for row in rows for folder, result in zip(row.folders, row.results)}
     runs = [
         (result["model"], {k: v for k, v in read_json(folder / MADE)["settings"].items() if k != "seed"}, result)
-        for row in rows
-        for folder, result in zip(row.folders, row.results)
+        for folder, result in results.items()
     ]
     found = []
     for model in dict.fromkeys(model for model, _, _ in runs):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -275,7 +276,13 @@ def _json_parts(path: Path, columns: Sequence[str]) -> Iterator[_Json]:
 
 
 def _text(value: Any) -> Optional[str]:
-    """A JSON value as polars gives it: texts as they are, null and NaN as None, the rest as JSON."""
+    """A JSON value as polars gives it: texts as they are, null and NaN as None, the rest as JSON.
+
+    Numbers without exponent, whole ones without point: an id of 1.0 is 1 in every block, however that is read.
+    """
     if value is None or isinstance(value, str) or value != value:
         return value if isinstance(value, str) else None
+    if isinstance(value, float):
+        plain = f"{Decimal(repr(value)):f}"
+        return plain[:-2] if plain.endswith(".0") else plain
     return json.dumps(value, ensure_ascii=False)
