@@ -39,6 +39,14 @@ def test_attention_is_counted_whichever_kernel_computes_it():
     assert torch.backends.cuda.flash_sdp_enabled() is before
 
 
+def test_a_parameter_may_go_into_a_module():
+    """As in CORE, whose item table passes through dropout; torch's own counter fails there."""
+    table, drop = nn.Embedding(5, 7), nn.Dropout(0.5)
+    model = nn.ModuleList([table, drop])
+    x = torch.ones(4, 7)
+    assert operations_of_step(model, lambda: (x @ drop(table.weight).T).sum()) == 2 * 2 * 4 * 5 * 7
+
+
 def test_what_is_frozen_costs_no_backward_pass_to_its_weights():
     model = nn.Linear(5, 7)
     counted = []
