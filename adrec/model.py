@@ -234,15 +234,14 @@ class ADRec(nn.Module):
         queries = torch.cat([sequences, items])  # (2B, d)
         found = {}
         for kind, keys, queue in (("seq", sequence_keys, self.sequence_queue), ("item", item_keys, self.item_queue)):
-            negatives, of_items = (
-                queue.vectors.clone(),
-                queue.items,
-            )  # the queue moves on before the gradient is computed
-            left_out = of_items == target_ids[:, None] if s.mask_same_item else None  # (B, K)
-            if s.in_batch_negatives:  # a row's own key, and those of the same item, are none
-                left_out = torch.zeros_like(of_items == target_ids[:, None]) if left_out is None else left_out
-                left_out = torch.cat([left_out, target_ids == target_ids[:, None]], dim=1)
+            negatives, of_items = queue.vectors.clone(), queue.items  # cloned: the queue moves on before backward
+            if s.in_batch_negatives:
                 negatives, of_items = torch.cat([negatives, keys]), torch.cat([of_items, target_ids])
+            left_out = None  # (B, K)
+            if s.mask_same_item or s.in_batch_negatives:
+                left_out = of_items == target_ids[:, None]
+                if not s.mask_same_item:  # in the batch alone: a row's own key, and those of the same item
+                    left_out[:, : s.queue_size] = False
             to_negatives = queries @ negatives.T  # (2B, K)
             if s.once_per_item and kind == "item":
                 to_negatives = to_negatives - log_counts(of_items) / s.scale

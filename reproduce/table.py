@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from common.dataset import load_dataset
+from common.dataset import Dataset, load_dataset
 from common.errors import UserError, run_script
 from common.files import read_json, read_text, write_text
 from reproduce.formats import Cell, Table, as_csv, latex, markdown, page
@@ -179,10 +179,8 @@ def cost(rows: List[Row]) -> Table:
     return Table(f"{rows[0].dataset}: accuracy against cost", header, lines, notes)
 
 
-def by_groups(rows: List[Row], datasets_dir: str, split: str) -> Table:
+def by_groups(rows: List[Row], dataset: Dataset, split: str) -> Table:
     """NDCG@10 by popularity of the target and length of the history; coverage and Gini of the top ten."""
-    name = rows[0].dataset
-    dataset = load_dataset(Path(datasets_dir) / name, name)
     masks = groups(dataset, read_ranks(rows[0].folders[0]))
     columns: List[List[float]] = [[] for _ in masks]
     ends = []
@@ -206,7 +204,7 @@ def by_groups(rows: List[Row], datasets_dir: str, split: str) -> Table:
         "NDCG@10 of each group of test users (their number in brackets). Targets: items in thirds of the training "
         "interactions, the popular ones first. Coverage, Gini: of the ten items each user is shown, history unmasked."
     )
-    return Table(f"{name}: by groups", header, lines, [note])
+    return Table(f"{dataset.name}: by groups", header, lines, [note])
 
 
 def published(dataset: str) -> Optional[Table]:
@@ -251,18 +249,19 @@ def make(asked: Asked, split: str) -> Path:
     """Write the four files; returns their folder."""
     tables: List[Table] = []
     everything: List[Row] = []
-    for dataset in asked.suite.datasets:
-        rows = collect(asked.suite, asked.results_dir, dataset)
+    for name in asked.suite.datasets:
+        rows = collect(asked.suite, asked.results_dir, name)
         if not rows:
             continue
         everything += rows
         made = [
             quality(rows, asked.suite, split),
             significance(rows, asked.suite, split),
-            published(dataset),
+            published(name),
             cost(rows),
+            by_groups(rows, load_dataset(Path(asked.datasets_dir) / name, name), split),
         ]
-        tables += [table for table in made if table is not None] + [by_groups(rows, asked.datasets_dir, split)]
+        tables += [table for table in made if table is not None]
     if not tables:
         raise UserError(f"no run of {asked.suite.name} is done; python -m reproduce.run with the same words runs them")
     home = Path(asked.results_dir) / "suites" / asked.suite.name

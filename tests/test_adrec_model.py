@@ -206,11 +206,14 @@ def test_terms_weights_and_queue_order(tmp_path: Path, enqueue_last: bool) -> No
     assert model.item_queue.items[:6].tolist() == batch.items[batch.targets].tolist()
 
 
+@pytest.mark.parametrize("mask_same_item", [False, True])
 @pytest.mark.parametrize("once_per_item", [False, True])
-def test_masking_the_same_item_and_in_batch_negatives(tmp_path: Path, once_per_item: bool) -> None:
+def test_masking_the_same_item_and_in_batch_negatives(
+    tmp_path: Path, once_per_item: bool, mask_same_item: bool
+) -> None:
     """``once_per_item``: e^{s cos} of each of an item's n keys counts for 1/n."""
     model, batches, rows, _, _ = tiny_adrec(
-        tmp_path, mask_same_item=True, in_batch_negatives=True, once_per_item=once_per_item
+        tmp_path, mask_same_item=mask_same_item, in_batch_negatives=True, once_per_item=once_per_item
     )
     s = model.settings
     batch = first_batch(batches, rows, model)
@@ -225,7 +228,8 @@ def test_masking_the_same_item_and_in_batch_negatives(tmp_path: Path, once_per_i
     for i in range(6):
         theta = torch.arccos(sequences[i].double() @ keys[i].double())
         logits = [torch.cos(theta + s.margin)]
-        others = [(v, item) for v, item in zip([*queue, *keys.double()], [*queue_items, *ids]) if item != ids[i]]
+        others = [(v, item) for v, item in zip(queue, queue_items) if not mask_same_item or item != ids[i]]
+        others += [(k, item) for k, item in zip(keys.double(), ids) if item != ids[i]]
         logits += [v @ sequences[i].double() for v, _ in others]
         stacked = s.scale * torch.stack(logits)
         if once_per_item:

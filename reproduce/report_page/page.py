@@ -66,7 +66,7 @@ class Page:
             table.significance(rows, asked.suite, self.split),
             table.published(name),
         ]
-        groups = table.by_groups(rows, asked.datasets_dir, self.split)
+        groups = table.by_groups(rows, dataset, self.split)
         part: Dict[str, Any] = {
             "suite": asked.suite.name,
             "dataset": name,
