@@ -70,18 +70,21 @@ class Baseline:
 
 
 def with_parts(settings: Any) -> Any:
-    """The ensemble's settings with both checkpoints; a model that is not named is trained first, with its own YAML."""
-    shared = ("dataset", "datasets_dir", "results_dir", "max_seq_length", "device", "precision", "seed")
+    """The ensemble's settings with both checkpoints; a model without one is trained first, as it would be by itself."""
+    shared = ["dataset", "datasets_dir", "results_dir", "max_seq_length", "device", "precision", "seed"]
+    training = ["train_batch_size", "epochs", "stopping_step", "search_seed"]
+    ours = {"ID_SeqEncoder": id_encoder_main1, "Content_SeqEncoder": content_encoder_main1}  # with YAMLs of their own
     found = {}
     for kind in ("id", "text"):
-        key, name = f"{kind}_checkpoint", getattr(settings, f"{kind}_model")
-        if getattr(settings, key) is None:
-            step: Any = {"ID_SeqEncoder": id_encoder_main1, "Content_SeqEncoder": content_encoder_main1}.get(
-                name, Baseline(name) if name in MODELS else None
-            )
-            names = [*shared, *(("features_dir", "modalities") if kind == "text" else ())]
-            values = {name: getattr(settings, name) for name in names}
-            found[key] = str(step.run(build(step.Settings, values, step.CONFIGS)) / "best.pth")
+        key, part = f"{kind}_checkpoint", getattr(settings, f"{kind}_part")
+        if getattr(settings, key) is not None:
+            continue
+        step: Any = ours.get(part) or Baseline(part)
+        names = shared + (["features_dir", "modalities"] if kind == "text" else [])
+        values = {name: getattr(settings, name) for name in (names if part in ours else names + training)}
+        if part not in ours:
+            values["n_trials"] = settings.part_trials
+        found[key] = str(step.run(build(step.Settings, values, step.CONFIGS)) / "best.pth")
     return dataclasses.replace(settings, **found)
 
 

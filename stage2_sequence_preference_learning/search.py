@@ -1,8 +1,9 @@
 """The search for α (paper: Optuna over 0.1 … 1.0), or for any settings, chosen on validation.
 
 Writes <results_dir>/<model>/<dataset>/search-<digest>/: study.db (SQLite; optuna-dashboard shows it), a run per
-trial, trials.csv, and a plot of the score over each searched setting. The best trial's run is then
-copied to where a run with its settings belongs, and it alone is tested.
+trial, trials.csv, and a plot of the score over each searched setting. The first trial over ranges has the settings
+as they stand, so that a small budget never ends below them. The best trial's run is then copied to where a run
+with its settings belongs, and it alone is tested.
 """
 
 from __future__ import annotations
@@ -113,6 +114,18 @@ def _enqueue_grid(study: optuna.Study, cells: List[Dict[str, Any]]) -> None:
             study.enqueue_trial(cell, user_attrs={"asked": cell})
 
 
+def _stands_in(value: Any, values: Any) -> bool:
+    return value in values if isinstance(values, list) else bool(values["low"] <= value <= values["high"])
+
+
+def _enqueue_as_it_stands(study: optuna.Study, settings: Any) -> None:
+    """Ask first for the settings that the run has anyway; a value outside of the space is drawn."""
+    space = settings.search_space
+    stands = {key: getattr(settings, key) for key in space if _stands_in(getattr(settings, key), space[key])}
+    if stands:
+        study.enqueue_trial(stands, user_attrs={"asked": stands})
+
+
 def search(model: str, settings: Any, force: bool = False) -> Path:
     """Run the trials that are still missing, then test the best; returns the best run's folder.
 
@@ -129,6 +142,8 @@ def search(model: str, settings: Any, force: bool = False) -> Path:
         study = _open_study(folder, model, settings)
         cells = grid_of(settings.search_space)[: settings.n_trials]
         _enqueue_grid(study, cells)
+        if not cells and not study.trials:
+            _enqueue_as_it_stands(study, settings)
         wanted = len(cells) or settings.n_trials
 
         def objective(trial: optuna.Trial) -> float:

@@ -8,6 +8,7 @@ import torch
 from recbole.config import Config
 
 from common.errors import UserError
+from common.files import checksum
 from common.settings import build, check_values, read_yaml
 from reproduce import baseline
 from reproduce.baselines import counted, features, neural
@@ -165,6 +166,18 @@ def test_ensemble_is_the_best_sum_on_validation(datasets_dir, tmp_path):
     assert result["valid"]["ndcg@10"] >= max(valid) and "test" in result
     recipe = json.loads((made / "made.json").read_text())
     assert {"id_checkpoint", "text_checkpoint"} <= set(recipe["inputs"])
+
+
+def test_ensemble_trains_its_parts_as_they_would_be_trained_alone(datasets_dir, tmp_path):
+    values = {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "results_dir": str(tmp_path), "device": "cpu"}
+    values.update(precision="fp32", max_seq_length=10, epochs=2, train_batch_size=8)
+    given = {"text_part": "SASRecText", "part_trials": 1, "weight_steps": 2}
+    made = baseline.Baseline("Ensemble").run(SCHEMAS["Ensemble"](**values, **given))
+    parts = json.loads((made / "made.json").read_text())["inputs"]
+    for part, key in (("SASRec", "id_checkpoint"), ("SASRecText", "text_checkpoint")):
+        step = baseline.Baseline(part)
+        alone = step.run(build(step.Settings, {**values, "n_trials": 1}, step.CONFIGS))
+        assert checksum(alone / "best.pth") in str(parts[key])
 
 
 def test_search_is_shared_by_seeds(datasets_dir, tmp_path, capsys):

@@ -71,6 +71,18 @@ def test_ranges_of_floats_and_integers(datasets_dir, tmp_path):
     assert len((search_folder(tmp_path) / "trials.csv").read_text().splitlines()) == 1 + 2
 
 
+def test_the_first_trial_over_ranges_is_the_settings_as_they_stand(datasets_dir, tmp_path):
+    # lora_rank=4 lies outside of the space: it is drawn
+    space = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "alpha": [0.1, 0.3], "lora_rank": {"low": 1, "high": 3}}
+    SICSRec_main1.run(
+        settings_of(datasets_dir, tmp_path, learning_rate=2e-3, alpha=0.3, search_space=space, n_trials=2)
+    )
+    header, first, second = (search_folder(tmp_path) / "trials.csv").read_text().splitlines()
+    assert header == "trial,alpha,learning_rate,lora_rank,valid hit@10"
+    assert first.split(",")[1:3] == ["0.3", "0.002"] and first.split(",")[3] in "123"
+    assert second.split(",")[2] != "0.002"
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [

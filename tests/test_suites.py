@@ -192,3 +192,10 @@ def test_published_values_tell_source_and_protocol():
     rows = table.published("Bili_Food").rows
     assert all(cell.text for row in rows for cell in row)
     assert table.published("Tiny") is None
+
+
+def test_one_text_model_for_a_whole_suite():
+    # a word of the command line goes to each model that knows it: no two may mean different things by one word
+    for name in ("amazon", "figures", "quickstart"):
+        runs = suite.load_suite(name, settings={"text_model": "FOLDER"}).runs
+        assert any("text_model=FOLDER" in run.words for run in runs if run.model == "ADRec")

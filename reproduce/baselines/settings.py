@@ -170,14 +170,15 @@ class UniSRecSettings(TextSettings):
 
 @dataclass
 class EnsembleSettings(BaselineSettings):
-    """Sum of two models' scores."""
+    """Sum of two models' scores; the settings of training are those of models that are trained for it."""
 
-    id_checkpoint: Optional[str] = setting(None, "best.pth of the ID model; null trains id_model with its own YAML")
-    text_checkpoint: Optional[str] = setting(None, "best.pth of the text model; null trains text_model likewise")
-    id_model: str = setting("SASRec", "model on IDs", choices=("SASRec", "ID_SeqEncoder", "GRU4Rec", "CORE"))
-    text_model: str = setting(
+    id_checkpoint: Optional[str] = setting(None, "best.pth of the ID model; null trains id_part with its own YAML")
+    text_checkpoint: Optional[str] = setting(None, "best.pth of the text model; null trains text_part likewise")
+    id_part: str = setting("SASRec", "model on IDs", choices=("SASRec", "ID_SeqEncoder", "GRU4Rec", "CORE"))
+    text_part: str = setting(
         "UniSRec", "model on features", choices=("SASRecText", "UniSRec", "Content_SeqEncoder", "SASRecIDText")
     )
+    part_trials: int = setting(0, "n_trials of both models, where they are trained here", minimum=0)
     features_dir: Optional[str] = setting(None, "folder of the features, for the text model")
     modalities: List[str] = setting(["text"], "features in use, for the text model", choices=("text", "image"))
     zscore: bool = setting(True, "bring each user's scores to mean 0 and deviation 1 before they are added")
