@@ -87,6 +87,7 @@ def load_encoders(checkpoint: Path, dataset: str, datasets_dir: str, compute: Co
     config = fetch(BertConfig, folder, ENCODER_CURE)
     config.num_hidden_layers = settings.plm_layer
     text = TextEncoder(BertModel(config, add_pooling_layer=False), settings.plm_layer)
-    encoders = make_encoders(text, settings)
-    load_weights(encoders, content["state_dict"], checkpoint)
+    weights = content["state_dict"]
+    encoders = make_encoders(text, settings, len(weights.get("offsets.weight", ())))
+    load_weights(encoders, weights, checkpoint)
     return Loaded(encoders.to(compute.device).eval(), settings, fetch(AutoTokenizer, folder, ENCODER_CURE))

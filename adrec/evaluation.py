@@ -21,18 +21,28 @@ TOPK = (5, 10, 50)
 
 @torch.no_grad()
 def encode_items(
-    encoders: Encoders, tokens: Tokens, compute: Compute, padded_to: Optional[int] = None, pad: int = 0
+    encoders: Encoders,
+    tokens: Tokens,
+    compute: Compute,
+    padded_to: Optional[int] = None,
+    pad: int = 0,
+    new: bool = False,
 ) -> Tensor:
-    """Vectors of all texts in evaluation mode, not normalised: (n, d) float32 on the device."""
+    """Vectors of all texts in evaluation mode, not normalised: (n, d) float32 on the device.
+
+    Args:
+        tokens: of all items of the data set in the order of their ids; or, if ``new``, of others.
+    """
     encoders.eval()
+    ids = None if new else torch.arange(len(tokens), device=compute.device)
     if encoders.fixed is not None:
-        return encoders.adapted(encoders.fixed)
+        return encoders.adapted(encoders.fixed, ids)
     out = torch.empty(len(tokens), encoders.text.width, device=compute.device)
     for items in by_length(tokens.lengths, TEXTS_AT_ONCE):
         with compute.autocast():
             vectors = encoders.text(tokens.texts(items, compute.device, padded_to, pad))
         out[torch.from_numpy(items).to(compute.device)] = vectors.float()
-    return encoders.adapted(out)
+    return encoders.adapted(out, ids)
 
 
 @torch.no_grad()

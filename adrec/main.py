@@ -98,7 +98,7 @@ def _train(
     used = tokens.vocabulary(tokenizer.pad_token_id)
     vocabulary = text.keep_tokens(used)
     tokens = tokens.renumbered(used)
-    model = ADRec(text, settings, processes.gather_rows).to(compute.device)
+    model = ADRec(text, settings, dataset.n_items, processes.gather_rows).to(compute.device)
     padding = padding_of(settings, tokenizer, used)
     if settings.adapter or not settings.train_text:
         vectors = encode_items(model.query, tokens, compute, **padding)

@@ -69,12 +69,35 @@ class Adapter(nn.Module):
         return self.linear(whitened).float()  # a unit vector in bf16 would not be one
 
 
+class Offsets(nn.Module):
+    """Ours: a trained vector of each item, added to that of its text; none for an item that was in no training data.
+
+    Dropped for whole items (DropoutNet, Volkovs et al., NeurIPS 2017), so that the text learns to do without.
+    """
+
+    def __init__(self, n_items: int, d: int, dropout: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_items, d))
+        self.dropout = dropout
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Items' ids (n,) → (n, d)."""
+        kept = torch.ones(len(items), 1, device=items.device)
+        return self.weight[items] * F.dropout(kept, self.dropout, self.training)
+
+
 class Encoders(nn.Module):
     """Text encoder and sequence encoder: the query side, and in a second copy the key side."""
 
-    def __init__(self, text: TextEncoder, sequence: SequenceEncoder, adapter: Optional[Adapter] = None) -> None:
+    def __init__(
+        self,
+        text: TextEncoder,
+        sequence: SequenceEncoder,
+        adapter: Optional[Adapter] = None,
+        offsets: Optional[Offsets] = None,
+    ) -> None:
         super().__init__()
-        self.text, self.sequence, self.adapter = text, sequence, adapter
+        self.text, self.sequence, self.adapter, self.offsets = text, sequence, adapter, offsets
         self.fixed: Optional[Tensor] = None
 
     def fix_items(self, vectors: Tensor) -> None:
@@ -82,19 +105,25 @@ class Encoders(nn.Module):
         self.fixed = vectors
         self.text.requires_grad_(False)
 
-    def adapted(self, vectors: Tensor) -> Tensor:
-        """The text encoder's vectors as the sequence encoder and the ranking take them: (n, d) → (n, d)."""
-        return vectors if self.adapter is None else self.adapter(vectors)
+    def adapted(self, vectors: Tensor, items: Optional[Tensor]) -> Tensor:
+        """The text encoder's vectors as the sequence encoder and the ranking take them: (n, d) → (n, d).
+
+        Args:
+            items: (n,) their ids; None of items that were in no training data.
+        """
+        adapted = vectors if self.adapter is None else self.adapter(vectors)
+        return adapted if self.offsets is None or items is None else adapted + self.offsets(items)
 
     def forward(self, batch: Batch) -> Tuple[Tensor, Tensor]:
         """Unit vectors of the B histories, (B, d), and of the n distinct items, (n, d); float32."""
-        items = self.adapted(self.text(batch.texts()) if self.fixed is None else self.fixed[batch.items])  # (n, d)
+        texts = self.text(batch.texts()) if self.fixed is None else self.fixed[batch.items]
+        items = self.adapted(texts, batch.items)  # (n, d)
         sequences = self.sequence(items[batch.history], batch.layout)
         return F.normalize(sequences, dim=1), F.normalize(items, dim=1)
 
 
-def make_encoders(text: TextEncoder, settings: Any) -> Encoders:
-    """A text encoder and a fresh sequence encoder of its width."""
+def make_encoders(text: TextEncoder, settings: Any, n_items: int) -> Encoders:
+    """A text encoder, and for a catalogue of n_items a fresh sequence encoder of its width."""
     sequence = SequenceEncoder(
         text.width,
         settings.n_layers,
@@ -107,7 +136,9 @@ def make_encoders(text: TextEncoder, settings: Any) -> Encoders:
         settings.history_map,
         settings.add_mean,
     )
-    return Encoders(text, sequence, Adapter(text.width) if settings.adapter else None)
+    adapter = Adapter(text.width) if settings.adapter else None
+    offsets = Offsets(n_items, text.width, settings.offset_dropout) if settings.item_offsets else None
+    return Encoders(text, sequence, adapter, offsets)
 
 
 class Queue(nn.Module):
@@ -144,10 +175,10 @@ class ADRec(nn.Module):
     """
 
     def __init__(
-        self, text: TextEncoder, settings: Any, gather: Callable[[Tensor], Tensor] = lambda rows: rows
+        self, text: TextEncoder, settings: Any, n_items: int, gather: Callable[[Tensor], Tensor] = lambda rows: rows
     ) -> None:
         super().__init__()
-        self.query = make_encoders(text, settings)
+        self.query = make_encoders(text, settings, n_items)
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.item_queue = Queue(settings.queue_size, text.width)
         self.sequence_queue = Queue(settings.queue_size, text.width)

@@ -66,7 +66,7 @@ def encode_new(loaded: Loaded, items: List[Dict[str, str]], compute: Compute) ->
         print(f"warning: new items' {', '.join(unread)} are not read; this checkpoint reads {read}")
     texts = [compose(item, loaded.settings, loaded.tokenizer) for item in items]
     tokens = tokenise(texts, loaded.tokenizer, loaded.settings.max_text_tokens)
-    return encode_items(loaded.encoders, tokens, compute, **loaded.padding)
+    return encode_items(loaded.encoders, tokens, compute, new=True, **loaded.padding)
 
 
 def scores_after(loaded: Loaded, items: torch.Tensor, history: np.ndarray) -> np.ndarray:

@@ -52,6 +52,8 @@ class ADRecSettings(ComputeSettings):
     )
     add_mean: bool = setting(True, "a sequence's vector holds its items' mean; false (ours): the last output alone")
     adapter: bool = setting(False, "ours: whiten the items' vectors and pass them through a trained linear layer")
+    item_offsets: bool = setting(False, "ours: add a trained vector of each item to that of its text")
+    offset_dropout: float = setting(0.0, "chance of an item's offset to be dropped", minimum=0, maximum=0.99)
     # contrast
     queue_size: int = setting(10_000, "keys in each of the two queues", minimum=1)
     momentum: float = setting(0.999, "m of the key encoders", minimum=0, maximum=1)

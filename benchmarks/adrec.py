@@ -67,7 +67,7 @@ def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, setti
     text = TextEncoder(bert_base(int(tokens.ids.max()) + 1), own.plm_layer)
     used = tokens.vocabulary(pad)
     text.keep_tokens(used)
-    model = ADRec(text, own).to(compute.device)
+    model = ADRec(text, own, len(tokens)).to(compute.device)
     optimizer, scaler = make_optimizer(model, own), compute.scaler()
     batches = Batches(rows, tokens.renumbered(used), compute.device)
     order = epoch_batches(rows, own, 0)

@@ -24,6 +24,7 @@ from common.settings import build, split_overrides
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
 from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
+from stage1_content_modality_semantic_alignment.strategy import seed_suffix
 from stage2_sequence_preference_learning import SICSRec_main1
 
 Planned = List[Tuple[Step, Any]]
@@ -52,8 +53,15 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Planned:
 def _name_strategy(planned: Planned) -> None:
     """Every step of stage 1 works on the pairs that this run's selector chooses."""
     with_strategy = [settings for _, settings in planned if hasattr(settings, "strategy")]
-    for settings in with_strategy:  # the first of them chooses
-        settings.strategy = settings.strategy or with_strategy[0].strategy_name
+    if not with_strategy:
+        return
+    chooses = with_strategy[0]
+    drawn = chooses.sample is not None or chooses.selector == "random"  # the pairs themselves depend on the seed
+    for settings in with_strategy[1:]:
+        settings.strategy = settings.strategy or chooses.strategy_name
+    chooses.strategy = chooses.strategy_name
+    for settings in with_strategy if drawn else []:
+        settings.strategy += seed_suffix(chooses.seed)
 
 
 def _name_features(planned: Planned) -> None:

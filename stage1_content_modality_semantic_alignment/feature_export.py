@@ -18,7 +18,7 @@ from common.seeding import seed_everything
 from common.settings import setting
 from stage1_content_modality_semantic_alignment.item_inputs import RawItems, batches_by_length
 from stage1_content_modality_semantic_alignment.losses import LOSSES
-from stage1_content_modality_semantic_alignment.strategy import StrategySettings
+from stage1_content_modality_semantic_alignment.strategy import StrategySettings, seed_suffix
 
 
 @dataclass
@@ -29,7 +29,7 @@ class ExportSettings(StrategySettings):
         None, "an encoder that was not fine-tuned: name on the hub, folder, or small; null: the fine-tuned one"
     )
     features_dir: Optional[str] = setting(
-        None, "folder to write to; null: beside the data, in released/ by variant, an ablation's in a folder of its own"
+        None, "folder to write to; null: beside the data, in released/ by variant, an ablation's or a seed's in a folder of its own"
     )
     export_batch_size: int = setting(64, "items at once", minimum=1)
 
@@ -38,7 +38,7 @@ class ExportSettings(StrategySettings):
         """Where the features go, so that those of ablations and variants lie side by side."""
         if self.features_dir is not None:
             return Path(self.features_dir)
-        if set(self.losses) == set(LOSSES):
+        if set(self.losses) == set(LOSSES) and not seed_suffix(self.seed):
             return variant_dir(self.dataset_dir, self.variant)
         return self.dataset_dir / self.encoders_name
 

@@ -12,6 +12,11 @@ from stage1_content_modality_semantic_alignment.content_model import ADAPTER_WID
 from stage1_content_modality_semantic_alignment.losses import LOSSES
 
 
+def seed_suffix(seed: int) -> str:
+    """What a seed other than the usual adds to names, so that what several seeds make lies side by side."""
+    return "" if seed == ComputeSettings.seed else f"-seed{seed}"
+
+
 @dataclass
 class StrategySettings(ComputeSettings):
     """What the fine-tuning and both exports must agree on."""
@@ -38,11 +43,11 @@ class StrategySettings(ComputeSettings):
 
     @property
     def encoders_name(self) -> str:
-        """The strategy, and the losses of an ablation, such as ``tfidf-t2t+i2i``; encoders without any are alike."""
+        """The strategy, the losses of an ablation, a seed of one's own: ``tfidf-t2t+i2i-seed7``; or ``pretrained``."""
         kept = [loss for loss in LOSSES if loss in self.losses]
-        if not kept:
-            return "pretrained"
-        return self.strategy_name + ("" if len(kept) == len(LOSSES) else f"-{'+'.join(kept)}")
+        name = self.strategy_name if kept else "pretrained"  # without a loss the pairs do not matter
+        seed = "" if name.endswith(seed_suffix(self.seed)) else seed_suffix(self.seed)  # drawn pairs have it already
+        return name + ("" if len(kept) in (0, len(LOSSES)) else f"-{'+'.join(kept)}") + seed
 
     @property
     def finetuned_dir(self) -> Path:

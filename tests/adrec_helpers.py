@@ -75,7 +75,7 @@ def tiny_adrec(folder: Path, dropout: float = 0.0, **values: Any) -> Tuple[ADRec
     tokens = tokenise(item_texts(dataset, settings, tokenizer), tokenizer, settings.max_text_tokens)
     bert = tiny_bert(dropout, vocabulary=len(tokenizer), layers=2)
     torch.manual_seed(0)
-    model = ADRec(TextEncoder(bert, settings.plm_layer), settings)
+    model = ADRec(TextEncoder(bert, settings.plm_layer), settings, dataset.n_items)
     rows = train_rows(dataset, settings.max_seq_length)
     padded = {} if settings.mean_over_real else {"padded_to": settings.max_text_tokens}
     return model, Batches(rows, tokens, torch.device("cpu"), **padded), rows, tokens, tokenizer

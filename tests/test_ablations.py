@@ -174,7 +174,7 @@ def folders(*words: str) -> Set[Any]:
 
 
 def test_each_row_of_the_suite_has_features_of_its_own() -> None:
-    runs = [run for run in load_suite("ablation-sicsrec", seeds=[1]).runs if run.model == "SICSRec"]
+    runs = [run for run in load_suite("ablation-sicsrec", seeds=[2024]).runs if run.model == "SICSRec"]
     where = {run.name: folders(*run.words) for run in runs}
     assert all(len(folder) == 1 for folder in where.values())  # each reads what it writes
     home = "datasets/Bili_Food/"
@@ -184,6 +184,8 @@ def test_each_row_of_the_suite_has_features_of_its_own() -> None:
     assert len({next(iter(where[name])) for name in own}) == len(own)
     assert all(where[name] == {None} for name in where if name not in own)  # the full method's
     assert "llm_driven_sample" not in [step.name for step, _ in train.plan("SICSRec", "Bili_Food", ["losses=[]"])]
+    others = [folders(*run.words) for run in load_suite("ablation-sicsrec", seeds=[1]).runs if run.model == "SICSRec"]
+    assert not set().union(*others) & set().union(*where.values())  # nor do seeds share them
 
 
 def test_stage_1s_ablations_lie_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +206,7 @@ def test_stage_1s_ablations_lie_side_by_side(tmp_path: Path, capsys: pytest.Capt
 def test_features_that_another_run_replaced_meanwhile_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seeds share stage 1's folders; reproduce.run tries again what says that another is writing."""
+    """Settings that names do not tell of share stage 1's folders; reproduce.run tries again what says that another is writing."""
     source = make_tiny_dataset(tmp_path / "source")
     words = [f"data_dir={source}", f"datasets_dir={tmp_path / 'd'}", f"finetune_dir={tmp_path / 'f'}", "device=cpu"]
     words += ["text_model=small", "modalities=[text]", "losses=[]", f"results_dir={tmp_path / 'r'}"]

@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from adrec.data import epoch_batches
+from adrec.evaluation import encode_items
 from adrec.losses import alignment, angular_margin_infonce, uniformity
 from adrec.model import ADRec, Queue
 from adrec.ragged import Ragged
 from adrec.sequence_encoder import SequenceEncoder
+from common.device import pick_compute
+
+CPU = pick_compute("cpu", "fp32")
 
 # --- the loss ---
 
@@ -334,3 +338,34 @@ def test_fixed_items_equal_the_text_encoder_in_evaluation(tmp_path: Path) -> Non
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(before, after))
     model(batch)[0].backward()
     assert all(p.grad is None for p in model.query.text.parameters())
+
+
+def test_offsets_are_added_to_known_items_and_reached_by_their_gradient_alone(tmp_path: Path) -> None:
+    model, batches, rows, tokens, _ = tiny_adrec(tmp_path, item_offsets=True)
+    assert model.query.offsets is not None
+    weight = model.query.offsets.weight
+    texts = plain_items(model, "query", tokens, released=False)
+    torch.testing.assert_close(encode_items(model.query, tokens, CPU), texts, rtol=1e-4, atol=1e-5)  # they start at 0
+    torch.nn.init.normal_(weight)
+    torch.testing.assert_close(encode_items(model.query, tokens, CPU), texts + weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encode_items(model.query, tokens, CPU, new=True), texts, rtol=1e-4, atol=1e-5)
+    batch = first_batch(batches, rows, model)
+    sequences, items = model.query(batch)
+    torch.testing.assert_close(items, F.normalize((texts + weight)[batch.items], dim=1), rtol=1e-4, atol=1e-5)
+    history = batch.history[batch.layout.segments == 0]
+    expected = F.normalize(plain_sequence(model, "query", (texts + weight)[batch.items][history]), dim=0)
+    torch.testing.assert_close(sequences[0], expected, rtol=1e-4, atol=1e-5)
+    model(batch)[0].backward()
+    assert weight.grad is not None
+    assert set(weight.grad.abs().sum(dim=1).nonzero().flatten().tolist()) == set(batch.items.tolist())
+
+
+def test_offsets_are_dropped_for_whole_items(tmp_path: Path) -> None:
+    model, *_ = tiny_adrec(tmp_path, item_offsets=True, offset_dropout=0.4)
+    offsets = model.query.offsets
+    assert offsets is not None
+    torch.nn.init.ones_(offsets.weight)
+    rows = offsets(torch.zeros(4000, dtype=torch.long))
+    assert torch.equal(rows, rows[:, :1].expand_as(rows)) and set(rows[:, 0].tolist()) == {0.0, rows.max().item()}
+    assert rows.max().item() == pytest.approx(1 / 0.6) and rows.mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(offsets.eval()(torch.arange(15)), torch.ones(15, 16))

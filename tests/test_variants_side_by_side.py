@@ -37,6 +37,28 @@ def test_every_step_works_on_the_pairs_that_the_first_one_chose(dataset: str, wo
     assert set(strategies(*words, dataset=dataset).values()) == {expected}
 
 
+@pytest.mark.parametrize(
+    ("words", "pairs", "folder"),
+    [
+        (["selector=tfidf"], "tfidf", "tfidf-seed7"),  # the pairs are the same whatever the seed
+        (["selector=tfidf", "losses=[t2t]"], "tfidf", "tfidf-t2t-seed7"),
+        (["selector=random"], "random-seed7", "random-seed7"),
+        (["selector=random", "strategy=mine"], "mine-seed7", "mine-seed7"),
+        (["selector=tfidf", "sample=5"], "tfidf-seed7", "tfidf-seed7"),
+        (["losses=[]"], None, "pretrained-seed7"),
+    ],
+)
+def test_what_another_seed_makes_lies_beside(words: Any, pairs: Any, folder: str) -> None:
+    planned = {step.name: settings for step, settings in train.plan("SICSRec", "Bili_Food", [*words, "seed=7"])}
+    assert ("llm_driven_sample" in planned) == (pairs is not None)
+    assert pairs is None or planned["llm_driven_sample"].strategy_name == pairs
+    exports = [planned[name] for name in ("use_finetune_bert", "use_finetune_swinbase")]
+    assert {planned["sft_content_encoder"].finetuned_dir, *(e.finetuned_dir for e in exports)} == {
+        Path("finetune_llm/Bili_Food/64") / folder
+    }
+    assert {Path(s.features_dir) for s in [*exports, planned["SICSRec"]]} == {Path("datasets/Bili_Food") / folder}
+
+
 def test_a_script_by_itself_looks_where_the_one_before_wrote() -> None:
     assert sft_content_encoder.Settings(dataset="ml-100k").strategy_name == "tfidf"
     exported = use_finetune_bert.Settings(dataset="ml-100k", variant="released", finetune_dir="f")
