@@ -4,7 +4,7 @@ datasets: [ml-100k]
 seeds: [2024, 2025]
 against: [SICSRec]                    rows that the table compares with the strongest of the others; or
 base: SICSRec                         the row that the table compares all others with
-settings: {epochs: 30}                for each model that knows the key
+settings: {epochs: 30}                for each model that knows the key; config: FILE.yaml stands for what is in it
 of_dataset: {ml-100k: {epochs: 20}}   likewise, on one data set
 models:
   - Pop                               a model as it is, or with a name and settings of its own:
@@ -26,7 +26,7 @@ from common.errors import UserError, nearest
 from common.files import read_json
 from common.settings import read_yaml
 from reproduce.steps import pipeline
-from reproduce.train import plan
+from reproduce.train import plan, with_config
 
 SUITES = Path(__file__).parent / "suites"
 KEYS = ("datasets", "seeds", "against", "base", "settings", "of_dataset", "models")
@@ -141,7 +141,7 @@ def load_suite(
     content = read_yaml(path)
     _check_keys(content, KEYS, str(path))
     entries = [e if isinstance(e, dict) else {"model": e} for e in content.get("models") or []]
-    given, shared = settings or {}, content.get("settings") or {}
+    given, shared = settings or {}, with_config(content.get("settings") or {})
     used, runs = set(), []
     for entry in entries:
         _check_keys(entry, ENTRY_KEYS, f"{path}: models")
@@ -153,7 +153,7 @@ def load_suite(
             of_dataset = (content.get("of_dataset") or {}).get(dataset) or {}
             used |= {key for key in (*shared, *of_dataset, *given) if key in known}
             values = {k: v for k, v in {**shared, **of_dataset}.items() if k in known}
-            values.update(entry.get("settings") or {})
+            values.update(with_config(entry.get("settings") or {}, pipeline(model)))
             values.update({k: v for k, v in given.items() if k in known})
             for number, seed in enumerate(_listed(own_seeds)):
                 words = [_word(key, value, dataset) for key, value in {**values, "seed": seed}.items()]

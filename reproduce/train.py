@@ -6,6 +6,8 @@
     bash run_train.sh ADRec Scientific data_dir=DIR         text alone
     bash run_train.sh SICSRec ml-100k alpha=0.4 sft_content_encoder.epochs=3
 
+    bash run_train.sh ADRec Scientific config=adrec/ours.yaml      settings from a YAML
+
 key=value goes to every step that has the key, step.key=value to one step. epochs, learning_rate and
 temperature without a step are stage 2's; those of stage 1 are sft_content_encoder.epochs and so on.
 """
@@ -20,7 +22,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from common.errors import UserError, run_script
 from common.features import features_path
 from common.files import checksum, write_json
-from common.settings import build, split_overrides
+from common.settings import REPOSITORY, build, read_yaml, split_overrides
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
 from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
@@ -30,10 +32,29 @@ from stage2_sequence_preference_learning import SICSRec_main1
 Planned = List[Tuple[Step, Any]]
 
 
+def with_config(values: Mapping[str, Any], steps: Sequence[Step] = ()) -> Dict[str, Any]:
+    """Settings of the YAML that ``config`` names, as seen from here or from the project's folder; the others win.
+
+    Raises:
+        UserError: no such file, or none of the steps (if given) knows one of its keys.
+    """
+    given = dict(values)
+    name = given.pop("config", None)
+    if name is None:
+        return given
+    path = Path(str(name)) if Path(str(name)).is_file() else REPOSITORY / str(name)
+    from_file = read_yaml(path)
+    try:
+        route(steps or [step for steps_of_one in PIPELINES.values() for step in steps_of_one], from_file)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return {**from_file, **given}
+
+
 def plan(model: str, dataset: str, words: Sequence[str]) -> Planned:
     """Each step with its settings, checked before any of them runs."""
     steps = pipeline(model)
-    values = split_overrides(words)
+    values = with_config(split_overrides(words), steps)
     if "dataset" in values:
         raise UserError("the data set is the second argument: run_train.sh MODEL DATASET [key=value …]")
     routed = route(steps, values)

@@ -29,7 +29,8 @@ class ExportSettings(StrategySettings):
         None, "an encoder that was not fine-tuned: name on the hub, folder, or small; null: the fine-tuned one"
     )
     features_dir: Optional[str] = setting(
-        None, "folder to write to; null: beside the data, in released/ by variant, an ablation's or a seed's in a folder of its own"
+        None,
+        "folder to write to; null: beside the data, in released/ by variant, an ablation's or a seed's in its own",
     )
     export_batch_size: int = setting(64, "items at once", minimum=1)
 

@@ -206,7 +206,7 @@ def test_stage_1s_ablations_lie_side_by_side(tmp_path: Path, capsys: pytest.Capt
 def test_features_that_another_run_replaced_meanwhile_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Settings that names do not tell of share stage 1's folders; reproduce.run tries again what says that another is writing."""
+    """What no name tells shares stage 1's folders; reproduce.run tries again what says that another is writing."""
     source = make_tiny_dataset(tmp_path / "source")
     words = [f"data_dir={source}", f"datasets_dir={tmp_path / 'd'}", f"finetune_dir={tmp_path / 'f'}", "device=cpu"]
     words += ["text_model=small", "modalities=[text]", "losses=[]", f"results_dir={tmp_path / 'r'}"]

@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.ranking import train_counts
 from reproduce import formats, run, significance, suite, table
 from reproduce.steps import PIPELINES
+from reproduce.train import plan
 
 COLUMNS = ("ndcg@10", "valid ndcg@10", "trained", "frozen", "epochs", "seconds", "operations")
 
@@ -199,3 +200,25 @@ def test_one_text_model_for_a_whole_suite():
     for name in ("amazon", "figures", "quickstart"):
         runs = suite.load_suite(name, settings={"text_model": "FOLDER"}).runs
         assert any("text_model=FOLDER" in run.words for run in runs if run.model == "ADRec")
+
+
+def test_settings_of_a_yaml_and_words_that_win(tmp_path, monkeypatch):
+    own = tmp_path / "own.yaml"
+    own.write_text("momentum: 0.5\nqueue_size: 77\n")
+    words = [f"config={own}", "queue_size=8", "text_model=small"]
+    settings = plan("ADRec", "ml-100k", words)[-1][1]
+    assert (settings.momentum, settings.queue_size) == (0.5, 8)
+    made = tmp_path / "s.yaml"
+    made.write_text(
+        f"datasets: [ml-100k]\nsettings: {{config: {own}}}\nmodels:\n"
+        "- Pop\n- {model: ADRec, settings: {momentum: 0.6, text_model: small}}\n"
+    )
+    pop, adrec = suite.load_suite(str(made)).runs
+    assert pop.words == ("seed=2024",) and {"momentum=0.6", "queue_size=77"} <= set(adrec.words)
+    monkeypatch.chdir(tmp_path)
+    assert plan("ADRec", "Scientific", ["config=adrec/ours.yaml"])[-1][1].item_offsets  # from any folder
+    own.write_text("momentun: 0.5\n")
+    with pytest.raises(UserError, match="own.yaml: unknown setting 'momentun'; did you mean 'momentum'"):
+        plan("ADRec", "ml-100k", words)
+    with pytest.raises(UserError, match="none.yaml: no such settings file"):
+        plan("ADRec", "ml-100k", ["config=none.yaml"])
