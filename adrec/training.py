@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -73,7 +74,9 @@ class Trainer:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.stepped: torch.nn.Module = model
         if processes.size > 1:  # buffers are kept equal by gathering the keys
-            self.stepped = DistributedDataParallel(model, broadcast_buffers=False)
+            with warnings.catch_warnings():  # torch 2.13 has a new name for it, which older ones do not know
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+                self.stepped = DistributedDataParallel(model, broadcast_buffers=False)
         self.epoch, self.step, self.done = 0, 0, False  # step: within the epoch
         self.best: Dict[str, Any] = {}
         self.worse, self.seconds = 0, 0.0
