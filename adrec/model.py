@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,12 +57,18 @@ class Adapter(nn.Module):
         nn.init.eye_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def fit(self, vectors: Tensor, eps: float = 1e-5) -> None:
-        """Take mean and covariance of the catalogue's vectors (n, d); whitened ones have the length √d · 1/√d = 1."""
-        centred = (vectors - vectors.mean(dim=0)).double()
-        values, axes = torch.linalg.eigh(centred.T @ centred / len(vectors))
+    def fit(self, vectors: Tensor) -> None:
+        """Take mean and covariance of the catalogue's vectors (n, d); whitened ones have lengths near √d · 1/√d = 1.
+
+        The covariance is Ledoit and Wolf's (2004): that of few items knows nothing of most directions, along which
+        items added later would be blown up.
+        """
+        centred = (vectors - vectors.mean(dim=0)).double().cpu().numpy()
+        covariance, _ = ledoit_wolf(centred, assume_centered=True)
+        values, axes = torch.linalg.eigh(torch.from_numpy(covariance))
+        whitening = axes @ torch.diag(values.clamp(min=1e-12).rsqrt()) @ axes.T / vectors.shape[1] ** 0.5
         self.mean.copy_(vectors.mean(dim=0))
-        self.whitening.copy_(axes @ torch.diag((values.clamp(min=0) + eps).rsqrt()) @ axes.T / vectors.shape[1] ** 0.5)
+        self.whitening.copy_(whitening)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(n, d) → (n, d) float32."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from adrec.data import epoch_batches
 from adrec.evaluation import encode_items
 from adrec.losses import alignment, angular_margin_infonce, uniformity
-from adrec.model import ADRec, Queue
+from adrec.model import Adapter, ADRec, Queue
 from adrec.ragged import Ragged
 from adrec.sequence_encoder import SequenceEncoder
 from common.device import pick_compute
@@ -369,3 +369,19 @@ def test_offsets_are_dropped_for_whole_items(tmp_path: Path) -> None:
     assert torch.equal(rows, rows[:, :1].expand_as(rows)) and set(rows[:, 0].tolist()) == {0.0, rows.max().item()}
     assert rows.max().item() == pytest.approx(1 / 0.6) and rows.mean().item() == pytest.approx(1, abs=0.05)
     assert torch.equal(offsets.eval()(torch.arange(15)), torch.ones(15, 16))
+
+
+def test_adapter_whitens_and_does_not_blow_up_what_a_small_catalogue_did_not_show() -> None:
+    torch.manual_seed(0)
+    mix = torch.linalg.qr(torch.randn(32, 32)).Q * torch.logspace(0, -0.7, 32)[:, None]
+    items = torch.randn(20_000, 32) @ mix + 3
+    adapter = Adapter(32)
+    adapter.fit(items)
+    out = adapter(items)
+    torch.testing.assert_close(out.mean(dim=0), torch.zeros(32), atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.T @ out / len(out), torch.eye(32) / 32, atol=3e-3, rtol=0)
+    adapter.fit(items[:20])  # fewer than directions
+    known, new = (adapter(some).norm(dim=1).mean() for some in (items[:20], items[20:]))
+    assert new < 2.5 * known
+    adapter.fit(torch.ones(3, 32))
+    assert adapter(items).isfinite().all()
