@@ -11,6 +11,10 @@ class UserError(Exception):
     """Bad input. The message names the file, line or key, and the cure."""
 
 
+class Diverged(UserError):
+    """A loss or a weight is not finite: the settings do not train. A search goes on with other settings."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'alpha'?`` for a mistyped name, or nothing."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)

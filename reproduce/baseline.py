@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any, List, Optional, Type
 
 from common.errors import UserError, nearest, run_script
-from common.files import read_json
-from common.runs import MADE
 from common.settings import build, parse
 from reproduce.baselines.counted import COUNTED
 from reproduce.baselines.features import OURS
@@ -31,7 +29,7 @@ from reproduce.baselines.neural import NEURAL
 from reproduce.baselines.settings import SCHEMAS
 from stage2_sequence_preference_learning import content_encoder_main1, id_encoder_main1, models
 from stage2_sequence_preference_learning import settings as stage2_settings
-from stage2_sequence_preference_learning.search import search
+from stage2_sequence_preference_learning.search import search_for_seeds
 from stage2_sequence_preference_learning.spine import train
 
 PROPS = Path(__file__).parent / "props"
@@ -58,15 +56,14 @@ class Baseline:
 
     def run(self, settings: Any, force: bool = False) -> Path:
         """Search if asked to, train, test; returns the run's folder."""
-        if self.model == "Ensemble":
-            settings = with_parts(settings)
+        complete = with_parts if self.model == "Ensemble" else _as_it_is
         if settings.n_trials == 0:
-            return train(self.model, settings, force)
-        best = search(self.model, dataclasses.replace(settings, seed=settings.search_seed), force)
-        if settings.seed == settings.search_seed:
-            return best
-        chosen = {key: read_json(best / MADE)["settings"][key] for key in settings.search_space}
-        return train(self.model, dataclasses.replace(settings, **chosen, n_trials=0), force)
+            return train(self.model, complete(settings), force)
+        return search_for_seeds(self.model, settings, force, complete)
+
+
+def _as_it_is(settings: Any) -> Any:
+    return settings
 
 
 def with_parts(settings: Any) -> Any:

@@ -12,14 +12,14 @@ Writes: <results_dir>/SICSRec/<D>/<run>/ with best.pth, last.pth, metrics.json, 
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, List, Mapping, Optional
 
 from common.errors import run_script
 from common.settings import build, parse
 from stage2_sequence_preference_learning import id_encoder_main1
-from stage2_sequence_preference_learning.search import search
+from stage2_sequence_preference_learning.search import search_for_seeds
 from stage2_sequence_preference_learning.settings import PROPS, SICSRecSettings, StageSettings
 from stage2_sequence_preference_learning.spine import train
 
@@ -35,11 +35,16 @@ def id_settings(settings: Settings, overrides: Optional[Mapping[str, Any]] = Non
 
 def run(settings: Settings, force: bool = False) -> Path:
     """Train both steps, or go on, or skip; returns the folder of step 2's run."""
-    if settings.pretrain_id is None:
-        settings.pretrain_id = str(id_encoder_main1.run(id_settings(settings)) / "best.pth")
     if settings.n_trials > 0:
-        return search("SICSRec", settings, force)
-    return train("SICSRec", settings, force)
+        return search_for_seeds("SICSRec", settings, force, with_id_encoder)
+    return train("SICSRec", with_id_encoder(settings), force)
+
+
+def with_id_encoder(settings: Settings) -> Settings:
+    """The settings with step 1's checkpoint, which is trained first unless one is given."""
+    if settings.pretrain_id is not None:
+        return settings
+    return replace(settings, pretrain_id=str(id_encoder_main1.run(id_settings(settings)) / "best.pth"))
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -13,22 +13,24 @@ import itertools
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, get_type_hints
 
 import matplotlib
 import optuna
 from optuna.trial import TrialState
 
 from common.device import pick_compute
-from common.errors import UserError, nearest
+from common.errors import Diverged, UserError, nearest
 from common.files import atomic, digest, exclusive, read_json, write_text
-from common.runs import METRICS, run_folder
+from common.runs import MADE, METRICS, run_folder
 from common.settings import check_values, to_yaml
 from stage2_sequence_preference_learning.settings import NOT_SHAPING, resolve_switches
 from stage2_sequence_preference_learning.spine import train, what_makes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)  # pruned: the training diverged
 
 
 def grid_of(space: Dict[str, Any]) -> List[Dict[str, Any]]:
@@ -71,10 +73,11 @@ def name_of(chosen: Dict[str, Any]) -> str:
 def suggest(trial: optuna.Trial, space: Dict[str, Any], settings: Any) -> Dict[str, Any]:
     """One value for each searched setting, of the type that the setting has."""
     chosen: Dict[str, Any] = {}
+    types = get_type_hints(type(settings))  # of a value that may stand at null, too
     for key, values in space.items():
         if isinstance(values, list):
             chosen[key] = trial.suggest_categorical(key, values)
-        elif isinstance(getattr(settings, key), int):
+        elif types[key] in (int, Optional[int]):
             chosen[key] = trial.suggest_int(key, **values)
         else:
             chosen[key] = trial.suggest_float(key, **values)
@@ -107,7 +110,7 @@ def _open_study(folder: Path, model: str, settings: Any) -> optuna.Study:
 
 def _enqueue_grid(study: optuna.Study, cells: List[Dict[str, Any]]) -> None:
     """Ask for every cell that is neither done nor waiting, so that a resumed grid is complete."""
-    asked = [t.params for t in study.get_trials(states=(TrialState.COMPLETE,))]
+    asked = [t.params for t in study.get_trials(states=ENDED)]
     asked += [t.user_attrs["asked"] for t in study.get_trials(states=(TrialState.WAITING,))]
     for cell in cells:
         if cell not in asked:
@@ -115,7 +118,9 @@ def _enqueue_grid(study: optuna.Study, cells: List[Dict[str, Any]]) -> None:
 
 
 def _stands_in(value: Any, values: Any) -> bool:
-    return value in values if isinstance(values, list) else bool(values["low"] <= value <= values["high"])
+    if isinstance(values, list):
+        return value in values
+    return value is not None and bool(values["low"] <= value <= values["high"])
 
 
 def _enqueue_as_it_stands(study: optuna.Study, settings: Any) -> None:
@@ -129,7 +134,11 @@ def _enqueue_as_it_stands(study: optuna.Study, settings: Any) -> None:
 def search(model: str, settings: Any, force: bool = False) -> Path:
     """Run the trials that are still missing, then test the best; returns the best run's folder.
 
-    ``n_trials`` counts trials that ended well, over all starts; a grid smaller than it is done when complete.
+    ``n_trials`` counts trials that ended, over all starts, those that diverged among them; a grid smaller than it is
+    done when complete. Trials and test are of ``seed``.
+
+    Raises:
+        UserError: the space makes no sense, or every trial diverged.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("n_trials: a search runs in one process; start it without torchrun")
@@ -151,19 +160,40 @@ def search(model: str, settings: Any, force: bool = False) -> Path:
             name = name_of(chosen)
             print(f"trial {trial.number}: {name}")
             one = dataclasses.replace(settings, **chosen, run=f"{folder.name}/{name}", test=False)
-            score = read_json(train(model, one, force) / METRICS)["valid"][settings.valid_metric]
+            try:
+                score = read_json(train(model, one, force) / METRICS)["valid"][settings.valid_metric]
+            except Diverged as error:
+                print(f"trial {trial.number}: {name}: diverged: {error}")
+                raise optuna.TrialPruned from error
             print(f"trial {trial.number}: {name}: valid {settings.valid_metric} {score:.4f}")
             return float(score)
 
-        done = len(study.get_trials(states=(TrialState.COMPLETE,)))
+        done = len(study.get_trials(states=ENDED))
         for number in range(done, wanted):  # seeded per trial: a search that goes on draws what it would have drawn
             study.sampler = optuna.samplers.TPESampler(seed=settings.seed + number)
             study.optimize(objective, n_trials=1)
+        if not study.get_trials(states=(TrialState.COMPLETE,)):
+            raise UserError(f"{folder}: all {max(wanted, done)} trials diverged; lower learning_rate in search_space")
         report(study, folder, settings.valid_metric)
         best = dataclasses.replace(settings, **study.best_params, run=None)
         print(f"best of {max(wanted, done)} trials: {name_of(study.best_params)}, {study.best_value:.4f}")
         _adopt(folder, model, study, best)
     return train(model, dataclasses.replace(best, n_trials=0))
+
+
+def search_for_seeds(
+    model: str, settings: Any, force: bool = False, complete: Callable[[Any], Any] = lambda settings: settings
+) -> Path:
+    """Search with ``search_seed``, once for all seeds, then train with ``seed`` what it chose; returns that run.
+
+    Args:
+        complete: names what a run of these settings starts from, such as a checkpoint of its seed.
+    """
+    best = search(model, complete(dataclasses.replace(settings, seed=settings.search_seed)), force)
+    if settings.seed == settings.search_seed:
+        return best
+    chosen = {key: read_json(best / MADE)["settings"][key] for key in settings.search_space}
+    return train(model, complete(dataclasses.replace(settings, **chosen, n_trials=0)), force)
 
 
 def _adopt(folder: Path, model: str, study: optuna.Study, best: Any) -> None:

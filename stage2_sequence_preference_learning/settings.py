@@ -100,6 +100,7 @@ class SearchSettings(RunSettings):
         0, "Optuna trials over search_space; 0 trains once with the settings as they are", minimum=0
     )
     search_space: Dict[str, Any] = setting({}, SEARCH_SPACE)
+    search_seed: int = setting(2024, "seed of the trials; what they chose is then trained with seed", minimum=0)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.device import Compute
-from common.errors import UserError
+from common.errors import Diverged, UserError
 from common.operations import operations_of_step
 from common.optimizer import fused_adam
 from common.processes import Processes
@@ -117,7 +117,7 @@ class SequenceTrainer(Trainer):
         try:
             self.last_valid = self.evaluate(valid_data, load_best_model=False)
         except ValueError as error:
-            raise UserError(
+            raise Diverged(
                 f"validation after epoch {len(self.train_loss_dict) - 1}: {error}: the weights are not finite; "
                 "lower learning_rate, set clip_grad_norm=1, or use precision=fp32"
             ) from error
@@ -127,7 +127,7 @@ class SequenceTrainer(Trainer):
         finite = torch.isfinite(values)
         if not bool(finite.all()):
             bad = ", ".join(name for name, ok in zip(terms, finite.tolist()) if not ok)
-            raise UserError(
+            raise Diverged(
                 f"epoch {epoch}, step {step}: the loss is not finite, from its term: {bad}; "
                 "lower learning_rate, set clip_grad_norm=1, or use precision=fp32"
             )

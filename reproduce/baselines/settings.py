@@ -18,7 +18,6 @@ class BaselineSettings(SearchSettings, LoopSettings):
     valid_metric: str = setting(
         "ndcg@10", "chooses the epoch and the trial", choices=("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
     )
-    search_seed: int = setting(2024, "seed of the search's runs; what it chose is then trained with seed", minimum=0)
 
 
 @dataclass
