@@ -54,7 +54,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("words", nargs="+", metavar="SUITE | key=value", help=f"suites: {', '.join(suite_names())}")
-    parser.add_argument("--masked", action="store_true", help="tables with the history masked (NineRec's protocol)")
+    parser.add_argument(
+        "--masked", action="store_true", help="test scores with the history masked (NineRec's protocol)"
+    )
     arguments = parser.parse_intermixed_args(argv)
     names = list(dict.fromkeys(word for word in arguments.words if "=" not in word))
     words = [word for word in arguments.words if "=" in word]

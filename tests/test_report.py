@@ -58,9 +58,9 @@ def test_users_history_target_lists_and_ranks_are_those_stored(ran: Ran, page: s
 
 
 def test_lists_go_by_the_order_of_the_ranks(tmp_path: Path) -> None:
-    (tmp_path / "ranks.csv").write_text("user,item,rank,rank_masked\n7,1,2.5,1\n3,0,1,1\n")
+    (tmp_path / "ranks.csv").write_text("user,item,rank,rank_masked\n7,1,2.5,1.5\n3,0,1,1\n")
     np.save(tmp_path / "top.npy", np.array([[4, 1], [0, 2]]))
-    assert read_shown(tmp_path) == {7: Shown(1, 2.5, [4, 1]), 3: Shown(0, 1.0, [0, 2])}
+    assert read_shown(tmp_path) == {7: Shown(1, 2.5, 1.5, [4, 1]), 3: Shown(0, 1.0, 1.0, [0, 2])}
     np.save(tmp_path / "top.npy", np.zeros((3, 2), dtype=int))
     with pytest.raises(UserError, match="2 users, top.npy 3"):
         read_shown(tmp_path)
@@ -172,6 +172,44 @@ def test_costs_are_those_recorded(ran: Ran, page: str) -> None:
         for name, trace in traces.items():
             result = read_json(folder_of(ran, name) / "metrics.json")
             assert trace["x"] == [cost(result)] and trace["y"] == pytest.approx([result["test"]["ndcg@10"]])
+
+
+@pytest.mark.parametrize("split", ["test", "test_masked"])
+def test_every_score_is_of_the_history_that_its_label_names(ran: Ran, split: str) -> None:
+    page = made_page(ran, *(["--masked"] if split == "test_masked" else []))
+    told, other = ("history unmasked", "history masked")[:: -1 if split == "test_masked" else 1]
+    scores = {run.name: read_json(folder_of(ran, run.name) / "metrics.json")[split]["ndcg@10"] for run in ran[2]}
+    figures, picks = data_of(page)["figures"], charts(page)
+    groups, sweep = (figures[picks[name][0][0]] for name in ("by-groups", "sweep"))
+    costs = [figures[number] for (number,) in picks["against-cost"]]
+    for figure in (groups, sweep, *costs):
+        assert figure["layout"]["yaxis"]["title"]["text"] == f"test NDCG@10, {told}"
+    for figure in costs:
+        assert [trace["y"] for trace in figure["data"]] == [[scores[trace["name"]]] for trace in figure["data"]]
+    assert sweep["data"][0]["y"] == [scores["narrow"], scores["wide"]]
+    for trace in groups["data"]:
+        sizes = [int(re.findall(r"\((\d+)\)", name)[0]) for name in trace["x"]]  # of targets, then of users
+        assert np.average(trace["y"], weights=sizes) == pytest.approx(scores[trace["name"]], abs=1e-4)
+    table = page[page.index("<h4>Tiny: accuracy against cost") :].partition("</table>")[0]
+    told_costs = re.findall(r"</a></th>\s*<td>([\d.]+)</td>", table)
+    assert told_costs == [f"{score:.4f}" for score in scores.values()]
+    for start in ("Tiny: test, all items", "Against", "NDCG@10: of test", "NDCG@10 of each group"):
+        (sentence,) = set(re.findall(rf">({start}.*?)(?:; valid|Paired|Targets|</)", page))
+        assert told in sentence and other not in sentence
+
+
+def test_ranks_beside_a_list_are_the_lists_and_on_a_masked_page_both(ran: Ran, page: str) -> None:
+    masked = made_page(ran, "--masked")
+    for text, both in ((page, False), (masked, True)):
+        data = data_of(text)["browsers"]["mine-tiny"]
+        for place, row in enumerate(data["rows"]):
+            plain, other = (read_ranks(folder_of(ran, row["name"]), masked=flag) for flag in (False, True))
+            assert [user["ranks"][place] for user in data["users"]] == plain.ranks.tolist()
+            if both:
+                assert [user["ranks_masked"][place] for user in data["users"]] == other.ranks.tolist()
+            else:
+                assert all(user["ranks_masked"] is None for user in data["users"])
+        assert ("the second with the history masked" in text) is both
 
 
 def test_names_in_any_script_have_anchors_of_their_own() -> None:
