@@ -32,7 +32,7 @@ from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
 from reproduce.table import Row, anchor_of
-from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path
+from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
 
 # --- what the page holds ---
 
@@ -317,6 +317,16 @@ def test_pairs_are_those_of_the_file(ran: Ran, page: str) -> None:
     assert re.findall(r'<li data-items="(\d+,\d+)">.*?(once|\d+ times)', page) == [("0,5", "2 times"), ("1,6", "once")]
     assert "3 lines, 2 distinct pairs" in page
     assert len(re.findall("<li data-items", made_page(ran, "pairs=1"))) == 1
+
+
+def test_a_strategy_without_pairs_is_shown_as_such(ran: Ran) -> None:
+    empty = pairs_path(pairs_dir(ran[0] / "d" / "Tiny", "empty"), "id")
+    write_rows(empty, [])
+    try:
+        page = made_page(ran)
+    finally:
+        empty.unlink()
+    assert "0 lines, 0 distinct pairs" in page and "3 lines, 2 distinct pairs" in page
 
 
 class Tags(HTMLParser):
