@@ -64,7 +64,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         raise UserError(f"name a suite: {', '.join(suite_names())}, or a YAML of yours")
     values = split_overrides(words)
     settings = build(Settings, {key: values[key] for key in OWN if key in values})
-    asked = [asked_for(name, [w for w in words if w.partition("=")[0] not in OWN], arguments) for name in names]
+    of_suites = [word for word in words if word.partition("=")[0] not in OWN]
+    asked = [asked_for(name, of_suites, arguments, OWN) for name in names]
     together = "+".join(dict.fromkeys(one.suite.name for one in asked))
     path = Path(settings.out or Path(asked[0].results_dir) / "suites" / together / "report.html")
     page = html_of(asked, settings, "test_masked" if arguments.masked else "test", path.parent)

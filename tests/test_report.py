@@ -396,7 +396,12 @@ def test_faults_are_told_in_a_line(ran: Ran, tmp_path: Path) -> None:
     for wrong, message in (
         (["users=3"], "name a suite"),
         (["quickstar"], "did you mean 'quickstart'"),
-        ([*words, "usres=3"], "known to none"),
+        (
+            [*words, "usres=3"],
+            "^command line: setting 'usres' is known to none of the suite's models; did you mean 'users'",
+        ),
+        ([*words, "hiden_size=3"], "did you mean 'hidden_size'"),
+        ([*words, "seds=[1]"], "did you mean 'seeds'"),
         ([*words, "users=-1"], "at least 0"),
         ([*words, "users=x"], "setting 'users'"),
         ([*words, "out=/proc/none/page.html"], "cannot be written"),
