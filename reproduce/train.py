@@ -22,7 +22,7 @@ from common.features import features_path
 from common.files import checksum, write_json
 from common.settings import build, split_overrides
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
-from stage1_content_modality_semantic_alignment import llm_driven_sample
+from stage1_content_modality_semantic_alignment import llm_driven_sample, sft_content_encoder
 from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
 from stage1_content_modality_semantic_alignment.strategy import seed_suffix
 from stage2_sequence_preference_learning import SICSRec_main1
@@ -65,10 +65,14 @@ def _name_strategy(planned: Planned) -> None:
 
 
 def _name_features(planned: Planned) -> None:
-    """Features of other pairs or losses than the data set's YAMLs say get a folder of their own, known to stage 2."""
+    """Features of other pairs, losses or modalities than the data set's YAMLs say get a folder, known to stage 2."""
     final = planned[-1][1]
-    for step, export in planned:
-        if isinstance(export, ExportSettings) and export.features_dir is None:
+    exports = [(step, settings) for step, settings in planned if isinstance(settings, ExportSettings)]
+    for _, tuning in [one for one in planned if isinstance(one[1], sft_content_encoder.Settings)]:
+        for _, export in exports:
+            export.modalities = export.modalities or tuning.modalities
+    for step, export in exports:
+        if export.features_dir is None:
             usual = build(step.schema, {"dataset": export.dataset, "variant": export.variant}, step.configs)
             if export.encoders_name != usual.encoders_name:
                 export.features_dir = final.features_dir = str(export.dataset_dir / export.encoders_name)
