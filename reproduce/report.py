@@ -54,7 +54,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("words", nargs="+", metavar="SUITE | key=value", help=f"suites: {', '.join(suite_names())}")
-    parser.add_argument("--masked", action="store_true", help="tables with the history masked (NineRec's protocol)")
+    parser.add_argument(
+        "--masked", action="store_true", help="test scores with the history masked (NineRec's protocol)"
+    )
     arguments = parser.parse_intermixed_args(argv)
     names = list(dict.fromkeys(word for word in arguments.words if "=" not in word))
     words = [word for word in arguments.words if "=" in word]
@@ -62,7 +64,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         raise UserError(f"name a suite: {', '.join(suite_names())}, or a YAML of yours")
     values = split_overrides(words)
     settings = build(Settings, {key: values[key] for key in OWN if key in values})
-    asked = [asked_for(name, [w for w in words if w.partition("=")[0] not in OWN], arguments) for name in names]
+    of_suites = [word for word in words if word.partition("=")[0] not in OWN]
+    asked = [asked_for(name, of_suites, arguments, OWN) for name in names]
     together = "+".join(dict.fromkeys(one.suite.name for one in asked))
     path = Path(settings.out or Path(asked[0].results_dir) / "suites" / together / "report.html")
     page = html_of(asked, settings, "test_masked" if arguments.masked else "test", path.parent)

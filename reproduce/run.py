@@ -22,7 +22,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from common.errors import UserError, run_script
 from common.files import read_json, read_text, write_json
@@ -31,6 +31,7 @@ from reproduce.suite import Suite, SuiteRun, load_suite, suite_names
 
 HELD = "is writing here"  # of common.files.exclusive: another run makes what this one needs too
 HELD_SECONDS = 10.0
+OWN = ("dataset", "seeds", "jobs")  # words that are not the models'
 
 
 @dataclass
@@ -59,16 +60,20 @@ def command_line(doc: Optional[str], argv: Optional[List[str]], flags: Dict[str,
     return asked_for(arguments.suite, arguments.words, arguments)
 
 
-def asked_for(name: str, words: List[str], arguments: argparse.Namespace) -> Asked:
-    """The suite and the words given with it; dataset, seeds and jobs are ours, all else is the models'."""
+def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others: Sequence[str] = ()) -> Asked:
+    """The suite and the words given with it; dataset, seeds and jobs are ours, all else is the models'.
+
+    Args:
+        others: keys that the caller took itself, which a mistyped key may have meant.
+    """
     values = split_overrides(words)
-    datasets, seeds, jobs = (values.pop(key, None) for key in ("dataset", "seeds", "jobs"))
+    datasets, seeds, jobs = (values.pop(key, None) for key in OWN)
     names, numbers = (None if given is None else _listed(given) for given in (datasets, seeds))
     if numbers is not None and not all(isinstance(number, int) for number in numbers):
         raise UserError(f"seeds={seeds}: must be numbers, as in seeds=[1,2,3]")
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise UserError(f"jobs={jobs}: must be a number of at least 1")
-    suite = load_suite(name, names, numbers, values)
+    suite = load_suite(name, names, numbers, values, (*OWN, *others))
     folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
     return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments)
 

@@ -124,6 +124,7 @@ def load_suite(
     datasets: Optional[List[str]] = None,
     seeds: Optional[List[int]] = None,
     settings: Optional[Mapping[str, Any]] = None,
+    own_keys: Sequence[str] = (),
 ) -> Suite:
     """Read a suite; every setting of every run is checked here, before anything starts.
 
@@ -131,6 +132,7 @@ def load_suite(
         name: of a file in reproduce/suites/, or a path of a YAML.
         datasets, seeds: in place of the YAML's.
         settings: for each model that knows the key; ``{dataset}`` in a value stands for the data set.
+        own_keys: of the command line, not of the models, which a mistyped key may have meant.
 
     Raises:
         UserError: names the suite, the row and the key.
@@ -142,16 +144,16 @@ def load_suite(
     _check_keys(content, KEYS, str(path))
     entries = [e if isinstance(e, dict) else {"model": e} for e in content.get("models") or []]
     given, shared = settings or {}, with_config(content.get("settings") or {})
-    used, runs = set(), []
+    known_to_one, runs = set(), []
     for entry in entries:
         _check_keys(entry, ENTRY_KEYS, f"{path}: models")
         model = str(entry.get("model", ""))
         known = {key for step in pipeline(model) for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
+        known_to_one |= known
         row = str(entry.get("name", model))
         own_seeds = seeds or entry.get("seeds") or content.get("seeds") or [2024]
         for dataset in datasets or entry.get("datasets") or content.get("datasets") or []:
             of_dataset = (content.get("of_dataset") or {}).get(dataset) or {}
-            used |= {key for key in (*shared, *of_dataset, *given) if key in known}
             values = {k: v for k, v in {**shared, **of_dataset}.items() if k in known}
             values.update(with_config(entry.get("settings") or {}, pipeline(model)))
             values.update({k: v for k, v in given.items() if k in known})
@@ -160,9 +162,12 @@ def load_suite(
                 if number == 0:
                     _check_run(path, row, model, dataset, words)
                 runs.append(SuiteRun(row, model, dataset, seed, tuple(words)))
-    for key in (*shared, *given):
-        if key not in used:
-            raise UserError(f"{path}: setting '{key}' is known to none of the suite's models")
+    of_datasets = [key for own in (content.get("of_dataset") or {}).values() for key in own or {}]
+    for key in (*shared, *of_datasets, *given):
+        if key not in known_to_one:
+            source = "command line" if key in given and key not in (*shared, *of_datasets) else path
+            hint = nearest(key, known_to_one.union(own_keys if source != path else ()))
+            raise UserError(f"{source}: setting '{key}' is known to none of the suite's models{hint}")
     if not runs:
         raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
     if len({(run.name, run.dataset, run.seed) for run in runs}) < len(runs):

@@ -49,6 +49,11 @@ def anchor_of(*names: str) -> str:
     return re.sub(r"[\W_]+", "-", " ".join(names).lower()).strip("-")
 
 
+def history_of(split: str) -> str:
+    """How a split of metrics.json ranks: ``history unmasked``, ``history masked`` for ``test_masked``."""
+    return "history masked" if split == "test_masked" else "history unmasked"
+
+
 @dataclass
 class Row:
     """A row of a suite on one data set: its finished runs, their folders and results."""
@@ -100,8 +105,7 @@ def quality(rows: List[Row], suite: Suite, split: str) -> Table:
             line.append(Cell(mean_and_deviation(own), mark, row.anchor))
     unfinished = [f"{row.name}: {len(row.runs)} of {row.planned} runs" for row in rows if len(row.runs) < row.planned]
     notes = [f"Not complete: {', '.join(unfinished)}."] if unfinished else []
-    history = "masked" if split == "test_masked" else "unmasked"
-    title = f"{rows[0].dataset}: test, all items ranked, history {history}, mean ± standard deviation over seeds"
+    title = f"{rows[0].dataset}: test, all items ranked, {history_of(split)}, mean ± standard deviation over seeds"
     return Table(title, ["model", "seeds", *(m.upper() for m in METRICS)], cells, notes)
 
 
@@ -136,8 +140,8 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     header = ["model", "metric", "difference", "improvement", "95 % interval", "p (Holm)", "p < 0.05"]
     why = "" if suite.base else f", the strongest of the other rows by {CHOSEN_BY.upper()} on test"
     note = (
-        f"Against {strongest.name}{why}. Paired by user, each averaged over seeds: bootstrap over users, paired "
-        "t-test, Holm's correction over this table."
+        f"Against {strongest.name}{why}, {history_of(split)}. Paired by user, each averaged over seeds: bootstrap over "
+        "users, paired t-test, Holm's correction over this table."
     )
     return Table(f"{rows[0].dataset}: against {strongest.name}", header, lines, [note])
 
@@ -148,8 +152,8 @@ def operations_of(result: Mapping[str, Any]) -> Optional[float]:
     return None if of_epoch is None else of_epoch * result["epochs"]
 
 
-def cost(rows: List[Row]) -> Table:
-    """Accuracy against cost."""
+def cost(rows: List[Row], split: str) -> Table:
+    """Accuracy, on test by ``split`` and on validation, against cost."""
 
     def mean(row: Row, of: Callable[[Dict[str, Any]], Optional[float]], form: str) -> str:
         values = [of(result) for result in row.results]
@@ -160,7 +164,7 @@ def cost(rows: List[Row]) -> Table:
     for row in rows:
         texts = [
             row.name,
-            mean(row, lambda r: r["test"]["ndcg@10"], "{:.4f}"),
+            mean(row, lambda r: r[split]["ndcg@10"], "{:.4f}"),
             mean(row, lambda r: r["valid"]["ndcg@10"], "{:.4f}"),
             mean(row, lambda r: r.get("parameters", {}).get("trained"), "{:,.0f}"),
             mean(row, lambda r: r.get("parameters", {}).get("frozen"), "{:,.0f}"),
@@ -171,6 +175,7 @@ def cost(rows: List[Row]) -> Table:
         lines.append([Cell(text, anchor=row.anchor) for text in texts])
     header = ["model", "NDCG@10", "valid NDCG@10", "trained", "frozen", "epochs", "train s", "operations"]
     notes = [
+        f"NDCG@10: of test, {history_of(split)}; valid NDCG@10: history unmasked, as the epoch is chosen by it.",
         "Seconds and operations of the chosen run's training alone; its search and what it starts from (SICSRec: the "
         "ID encoder; Ensemble: both models) are not in them. Seconds: of this machine, with validation.",
         "Operations: floating-point, forward and backward, counted by torch on one batch (common/operations.py) and "
@@ -201,8 +206,9 @@ def by_groups(rows: List[Row], dataset: Dataset, split: str) -> Table:
         line += [Cell(text, anchor=row.anchor) for text in end]
     header = ["model", *(f"{key} ({int(mask.sum())})" for key, mask in masks.items()), "coverage", "Gini"]
     note = (
-        "NDCG@10 of each group of test users (their number in brackets). Targets: items in thirds of the training "
-        "interactions, the popular ones first. Coverage, Gini: of the ten items each user is shown, history unmasked."
+        f"NDCG@10 of each group of test users (their number in brackets), {history_of(split)}. Targets: items in "
+        "thirds of the training interactions, the popular ones first. Coverage, Gini: of the ten items each user is "
+        "shown, history unmasked."
     )
     return Table(f"{dataset.name}: by groups", header, lines, [note])
 
@@ -258,7 +264,7 @@ def make(asked: Asked, split: str) -> Path:
             quality(rows, asked.suite, split),
             significance(rows, asked.suite, split),
             published(name),
-            cost(rows),
+            cost(rows, split),
             by_groups(rows, load_dataset(Path(asked.datasets_dir) / name, name), split),
         ]
         tables += [table for table in made if table is not None]

@@ -24,7 +24,7 @@ from common.features import features_path
 from common.files import checksum, write_json
 from common.settings import REPOSITORY, build, read_yaml, split_overrides
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
-from stage1_content_modality_semantic_alignment import llm_driven_sample
+from stage1_content_modality_semantic_alignment import llm_driven_sample, sft_content_encoder
 from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
 from stage1_content_modality_semantic_alignment.strategy import seed_suffix
 from stage2_sequence_preference_learning import SICSRec_main1
@@ -86,10 +86,14 @@ def _name_strategy(planned: Planned) -> None:
 
 
 def _name_features(planned: Planned) -> None:
-    """Features of other pairs or losses than the data set's YAMLs say get a folder of their own, known to stage 2."""
+    """Features of other pairs, losses or modalities than the data set's YAMLs say get a folder, known to stage 2."""
     final = planned[-1][1]
-    for step, export in planned:
-        if isinstance(export, ExportSettings) and export.features_dir is None:
+    exports = [(step, settings) for step, settings in planned if isinstance(settings, ExportSettings)]
+    for _, tuning in [one for one in planned if isinstance(one[1], sft_content_encoder.Settings)]:
+        for _, export in exports:
+            export.modalities = export.modalities or tuning.modalities
+    for step, export in exports:
+        if export.features_dir is None:
             usual = build(step.schema, {"dataset": export.dataset, "variant": export.variant}, step.configs)
             if export.encoders_name != usual.encoders_name:
                 export.features_dir = final.features_dir = str(export.dataset_dir / export.encoders_name)
@@ -104,7 +108,7 @@ def _is_needed(step: Step, final: Any) -> bool:
 
 
 def run_plan(planned: Planned, force: bool) -> Tuple[Path, Dict[str, float]]:
-    """Run the steps in order; SICSRec starts from the ID encoder that was trained before it.
+    """Run the steps in order; SICSRec starts from ID encoders trained with the settings of the step before it.
 
     Returns:
         The last step's folder, and each step's seconds.
@@ -112,18 +116,17 @@ def run_plan(planned: Planned, force: bool) -> Tuple[Path, Dict[str, float]]:
     Raises:
         UserError: of a step, or another run replaced the features that this one made.
     """
-    id_run: Optional[Path] = None
+    step_1: Dict[str, Any] = {}
     seconds: Dict[str, float] = {}
     exported: Dict[Path, str] = {}
     for number, (step, settings) in enumerate(planned, start=1):
         print(f"== {number}/{len(planned)} {step.name}", flush=True)
         start = time.perf_counter()
-        if id_run is not None:
-            settings.pretrain_id = str(id_run / "best.pth")
         if number == len(planned):
             _refuse_replaced(exported)
-        made = step.script.run(settings, force)
-        id_run = made if step is ID else id_run
+        made = step.script.run(settings, force, **(step_1 if step.name == "SICSRec" else {}))
+        if step is ID:
+            step_1 = {"step_1": settings}
         if isinstance(settings, ExportSettings):
             path = features_path(settings.features_folder, settings.dataset, step.modality)
             exported[path] = checksum(path)

@@ -15,7 +15,8 @@ from common.errors import UserError
 from common.features import features_path, save_features, variant_dir
 from common.files import checksum, exclusive, read_json, recipe, stands
 from common.seeding import seed_everything
-from common.settings import setting
+from common.settings import build, setting
+from stage1_content_modality_semantic_alignment import sft_content_encoder
 from stage1_content_modality_semantic_alignment.item_inputs import RawItems, batches_by_length
 from stage1_content_modality_semantic_alignment.losses import LOSSES
 from stage1_content_modality_semantic_alignment.strategy import StrategySettings, seed_suffix
@@ -30,9 +31,22 @@ class ExportSettings(StrategySettings):
     )
     features_dir: Optional[str] = setting(
         None,
-        "folder to write to; null: beside the data, in released/ by variant, an ablation's or a seed's in its own",
+        "folder to write to; null: beside the data, in released/ by variant; losses' or a seed's in their own folder",
+    )
+    modalities: Optional[List[str]] = setting(
+        None,
+        "what the encoders were fine-tuned on; null: as sft_content_encoder.py's YAML of the data set says, else both",
+        choices=("text", "image"),
     )
     export_batch_size: int = setting(64, "items at once", minimum=1)
+
+    @property
+    def tuned_modalities(self) -> List[str]:
+        """``modalities``, or those of the step before by its YAML."""
+        if self.modalities is not None:
+            return self.modalities
+        told = {"dataset": self.dataset, "variant": self.variant}
+        return build(sft_content_encoder.Settings, told, sft_content_encoder.CONFIGS).modalities
 
     @property
     def features_folder(self) -> Path:
@@ -55,8 +69,8 @@ def finetuned_encoder(settings: ExportSettings, part: str) -> Path:
     outputs = read_json(about).get("outputs", {}) if about.is_file() else {}
     if part not in outputs:
         raise UserError(
-            f"{folder}: holds no fine-tuned {part}; run sft_content_encoder.py, correct strategy or finetune_dir, "
-            "or export another encoder with model_path=NAME"
+            f"{folder}: holds no fine-tuned {part}; run sft_content_encoder.py, correct strategy, modalities "
+            "(as they were there) or finetune_dir, or export another encoder with model_path=NAME"
         )
     if not (folder / part).is_dir() or checksum(folder / part) != outputs[part]["sha256"]:
         raise UserError(

@@ -59,7 +59,14 @@ from stage1_content_modality_semantic_alignment.questions import (
     load_template,
     make_questions,
 )
-from stage1_content_modality_semantic_alignment.verdicts import FAILED, VERDICTS, accepted_item, judge, log_line
+from stage1_content_modality_semantic_alignment.verdicts import (
+    FAILED,
+    VERDICTS,
+    accepted_item,
+    judge,
+    log_line,
+    refused_for_a_comma,
+)
 
 CONFIGS = Path(__file__).parent / "configs" / "llm_driven_sample"
 
@@ -273,6 +280,7 @@ def write_results(
         "questions": len(questions),
         "distinct prompts": len(set(questions)),
         **{f"verdict {verdict}": verdicts[verdict] for verdict in (*VERDICTS, FAILED)},
+        **({} if checked else {"refused for a comma": sum(refused_for_a_comma(q, answers[q]) for q, _ in accepted)}),
         "pairs": len(pairs),
         "distinct pairs": len(set(pairs)),
     }

@@ -51,11 +51,11 @@ def write_pairs(folder: Path, pairs: Sequence[Pair], dataset: Dataset, merge: bo
     return {f"item_pairs_{kind}": pairs_path(folder, kind) for kind in rows}
 
 
-def read_pairs(path: Path, n_items: int) -> List[Pair]:
+def read_pairs(path: Path, n_items: int, may_be_empty: bool = False) -> List[Pair]:
     """Read an id file as (target, similar) pairs.
 
     Raises:
-        UserError: no such file, no pairs in it, or a line that is not two items of the data set.
+        UserError: no such file, no pairs (unless it ``may_be_empty``), or a line that is not two items of the data set.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; make it with llm_driven_sample.py, or correct strategy")
@@ -68,6 +68,9 @@ def read_pairs(path: Path, n_items: int) -> List[Pair]:
         if not (0 <= target < n_items and 0 <= similar < n_items):
             raise UserError(f"{path}:{line}: {target},{similar}: the data set's items run from 0 to {n_items - 1}")
         pairs.append((target, similar))
-    if not pairs:
-        raise UserError(f"{path}: holds no pairs; choose with another selector, model or a lower tfidf_threshold")
+    if not pairs and not may_be_empty:
+        raise UserError(
+            f"{path}: holds no pairs; choose with another selector, model, a lower tfidf_threshold, or, where all "
+            "titles have commas, with answers_checked=true"
+        )
     return pairs

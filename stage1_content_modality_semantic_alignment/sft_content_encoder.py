@@ -8,7 +8,7 @@ llm_driven_sample.py. Trained: BERT's last layer and pooler, Swin's last stage a
     python stage1_content_modality_semantic_alignment/sft_content_encoder.py -d ml-100k       # small encoders, no hub
 
 Reads   <datasets_dir>/<D>/pairs/<strategy>/item_pairs_id.txt, titles and covers of the data set
-Writes  <finetune_dir>/<D>/64/<strategy>/bert/, swin/      Hugging Face format
+Writes  <finetune_dir>/<D>/64/<strategy>/bert/, swin/      Hugging Face format; <strategy>-text/ with modalities=[text]
         …/adapters.safetensors, report.md, report.json, alignment.png, tensorboard/, sft.json (what made them)
 """
 
@@ -75,6 +75,11 @@ class Settings(StrategySettings):
     freeze_in_eval: Optional[bool] = setting(
         None, "S6: the frozen part runs without dropout and is cached; released: with dropout; null: as variant says"
     )
+
+    @property
+    def tuned_modalities(self) -> List[str]:
+        """``modalities``."""
+        return self.modalities
 
 
 def run(settings: Settings, force: bool = False) -> None:

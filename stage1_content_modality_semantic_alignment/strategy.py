@@ -42,12 +42,21 @@ class StrategySettings(ComputeSettings):
         return build(llm_driven_sample.Settings, told, llm_driven_sample.CONFIGS).strategy_name
 
     @property
+    def tuned_modalities(self) -> List[str]:
+        """What the encoders are fine-tuned on."""
+        raise NotImplementedError
+
+    @property
     def encoders_name(self) -> str:
-        """The strategy, the losses of an ablation, a seed of one's own: ``tfidf-t2t+i2i-seed7``; or ``pretrained``."""
+        """The strategy, an ablation's losses, one modality alone, a seed of one's own: ``tfidf-t2t-text-seed7``.
+
+        Without losses it begins with ``pretrained``: the pairs do not matter then.
+        """
         kept = [loss for loss in LOSSES if loss in self.losses]
-        name = self.strategy_name if kept else "pretrained"  # without a loss the pairs do not matter
+        name = self.strategy_name if kept else "pretrained"
+        alone = f"-{self.tuned_modalities[0]}" if len(self.tuned_modalities) == 1 else ""
         seed = "" if name.endswith(seed_suffix(self.seed)) else seed_suffix(self.seed)  # drawn pairs have it already
-        return name + ("" if len(kept) in (0, len(LOSSES)) else f"-{'+'.join(kept)}") + seed
+        return name + ("" if len(kept) in (0, len(LOSSES)) else f"-{'+'.join(kept)}") + alone + seed
 
     @property
     def finetuned_dir(self) -> Path:

@@ -74,6 +74,13 @@ def accepted_item(question: Question, answer: str, answers_checked: bool, n_item
     return item if item is not None and 0 <= item < n_items else None
 
 
+def refused_for_a_comma(question: Question, answer: str) -> bool:
+    """Whether the released check (S3) refuses an answer of the form asked for, because its title has a comma."""
+    return (
+        _named_item(question, answer, _ANSWER) is not None and _named_item(question, answer, _RELEASED_ANSWER) is None
+    )
+
+
 def log_line(question: Question, answer: Optional[str], error: Optional[str]) -> str:
     """A line of answers.jsonl. Its verdict is the strict one, whatever S3 then accepts; ``error``: why none came."""
     verdict, item = (FAILED, None) if answer is None else judge(question, answer)

@@ -33,18 +33,22 @@ def id_settings(settings: Settings, overrides: Optional[Mapping[str, Any]] = Non
     return build(id_encoder_main1.Settings, {**(overrides or {}), **shared}, id_encoder_main1.CONFIGS)
 
 
-def run(settings: Settings, force: bool = False) -> Path:
-    """Train both steps, or go on, or skip; returns the folder of step 2's run."""
+def run(settings: Settings, force: bool = False, step_1: Optional[id_encoder_main1.Settings] = None) -> Path:
+    """Train both steps, or go on, or skip; returns the folder of step 2's run.
+
+    Args:
+        step_1: settings of the ID encoder, whose seed is left to that of step 2; None: by its own YAML.
+    """
+
+    def with_id_encoder(of_seed: Settings) -> Settings:
+        if of_seed.pretrain_id is not None:
+            return of_seed
+        own = id_settings(of_seed) if step_1 is None else replace(step_1, seed=of_seed.seed)
+        return replace(of_seed, pretrain_id=str(id_encoder_main1.run(own) / "best.pth"))
+
     if settings.n_trials > 0:
         return search_for_seeds("SICSRec", settings, force, with_id_encoder)
     return train("SICSRec", with_id_encoder(settings), force)
-
-
-def with_id_encoder(settings: Settings) -> Settings:
-    """The settings with step 1's checkpoint, which is trained first unless one is given."""
-    if settings.pretrain_id is not None:
-        return settings
-    return replace(settings, pretrain_id=str(id_encoder_main1.run(id_settings(settings)) / "best.pth"))
 
 
 def main(argv: Optional[List[str]] = None) -> None:

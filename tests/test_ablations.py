@@ -93,7 +93,8 @@ def test_each_trains_from_the_id_encoder_and_is_tested(
     assert len(list((results / "ID_SeqEncoder" / "Tiny").iterdir())) == 1  # all start from the same
     if settings.pretrain_id == "none":
         return
-    started = torch.load(Path(str(settings.pretrain_id)), weights_only=True)["state_dict"]
+    step_1 = read_json(run / "made.json")["inputs"]["id_encoder"]["path"]
+    started = torch.load(step_1, weights_only=True)["state_dict"]
     for name in (n for n in weights if n.startswith("trm_encoder.") and "lora" not in n):
         same = torch.equal(weights[name], started[name])
         assert same == (settings.id_tuning != "full") or name.endswith("key.bias"), name
@@ -179,6 +180,7 @@ def test_each_row_of_the_suite_has_features_of_its_own() -> None:
     assert all(len(folder) == 1 for folder in where.values())  # each reads what it writes
     home = "datasets/Bili_Food/"
     assert where["without t2t"] == {f"{home}glm-4-9b-chat-hf-i2i+t2i"}
+    assert where["text alone"] == {f"{home}glm-4-9b-chat-hf-text"}
     own = ("without t2t", "without i2i", "without t2i", "pairs by TF-IDF", "random pairs", "without stage 1")
     own += ("text alone", "image alone")
     assert len({next(iter(where[name])) for name in own}) == len(own)
@@ -206,7 +208,7 @@ def test_stage_1s_ablations_lie_side_by_side(tmp_path: Path, capsys: pytest.Capt
 def test_features_that_another_run_replaced_meanwhile_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What no name tells shares stage 1's folders; reproduce.run tries again what says that another is writing."""
+    """Settings that names do not tell of share stage 1's folders; reproduce.run tries again what another holds up."""
     source = make_tiny_dataset(tmp_path / "source")
     words = [f"data_dir={source}", f"datasets_dir={tmp_path / 'd'}", f"finetune_dir={tmp_path / 'f'}", "device=cpu"]
     words += ["text_model=small", "modalities=[text]", "losses=[]", f"results_dir={tmp_path / 'r'}"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -15,7 +16,7 @@ from tiny import make_tiny_dataset, tiny_sequences
 from common.dataset import load_dataset
 from common.errors import UserError
 from common.settings import follow_variant
-from stage1_content_modality_semantic_alignment import llm_driven_sample
+from stage1_content_modality_semantic_alignment import llm_driven_sample, pair_report, sft_content_encoder
 from stage1_content_modality_semantic_alignment.answer_store import AnswerStore
 from stage1_content_modality_semantic_alignment.llm_driven_sample import Settings
 from stage1_content_modality_semantic_alignment.pair_selectors import BatchSelector, TfidfSelector
@@ -102,6 +103,31 @@ def test_s1_s2_s3_released_reach_the_files(tmp_path: Path) -> None:
     llm_driven_sample.run(pairs_settings(tmp_path, variant="released", strategy="r", tfidf_threshold=0.0))
     logged = read_log(home / "pairs" / "r")
     assert {entry["target"] for entry in logged} == {sequence[-1] for sequence in tiny_sequences()}
+
+
+def test_s3_released_refuses_titles_with_a_comma_and_without_pairs_the_next_step_stops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = make_tiny_dataset(tmp_path)
+    summaries = {}
+    for language in ("cn", "en"):  # all English titles have a comma, the Chinese ones a full-width one at most
+        chosen = pairs_settings(tmp_path, strategy=language, title_language=language, answers_checked=False)
+        llm_driven_sample.run(chosen)
+        summaries[language] = json.loads((home / "pairs" / language / "summary.json").read_text())["summary"]
+    cn, en = summaries["cn"], summaries["en"]
+    assert cn["pairs"] == cn["verdict pair"] > 0 and cn["refused for a comma"] == 0
+    assert en["pairs"] == 0 and en["refused for a comma"] == en["verdict pair"] > 0
+    assert re.search(r"refused for a comma +\d", capsys.readouterr().out)
+    llm_driven_sample.run(pairs_settings(tmp_path, strategy="checked", title_language="en"))
+    assert "refused for a comma" not in json.loads((home / "pairs/checked/summary.json").read_text())["summary"]
+    tuning = sft_content_encoder.Settings(
+        dataset="Tiny", datasets_dir=str(tmp_path), finetune_dir=str(tmp_path / "f"), strategy="en", device="cpu"
+    )
+    words = ["-d", "Tiny", f"datasets_dir={tmp_path}", "strategy=en"]
+    for step in (lambda: sft_content_encoder.run(tuning), lambda: pair_report.main(words)):
+        with pytest.raises(UserError, match=r"pairs/en/item_pairs_id.txt: holds no pairs; .*answers_checked=true"):
+            step()
+    assert not (tmp_path / "f" / "Tiny" / "64" / "en" / "sft.json").exists()
 
 
 def test_both_ways_and_merged_duplicates_with_their_counts(tmp_path: Path) -> None:

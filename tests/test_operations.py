@@ -75,4 +75,4 @@ def test_table_multiplies_by_the_epochs():
         table.Row("trained", "D", [], [], [result, {**result, "epochs": 2}], 2),
         table.Row("before operations were counted", "D", [], [], [{**result, "operations_per_epoch": None}, result], 2),
     ]
-    assert [row[-1].text for row in table.cost(rows).rows] == ["–", "7.5e+09", "–"]
+    assert [row[-1].text for row in table.cost(rows, "test").rows] == ["–", "7.5e+09", "–"]

@@ -32,7 +32,7 @@ from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
 from reproduce.table import Row, anchor_of
-from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path
+from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
 
 # --- what the page holds ---
 
@@ -58,9 +58,9 @@ def test_users_history_target_lists_and_ranks_are_those_stored(ran: Ran, page: s
 
 
 def test_lists_go_by_the_order_of_the_ranks(tmp_path: Path) -> None:
-    (tmp_path / "ranks.csv").write_text("user,item,rank,rank_masked\n7,1,2.5,1\n3,0,1,1\n")
+    (tmp_path / "ranks.csv").write_text("user,item,rank,rank_masked\n7,1,2.5,1.5\n3,0,1,1\n")
     np.save(tmp_path / "top.npy", np.array([[4, 1], [0, 2]]))
-    assert read_shown(tmp_path) == {7: Shown(1, 2.5, [4, 1]), 3: Shown(0, 1.0, [0, 2])}
+    assert read_shown(tmp_path) == {7: Shown(1, 2.5, 1.5, [4, 1]), 3: Shown(0, 1.0, 1.0, [0, 2])}
     np.save(tmp_path / "top.npy", np.zeros((3, 2), dtype=int))
     with pytest.raises(UserError, match="2 users, top.npy 3"):
         read_shown(tmp_path)
@@ -174,6 +174,44 @@ def test_costs_are_those_recorded(ran: Ran, page: str) -> None:
             assert trace["x"] == [cost(result)] and trace["y"] == pytest.approx([result["test"]["ndcg@10"]])
 
 
+@pytest.mark.parametrize("split", ["test", "test_masked"])
+def test_every_score_is_of_the_history_that_its_label_names(ran: Ran, split: str) -> None:
+    page = made_page(ran, *(["--masked"] if split == "test_masked" else []))
+    told, other = ("history unmasked", "history masked")[:: -1 if split == "test_masked" else 1]
+    scores = {run.name: read_json(folder_of(ran, run.name) / "metrics.json")[split]["ndcg@10"] for run in ran[2]}
+    figures, picks = data_of(page)["figures"], charts(page)
+    groups, sweep = (figures[picks[name][0][0]] for name in ("by-groups", "sweep"))
+    costs = [figures[number] for (number,) in picks["against-cost"]]
+    for figure in (groups, sweep, *costs):
+        assert figure["layout"]["yaxis"]["title"]["text"] == f"test NDCG@10, {told}"
+    for figure in costs:
+        assert [trace["y"] for trace in figure["data"]] == [[scores[trace["name"]]] for trace in figure["data"]]
+    assert sweep["data"][0]["y"] == [scores["narrow"], scores["wide"]]
+    for trace in groups["data"]:
+        sizes = [int(re.findall(r"\((\d+)\)", name)[0]) for name in trace["x"]]  # of targets, then of users
+        assert np.average(trace["y"], weights=sizes) == pytest.approx(scores[trace["name"]], abs=1e-4)
+    table = page[page.index("<h4>Tiny: accuracy against cost") :].partition("</table>")[0]
+    told_costs = re.findall(r"</a></th>\s*<td>([\d.]+)</td>", table)
+    assert told_costs == [f"{score:.4f}" for score in scores.values()]
+    for start in ("Tiny: test, all items", "Against", "NDCG@10: of test", "NDCG@10 of each group"):
+        (sentence,) = set(re.findall(rf">({start}.*?)(?:; valid|Paired|Targets|</)", page))
+        assert told in sentence and other not in sentence
+
+
+def test_ranks_beside_a_list_are_the_lists_and_on_a_masked_page_both(ran: Ran, page: str) -> None:
+    masked = made_page(ran, "--masked")
+    for text, both in ((page, False), (masked, True)):
+        data = data_of(text)["browsers"]["mine-tiny"]
+        for place, row in enumerate(data["rows"]):
+            plain, other = (read_ranks(folder_of(ran, row["name"]), masked=flag) for flag in (False, True))
+            assert [user["ranks"][place] for user in data["users"]] == plain.ranks.tolist()
+            if both:
+                assert [user["ranks_masked"][place] for user in data["users"]] == other.ranks.tolist()
+            else:
+                assert all(user["ranks_masked"] is None for user in data["users"])
+        assert ("the second with the history masked" in text) is both
+
+
 def test_names_in_any_script_have_anchors_of_their_own() -> None:
     assert anchor_of("消融", "随机") != anchor_of("消融", "全部") and anchor_of("α=1", "Bili_Food") == "α-1-bili-food"
 
@@ -281,6 +319,16 @@ def test_pairs_are_those_of_the_file(ran: Ran, page: str) -> None:
     assert len(re.findall("<li data-items", made_page(ran, "pairs=1"))) == 1
 
 
+def test_a_strategy_without_pairs_is_shown_as_such(ran: Ran) -> None:
+    empty = pairs_path(pairs_dir(ran[0] / "d" / "Tiny", "empty"), "id")
+    write_rows(empty, [])
+    try:
+        page = made_page(ran)
+    finally:
+        empty.unlink()
+    assert "0 lines, 0 distinct pairs" in page and "3 lines, 2 distinct pairs" in page
+
+
 class Tags(HTMLParser):
     """Tags with their attributes; how many scripts there are."""
 
@@ -348,7 +396,12 @@ def test_faults_are_told_in_a_line(ran: Ran, tmp_path: Path) -> None:
     for wrong, message in (
         (["users=3"], "name a suite"),
         (["quickstar"], "did you mean 'quickstart'"),
-        ([*words, "usres=3"], "known to none"),
+        (
+            [*words, "usres=3"],
+            "^command line: setting 'usres' is known to none of the suite's models; did you mean 'users'",
+        ),
+        ([*words, "hiden_size=3"], "did you mean 'hidden_size'"),
+        ([*words, "seds=[1]"], "did you mean 'seeds'"),
         ([*words, "users=-1"], "at least 0"),
         ([*words, "users=x"], "setting 'users'"),
         ([*words, "out=/proc/none/page.html"], "cannot be written"),

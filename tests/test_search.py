@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from optuna.trial import FixedTrial
 
-from common.errors import UserError
-from stage2_sequence_preference_learning import SICSRec_main1, search
+from common.errors import Diverged, UserError
+from reproduce.baselines.settings import SCHEMAS
+from stage2_sequence_preference_learning import SICSRec_main1, id_encoder_main1, search
 from stage2_sequence_preference_learning.settings import SICSRecSettings
 
 ALPHAS = [0.1, 0.5, 0.9]
@@ -81,6 +83,53 @@ def test_the_first_trial_over_ranges_is_the_settings_as_they_stand(datasets_dir,
     assert header == "trial,alpha,learning_rate,lora_rank,valid hit@10"
     assert first.split(",")[1:3] == ["0.3", "0.002"] and first.split(",")[3] in "123"
     assert second.split(",")[2] != "0.002"
+
+
+def test_a_setting_that_stands_at_null_has_its_own_type(datasets_dir, tmp_path):
+    space = {"clip_grad_norm": {"low": 0.5, "high": 2}}
+    best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space, n_trials=1))
+    assert 0.5 <= json.loads((best / "made.json").read_text())["settings"]["clip_grad_norm"] <= 2
+    settings = SCHEMAS["SASRecText"](whiten=None)
+    chosen = search.suggest(FixedTrial({"whiten": 3}), {"whiten": {"low": 2, "high": 4}}, settings)
+    assert chosen == {"whiten": 3} and isinstance(chosen["whiten"], int)
+
+
+def test_a_trial_that_diverges_counts_and_the_search_goes_on(datasets_dir, tmp_path, monkeypatch, capsys):
+    original = search.train
+
+    def diverges_at_first(model, settings, force=False):
+        if settings.alpha != 0.9:
+            raise Diverged("the loss is not finite")
+        return original(model, settings, force)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "train", diverges_at_first)
+        best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path))
+    assert json.loads((best / "made.json").read_text())["settings"]["alpha"] == 0.9
+    assert capsys.readouterr().out.count("diverged") == 2
+    assert SICSRec_main1.run(settings_of(datasets_dir, tmp_path)) == best  # not tried again
+    assert "diverged" not in capsys.readouterr().out
+    settings = settings_of(datasets_dir, tmp_path / "b", search_space={"alpha": [0.1, 0.5]})
+    monkeypatch.setattr(search, "train", diverges_at_first)
+    with pytest.raises(UserError, match="all 2 trials diverged; lower learning_rate"):
+        SICSRec_main1.run(settings)
+
+
+def test_seeds_share_a_search_and_each_starts_from_its_own_id_encoder(datasets_dir, tmp_path, capsys):
+    values = {"pretrain_id": None, "search_space": {"alpha": [0.1, 0.9]}, "epochs": 1}
+    step_1 = id_encoder_main1.Settings(
+        dataset="Tiny", datasets_dir=str(datasets_dir), results_dir=str(tmp_path), epochs=1, device="cpu",
+        hidden_size=8, inner_size=8, train_batch_size=16,
+    )  # fmt: skip
+    runs = {
+        seed: SICSRec_main1.run(settings_of(datasets_dir, tmp_path, seed=seed, **values), step_1=step_1)
+        for seed in (7, 8, 2024)
+    }
+    made = {seed: json.loads((run / "made.json").read_text()) for seed, run in runs.items()}
+    assert len({json.dumps(m["settings"]["alpha"]) for m in made.values()}) == 1
+    assert len({m["inputs"]["id_encoder"]["sha256"] for m in made.values()}) == 3
+    assert capsys.readouterr().out.count("valid hit@10") == 2  # two trials in all
+    assert all("test" in read(run) for run in runs.values())
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from stage1_content_modality_semantic_alignment import (
 )
 from stage1_content_modality_semantic_alignment.covers import normalise, read_covers
 
-SHARED = ("dataset", "datasets_dir", "finetune_dir", "strategy", "device", "precision")
+SHARED = ("dataset", "datasets_dir", "finetune_dir", "strategy", "modalities", "device", "precision")
 
 
 def text_settings(run: Any, **changes: Any) -> use_finetune_bert.Settings:

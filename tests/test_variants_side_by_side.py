@@ -1,4 +1,4 @@
-"""What ``variant=released`` makes in stage 1 lies beside what ``variant=paper`` makes: neither undoes the other."""
+"""What a variant, a seed or one modality alone makes in stage 1 lies beside the rest: none undoes another."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any, Dict
 
 import pytest
+from stage1_helpers import make_tiny_run
 from tiny import make_tiny_dataset
 
+from common.errors import UserError
 from common.features import features_path, load_features
 from reproduce import train
+from reproduce.steps import PREPARE, STAGE_1
 from stage1_content_modality_semantic_alignment import sft_content_encoder, use_finetune_bert
 from stage2_sequence_preference_learning.settings import ContentSettings, features_folder
 
-STAGE_1 = slice(0, 5)
+EXPORTS = ("use_finetune_bert", "use_finetune_swinbase")
 
 
 def strategies(*words: str, dataset: str = "Bili_Food") -> Dict[str, str]:
@@ -77,25 +80,69 @@ def test_stage_2_reads_the_features_of_its_variant_or_those_that_lie_there(tmp_p
     assert features_folder(released) == Path("elsewhere")
 
 
-def test_changing_the_variant_to_and_fro_makes_nothing_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (["modalities=[text]"], "tfidf-text"),
+        (["modalities=[image]", "losses=[i2i]"], "tfidf-i2i-image"),
+        (["modalities=[text]", "losses=[]", "seed=7"], "pretrained-text-seed7"),
+        (["modalities=[image,text]"], "tfidf"),
+        (["sft_content_encoder.modalities=[text]", "SICSRec.modalities=[text]"], "tfidf-text"),
+        (["SICSRec.modalities=[text]"], "tfidf"),  # stage 2 alone: the encoders are still tuned on both
+    ],
+)
+def test_one_modality_alone_is_in_the_names(words: Any, folder: str) -> None:
+    planned = {step.name: settings for step, settings in train.plan("SICSRec", "ml-100k", words)}
+    tuned = [planned[name] for name in planned if name in ("sft_content_encoder", *EXPORTS)]
+    assert {settings.finetuned_dir for settings in tuned} == {Path("finetune_llm/ml-100k/64") / folder}
+    read = None if folder == "tfidf" else f"datasets/ml-100k/{folder}"
+    assert {planned[name].features_dir for name in (*EXPORTS, "SICSRec") if name in planned} == {read}
+
+
+def test_where_the_yaml_says_one_modality_scripts_by_themselves_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_tiny_run(tmp_path, modalities=["text"], epochs=1)
+    (tmp_path / "configs").mkdir()
+    keys = ("title_language", "max_text_tokens", "epochs", "learning_rate", "text_model", "modalities")
+    yaml = "".join(f"{key}: {getattr(run, key)}\n" for key in keys)
+    (tmp_path / "configs" / "Tiny.yaml").write_text(yaml)
+    monkeypatch.setattr(sft_content_encoder, "CONFIGS", tmp_path / "configs")
+    shared = [f"{key}={getattr(run, key)}" for key in ("datasets_dir", "finetune_dir", "strategy", "device")]
+    sft_content_encoder.main(["-d", "Tiny", *shared])
+    use_finetune_bert.main(["-d", "Tiny", *shared, "title_language=en", "max_text_tokens=40"])
+    assert (tmp_path / "finetune_llm" / "Tiny" / "64" / "hand-text" / "bert").is_dir()
+    assert features_path(run.dataset_dir, "Tiny", "text").is_file()  # beside the data, where stage 2 looks
+    with pytest.raises(UserError, match="hand: holds no fine-tuned bert; .*correct strategy, modalities"):
+        use_finetune_bert.main(["-d", "Tiny", *shared, "title_language=en", "modalities=[text,image]"])
+    usual = [word for word in shared if not word.startswith("strategy")]
+    planned = train.plan("SICSRec", "Tiny", [*usual, "modalities=[text]"])  # as the YAMLs say: the usual place
+    assert {settings.features_dir for _, settings in planned if hasattr(settings, "features_dir")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("words", "made", "folders"),
+    [
+        (("variant=paper", "variant=released"), (4, 4), ("tfidf", "tfidf-released")),
+        (("modalities=[text,image]", "modalities=[text]"), (4, 2), ("tfidf", "tfidf-text")),  # from the same pairs
+    ],
+)
+def test_changing_variant_or_modalities_to_and_fro_makes_nothing_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: Any, made: Any, folders: Any
 ) -> None:
     source = make_tiny_dataset(tmp_path / "source")
-    words = [f"data_dir={source}", f"datasets_dir={tmp_path / 'd'}", f"finetune_dir={tmp_path / 'f'}", "device=cpu"]
-    words += ["selector=tfidf", "tfidf_threshold=0.01", "text_model=small", "image_model=small"]
-    words += ["sft_content_encoder.epochs=1", "sft_content_encoder.learning_rate=0.1"]
+    shared = [f"data_dir={source}", f"datasets_dir={tmp_path / 'd'}", f"finetune_dir={tmp_path / 'f'}", "device=cpu"]
+    shared += ["selector=tfidf", "tfidf_threshold=0.01", "text_model=small", "image_model=small"]
+    shared += ["sft_content_encoder.epochs=1", "sft_content_encoder.learning_rate=0.1"]
 
-    def run_stage_1(variant: str) -> str:
-        train.run_plan(train.plan("SICSRec", "Tiny", [*words, f"variant={variant}"])[STAGE_1], force=False)
+    def run_stage_1(word: str) -> str:
+        planned = train.plan("SICSRec", "Tiny", [*shared, word])
+        train.run_plan([one for one in planned if one[0] in (PREPARE, *STAGE_1)], force=False)
         return capsys.readouterr().out
 
-    for variant in ("paper", "released"):
-        assert run_stage_1(variant).count("written: ") == 4
-    for variant in ("paper", "released"):
-        printed = run_stage_1(variant)
-        assert "written: " not in printed and printed.count("stands, made from the same") == 4
+    assert tuple(run_stage_1(word).count("written: ") for word in words) == made
+    for word in words:
+        assert "written: " not in run_stage_1(word)
     home = tmp_path / "d" / "Tiny"
-    paper, released = (
-        load_features(features_path(home / name, "Tiny", "text"), 15) for name in ("tfidf", "tfidf-released")
-    )
-    assert paper.shape == released.shape and not paper.equal(released)
+    one, other = (load_features(features_path(home / name, "Tiny", "text"), 15) for name in folders)
+    assert one.shape == other.shape and not one.equal(other)

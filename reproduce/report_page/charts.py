@@ -75,17 +75,17 @@ class Charts:
         made.picks = [(name, [self.figure(figures.sweep(one))]) for name, one in swept]
         return made if swept else None
 
-    def cost(self, rows: List[Row], anchor: str) -> Choices:
+    def cost(self, rows: List[Row], split: str, anchor: str) -> Choices:
         """NDCG@10 over each cost that was recorded."""
         made = Choices(f"{anchor}-against-cost", "Cost", "Test NDCG@10 of each row over what its training cost")
         for key, label in COSTS.items():
             if any(all(figures.value_of(result, key) for result in row.results) for row in rows):
-                made.picks.append((label, [self.figure(figures.against_cost(rows, key, label))]))
+                made.picks.append((label, [self.figure(figures.against_cost(rows, split, key, label))]))
         return made
 
-    def groups(self, table: Table, anchor: str) -> Choices:
+    def groups(self, table: Table, split: str, anchor: str) -> Choices:
         """NDCG@10 by groups."""
-        return Choices(f"{anchor}-by-groups", "", table.title, [("", [self.figure(figures.by_groups(table))])])
+        return Choices(f"{anchor}-by-groups", "", table.title, [("", [self.figure(figures.by_groups(table, split))])])
 
     def map(
         self, found: Dict[str, Dict[str, Plane]], dataset: Dataset, before_dir: str, items: np.ndarray, anchor: str

@@ -12,7 +12,7 @@ from reproduce.formats import Table
 from reproduce.report_page.curves import Curves
 from reproduce.report_page.embeddings import Plane
 from reproduce.report_page.sensitivity import Sweep
-from reproduce.table import Row, operations_of
+from reproduce.table import Row, history_of, operations_of
 
 COLOURS = ("#0b6e99", "#c8553d", "#3f7d20", "#7d4e9e", "#b07d00", "#d1508f", "#4a4e69", "#1b998b")  # on white ≥ 3:1
 DASHES = ("solid", "dash", "dot")
@@ -90,17 +90,17 @@ def sweep(one: Sweep) -> Figure:
     return figure
 
 
-def against_cost(rows: List[Row], key: str, label: str) -> Figure:
+def against_cost(rows: List[Row], split: str, key: str, label: str) -> Figure:
     """Test NDCG@10 of each row over ``seconds``, ``parameters`` or ``operations``; means over seeds."""
     traces: List[Any] = []
     for place, row in enumerate(rows):
         values = [value_of(result, key) for result in row.results]
         if all(values):
             cost = float(np.mean([value for value in values if value]))
-            score = float(np.mean(row.values("test", "ndcg@10")))
+            score = float(np.mean(row.values(split, "ndcg@10")))
             marker = {"size": 12, "color": _colour(place), "symbol": _turn(SYMBOLS, place)}
             traces.append(go.Scatter(x=[cost], y=[score], name=row.name, mode="markers", marker=marker))
-    figure = _plain(traces, label, "test NDCG@10", showlegend=True)
+    figure = _plain(traces, label, f"test NDCG@10, {history_of(split)}", showlegend=True)
     figure["layout"]["xaxis"]["type"] = "log"
     return figure
 
@@ -112,8 +112,8 @@ def value_of(result: Mapping[str, Any], key: str) -> Any:
     return result.get("parameters", {}).get("trained") if key == "parameters" else result.get(key)
 
 
-def by_groups(table: Table) -> Figure:
-    """NDCG@10 of each group of users, as the table of `reproduce.table.by_groups` prints it."""
+def by_groups(table: Table, split: str) -> Figure:
+    """NDCG@10 of each group of users, as the table of `reproduce.table.by_groups` prints it for ``split``."""
     columns = [column for column in range(1, len(table.header) - 2) if table.rows[0][column].text != "–"]  # has users
     labels = [table.header[column].replace(" (", "<br>(") for column in columns]
     traces = []
@@ -121,7 +121,7 @@ def by_groups(table: Table) -> Figure:
         values = [float(cells[column].text) for column in columns]
         marker = {"size": 10, "color": _colour(place), "symbol": _turn(SYMBOLS, place)}
         traces.append(go.Scatter(x=labels, y=values, name=cells[0].text, mode="markers", marker=marker))
-    return _plain(traces, "", "test NDCG@10", showlegend=True)
+    return _plain(traces, "", f"test NDCG@10, {history_of(split)}", showlegend=True)
 
 
 def item_map(plane: Plane, items: np.ndarray, popularity: np.ndarray) -> Figure:

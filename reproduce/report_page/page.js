@@ -223,7 +223,8 @@ for (const browser of document.querySelectorAll(".browser")) {
       return line;
     }));
     const seed = row.runs > 1 ? `, seed ${row.seed}` : "";
-    made.append(element("h5", "", row.name), element("p", "note", `next item at rank ${user.ranks[place]}${seed}`), list);
+    const masked = user.ranks_masked ? `, with the history masked ${user.ranks_masked[place]}` : "";
+    made.append(element("h5", "", row.name), element("p", "note", `next item at rank ${user.ranks[place]}${masked}${seed}`), list);
     return made;
   };
 

@@ -73,13 +73,13 @@ class Page:
             "anchor": anchor,
             "command": shlex.join(["python", "-m", "reproduce.run", asked.given, *asked.words]),
             "tables": [one for one in made if one is not None],
-            "cost_table": table.cost(rows),
+            "cost_table": table.cost(rows, self.split),
             "groups_table": groups,
             "runs": self.runs(rows, asked.results_dir),
             "curves": self.charts.curves(rows, anchor),
             "sensitivity": self.charts.sensitivity(rows, self.split, anchor),
-            "cost": self.charts.cost(rows, anchor),
-            "groups": self.charts.groups(groups, anchor),
+            "cost": self.charts.cost(rows, self.split, anchor),
+            "groups": self.charts.groups(groups, self.split, anchor),
             "items": self.items(rows, dataset, anchor) if first else None,
         }
         part["browser"] = self.browser(rows, dataset, anchor)
@@ -131,7 +131,7 @@ class Page:
     def browser(self, rows: List[table.Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
         """What each row shows to the drawn users."""
         own = self.settings
-        found = drawn_users(rows, dataset, own.users, own.history, own.seed)
+        found = drawn_users(rows, dataset, own.users, own.history, own.seed, self.split == "test_masked")
         shelf = self.shelves[dataset.name]
         for user in found["users"]:
             shelf.add([*user["history"], user["next"], *(item for top in user["top"] for item in top)])
@@ -157,6 +157,7 @@ class Page:
             sections=SECTIONS,
             commit=commit(),
             settings=self.settings,
+            masked=self.split == "test_masked",
             shelves=shelves,
             data={"figures": self.charts.figures, "items": shelves, "browsers": self.browsers},
             css=read_text(HERE / "page.css"),

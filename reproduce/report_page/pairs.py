@@ -17,7 +17,7 @@ def drawn_pairs(dataset: Dataset, count: int, seed: int) -> List[Dict[str, Any]]
     found = []
     home = pairs_dir(dataset.folder, "")
     for folder in sorted(path for path in home.glob("*") if pairs_path(path, "id").is_file()):
-        counts = Counter(read_pairs(pairs_path(folder, "id"), dataset.n_items))
+        counts = Counter(read_pairs(pairs_path(folder, "id"), dataset.n_items, may_be_empty=True))
         distinct = list(counts)
         places = np.sort(np.random.default_rng(seed).permutation(len(distinct))[:count])
         found.append(

@@ -14,7 +14,7 @@ import numpy as np
 
 from common.files import digest, read_json, read_text
 from common.runs import MADE
-from reproduce.table import Row
+from reproduce.table import Row, history_of
 
 METRIC = "ndcg@10"
 
@@ -45,6 +45,7 @@ def of_rows(rows: List[Row], split: str) -> List[Sweep]:
         (result["model"], {k: v for k, v in read_json(folder / MADE)["settings"].items() if k != "seed"}, result)
         for folder, result in results.items()
     ]
+    told = f"test {METRIC}, {history_of(split)}"
     found = []
     for model in dict.fromkeys(model for model, _, _ in runs):
         own = [(settings, result) for name, settings, result in runs if name == model]
@@ -59,7 +60,7 @@ def of_rows(rows: List[Row], split: str) -> List[Sweep]:
                     values = sorted(by_value)
                     means = [float(np.mean(by_value[value])) for value in values]
                     spread = [float(np.std(by_value[v], ddof=1)) if len(by_value[v]) > 1 else 0.0 for v in values]
-                    found.append(Sweep(model, key, f"{split.replace('_', ' ')} {METRIC}", values, means, spread))
+                    found.append(Sweep(model, key, told, values, means, spread))
     return found
 
 

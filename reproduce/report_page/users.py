@@ -19,10 +19,11 @@ from reproduce.table import Row
 
 @dataclass(frozen=True)
 class Shown:
-    """A user's test item, its rank, and the items of top.npy, the best first."""
+    """A user's test item, its rank with the history unmasked and masked, and the items of top.npy, the best first."""
 
     target: int
     rank: float
+    rank_masked: float
     top: List[int]
 
 
@@ -37,16 +38,17 @@ def read_shown(folder: Path) -> Dict[int, Shown]:
     if len(lines) != len(top):
         raise UserError(f"{folder}: {RANKS} has {len(lines)} users, top.npy {len(top)}; redo the run with --force")
     return {
-        int(line["user"]): Shown(int(line["item"]), float(line["rank"]), items.tolist())
+        int(line["user"]): Shown(int(line["item"]), float(line["rank"]), float(line["rank_masked"]), items.tolist())
         for line, items in zip(lines, top)
     }
 
 
-def drawn_users(rows: List[Row], dataset: Dataset, count: int, history: int, seed: int) -> Dict[str, Any]:
+def drawn_users(rows: List[Row], dataset: Dataset, count: int, history: int, seed: int, masked: bool) -> Dict[str, Any]:
     """Users drawn by seed, with their history and, of the first run of each row that has top.npy, rank and top ten.
 
     Args:
         history: so many of the latest items.
+        masked: tell the ranks with the history masked beside those of the lists, which show the history.
 
     Raises:
         UserError: a run was tested on other data than lie there.
@@ -75,6 +77,7 @@ def drawn_users(rows: List[Row], dataset: Dataset, count: int, history: int, see
                 "repeats": sorted(set(seen) & {item for shown in one for item in shown.top}),
                 "next": int(sequences[user][-1]),
                 "ranks": [shown.rank for shown in one],
+                "ranks_masked": [shown.rank_masked for shown in one] if masked else None,
                 "top": [shown.top for shown in one],
             }
         )
