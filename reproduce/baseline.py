@@ -5,7 +5,8 @@
     python -m reproduce.baseline UniSRec -d Bili_Food features_dir=DIR
 
 RecBole's: GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FEARec, LightSANs, FDSA. Counted: Pop, Markov, ItemKNN.
-Ours: SASRecText, SASRecIDText, UniSRec, Ensemble. Settings and search space: reproduce/props/<model>/.
+Ours: NearestContent (nothing is trained), SASRecText, SASRecIDText, UniSRec, Ensemble.
+Settings and search space: reproduce/props/<model>/.
 A search runs with search_seed and is shared by all seeds; n_trials is its budget, printed with its best.
 
 Reads:  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter; features where modalities names them

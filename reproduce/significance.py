@@ -37,6 +37,18 @@ def read_ranks(folder: Path, masked: bool = False) -> Ranks:
     return Ranks(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
 
 
+def same_targets(runs: Sequence[Tuple[str, Ranks]]) -> None:
+    """Whether runs, each with the name of its row, can be paired by user.
+
+    Raises:
+        UserError: two rows were tested on other users or other targets.
+    """
+    (first, known), *others = runs
+    for name, one in others:
+        if not (np.array_equal(one.users, known.users) and np.array_equal(one.items, known.items)):
+            raise UserError(f"'{first}' and '{name}' were tested on other users or targets; run them on the same data")
+
+
 def gain(ranks: np.ndarray, metric: str) -> np.ndarray:
     """A user's share in ``hit@k``, ``ndcg@k`` or ``mrr``: (U,); its mean is the metric."""
     if metric == "mrr":

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from recbole.config import Config
 
 from common.errors import UserError
@@ -75,7 +76,7 @@ def test_scores_do_not_depend_on_the_batch(name, datasets_dir):
         torch.testing.assert_close(model.full_sort_scores(one)[0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in counted.COUNTED])
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in (*counted.COUNTED, "NearestContent")])
 def test_every_trained_weight_has_a_gradient(name, datasets_dir):
     model, splits, _ = make(name, datasets_dir)
     (batch,) = [batch for batch, _ in TrainLoader(splits[0], 10**6, 0)]
@@ -146,6 +147,19 @@ def test_whitened_features_have_unit_variance():
     out = features.whitened(torch.cat([torch.zeros(1, 6), torch.randn(50, 6) @ torch.randn(6, 6)]), 4)
     assert out.shape == (51, 4) and not out[0].any()
     torch.testing.assert_close(out[1:].T @ out[1:] / 50, torch.eye(4), atol=1e-3, rtol=0)
+
+
+def test_nearest_content_by_hand(datasets_dir):
+    model, splits, settings = make("NearestContent", datasets_dir, window=2, whiten=None)
+    table = F.normalize(splits[0].item_features("text").float(), dim=1).numpy()
+    items, lengths = np.array([[3, 5, 0], [7, 0, 0]]), np.array([2, 1])
+    expected = np.stack([table @ (table[5] + table[3] / 2), table @ table[7]])
+    expected[0, 5] = expected[1, 7] = -np.inf
+    np.testing.assert_allclose(model.scores(items, lengths), expected, rtol=1e-5, atol=1e-6)
+    white, _, _ = make("NearestContent", datasets_dir, whiten=4)
+    found = features.whitened(splits[0].item_features("text"), 4).numpy()
+    cosine = found[2] @ found[7] / np.linalg.norm(found[2]) / np.linalg.norm(found[7])
+    assert white.scores(items, lengths)[1, 2] == pytest.approx(cosine, rel=1e-4)
 
 
 def test_title_words():

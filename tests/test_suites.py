@@ -140,7 +140,7 @@ def test_a_base_is_compared_with_all_others(ran):
     other.write_text(text)
     table.main([str(other), *words[1:]])
     page = (folder / "r" / "suites" / "based" / "table.csv").read_text()
-    assert page.count("Tiny: against Pop,Markov") == 5 and "Tiny: against Pop,Pop" not in page
+    assert page.count("Tiny: against Pop,Markov,") == 5 and "Tiny: against Pop,Pop" not in page
     assert page.count("Tiny: against Pop,ADRec") == 5
 
 
@@ -224,3 +224,27 @@ def test_settings_of_a_yaml_and_words_that_win(tmp_path, monkeypatch):
         plan("ADRec", "ml-100k", words)
     with pytest.raises(UserError, match="none.yaml: no such settings file"):
         plan("ADRec", "ml-100k", ["config=none.yaml"])
+
+
+def row_of(folder, name, ranks, items=(5, 6, 7, 8)):
+    home = folder / name
+    home.mkdir()
+    lines = [f"{user},{item},{rank},{rank}" for user, (item, rank) in enumerate(zip(items, ranks))]
+    (home / "ranks.csv").write_text("\n".join(["user,item,rank,rank_masked", *lines]))
+    values = {metric: float(significance.gain(np.array(ranks, float), metric).mean()) for metric in table.METRICS}
+    return table.Row(name, "D", [], [home], [{"test": values}], 1)
+
+
+def test_each_metric_has_its_own_strongest(tmp_path):
+    sharp, wide, ours = (
+        row_of(tmp_path, name, ranks)
+        for name, ranks in (("sharp", [1, 1, 99, 99]), ("wide", [9, 9, 9, 99]), ("ours", [2, 2, 9, 99]))
+    )
+    against = suite.Suite("s", [], ["ours"])
+    lines = [[cell.text for cell in line] for line in table.significance([sharp, wide, ours], against, "test").rows]
+    told = {metric: (other, difference) for _, metric, other, difference, *_ in lines}
+    assert told["HIT@10"] == ("wide", "+0.0000") and told["MRR"][0] == "sharp"
+    assert told["NDCG@10"][0] == "sharp" and len({line[0] for line in lines}) == 1
+    other = row_of(tmp_path, "other", [1, 1, 1, 1], items=(5, 6, 7, 9))
+    with pytest.raises(UserError, match="'ours' and 'other' were tested on other users or targets"):
+        table.significance([other, ours], against, "test")

@@ -1,16 +1,18 @@
-"""Ours over RecBole's SASRec: frozen text, ID + text, UniSRec's adapter; and the ensemble of two models."""
+"""Ours: SASRec on frozen text, on ID + text, with UniSRec's adapter; nearest contents; the ensemble of two models."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Type
+from typing import Any, Dict, Iterator, List, Optional, Type
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.device import Compute
+from reproduce.baselines.counted import CountedModel
 from reproduce.baselines.neural import SASRec
 from stage2_sequence_preference_learning.evaluation import load_model
 from stage2_sequence_preference_learning.layers import Dropout
@@ -26,6 +28,12 @@ def whitened(features: Tensor, width: int) -> Tensor:
     chosen = slice(max(0, len(values) - width), None)
     out = centred @ vectors[:, chosen] / (values[chosen].clamp(min=0) + 1e-6).sqrt()
     return F.pad(out.float(), (0, 0, 1, 0))
+
+
+def features_of(dataset: Any, modality: str, whiten: Optional[int]) -> Tensor:
+    """A modality's features as a baseline takes them, whitened or as unit vectors: (n_items, width), row 0 is 0."""
+    features: Tensor = dataset.item_features(modality)
+    return F.normalize(features, dim=-1) if whiten is None else whitened(features, whiten)
 
 
 class Lookup(nn.Module):
@@ -47,10 +55,7 @@ class SASRecText(SASRec):
         self.temperature = config["temperature"] or 1.0
         self.modalities: List[str] = list(config["modalities"])
         for modality in self.modalities:
-            features = dataset.item_features(modality)  # (n_items, width), row 0 is padding
-            features = (
-                F.normalize(features, dim=-1) if config["whiten"] is None else whitened(features, config["whiten"])
-            )
+            features = features_of(dataset, modality, config["whiten"])
             self.add_module(f"plm_{modality}_embedding", nn.Embedding.from_pretrained(features, padding_idx=0))
         self.adapter = self.make_adapter(self.features().shape[1], config)
         self.net.item_embedding = Lookup()
@@ -125,6 +130,30 @@ class UniSRec(SASRecText):
         return MixtureOfExperts(width, config["hidden_size"], config["n_experts"], config["adapter_dropout"])
 
 
+class NearestContent(CountedModel):
+    """Items like the history's last ones, by the cosine of frozen features; nothing is trained, or even counted."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        tables = [features_of(dataset, modality, config["whiten"]) for modality in config["modalities"]]
+        self.table = F.normalize(torch.cat(tables, dim=1), dim=1).numpy()  # (n_items, sum of widths)
+        self.window = config["window"]
+
+    def count(self, config: Any) -> None:
+        """There is nothing to count."""
+
+    def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Cosine with the sum of the last items' vectors, each by 1 / distance; the last item itself comes last."""
+        rows = np.arange(len(items))
+        read = np.zeros((len(items), self.table.shape[1]), np.float32)
+        for distance in range(1, min(self.window, items.shape[1]) + 1):
+            inside = lengths >= distance
+            read[inside] += self.table[items[rows[inside], lengths[inside] - distance]] / distance
+        found = read @ self.table.T
+        found[rows, items[rows, lengths - 1]] = -np.inf
+        return np.asarray(found)
+
+
 class Ensemble(RankingModel):
     """(1 − w) · scores of a model on IDs + w · scores of one on features; w is the best on validation."""
 
@@ -175,4 +204,6 @@ class Ensemble(RankingModel):
         return (scores - scores.mean(dim=1, keepdim=True)) / scores.std(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-OURS: Dict[str, Type[RankingModel]] = {model.__name__: model for model in (SASRecText, SASRecIDText, UniSRec, Ensemble)}
+OURS: Dict[str, Type[RankingModel]] = {
+    model.__name__: model for model in (NearestContent, SASRecText, SASRecIDText, UniSRec, Ensemble)
+}

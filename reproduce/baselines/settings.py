@@ -147,14 +147,27 @@ class FDSASettings(AttentionSettings):
 
 
 @dataclass
-class TextSettings(AttentionSettings):
-    """SASRec on frozen features of stage 1."""
+class FeatureSettings(BaselineSettings):
+    """What reads features of stage 1."""
 
     modalities: List[str] = setting(["text"], "stage 1's features in use", choices=("text", "image"))
     features_dir: Optional[str] = setting(None, "folder of <D>_{text,image}_llm_stage1.pth; null: the data set's")
     whiten: Optional[int] = setting(
         None, "PCA-whiten each modality to so many dimensions; null takes it as it is", minimum=1
     )
+
+
+@dataclass
+class NearestContentSettings(FeatureSettings):
+    """Cosine with the last items' features."""
+
+    window: int = setting(1, "so many of the last items count, weighted 1 / distance", minimum=1)
+
+
+@dataclass
+class TextSettings(AttentionSettings, FeatureSettings):
+    """SASRec on frozen features of stage 1."""
+
     temperature: Optional[float] = setting(None, "rank by the cosine over this; null by the product", minimum=1e-6)
 
 
@@ -196,6 +209,7 @@ SCHEMAS: Dict[str, Type[Any]] = {
     "FEARec": FEARecSettings,
     "LightSANs": LightSANsSettings,
     "FDSA": FDSASettings,
+    "NearestContent": NearestContentSettings,
     "SASRecText": TextSettings,
     "SASRecIDText": TextSettings,
     "UniSRec": UniSRecSettings,
