@@ -1,6 +1,7 @@
 """Stage 1, step 3: text features of all items, from the fine-tuned BERT.
 
 SICSRec: the [CLS] vector of `last_hidden_state` of each title, at most 256 tokens. Row = zero-based item id.
+Ours: pooling=mean, for which sentence encoders were trained, and fields=[category,brand,title], more than the title.
 
     python stage1_content_modality_semantic_alignment/use_finetune_bert.py -d Bili_Food
     python stage1_content_modality_semantic_alignment/use_finetune_bert.py -d ml-100k model_path=small
@@ -19,9 +20,10 @@ from typing import List, Optional
 import torch
 
 from common import text_encoders
-from common.dataset import items_path, load_dataset
+from common.dataset import Dataset, items_path, load_dataset
 from common.device import Compute
-from common.errors import UserError, run_script
+from common.errors import UserError, nearest, run_script
+from common.item_fields import read_item_fields, text_files
 from common.settings import parse, setting
 from stage1_content_modality_semantic_alignment.feature_export import (
     ExportSettings,
@@ -41,7 +43,31 @@ class Settings(ExportSettings):
     """Settings of this step."""
 
     title_language: str = setting("cn", "which titles the text encoder reads", choices=("cn", "en"))
-    max_text_tokens: int = setting(256, "longer titles are cut", minimum=3)
+    max_text_tokens: int = setting(256, "longer texts are cut", minimum=3)
+    pooling: str = setting(
+        "cls", "an item's vector: that of [CLS], or (ours) the mean of its tokens'", choices=("cls", "mean")
+    )
+    fields: List[str] = setting(["title"], "text fields of an item, in their order; more than the title are ours")
+
+
+def texts_of(dataset: Dataset, language: str, fields: List[str]) -> List[str]:
+    """The fields of each item, by id, with commas between them; empty ones are left out.
+
+    Raises:
+        UserError: the data set has no such field.
+    """
+    titles = text_encoders.titles_in(dataset, language)
+    if fields == ["title"]:
+        return titles
+    columns = {
+        "title": titles,
+        **read_item_fields(dataset.folder, dataset.name, dataset.n_items),
+    }
+    for field in fields:
+        if field not in columns:
+            known = ", ".join(sorted(columns))
+            raise UserError(f"fields: {dataset.name} has no '{field}'{nearest(field, columns)}; there are {known}")
+    return [", ".join(filter(None, texts)) for texts in zip(*(columns[field] for field in fields))]
 
 
 def run(settings: Settings, force: bool = False) -> None:
@@ -59,13 +85,16 @@ def run(settings: Settings, force: bool = False) -> None:
     def encode(compute: Compute) -> Features:
         bert, tokenizer = text_encoders.load_bert(path, settings.max_text_tokens)
         torch.nn.Module.to(bert, compute.device)
-        titles = Titles(tokenizer, text_encoders.titles_in(dataset, language), settings.max_text_tokens)
+        texts = Titles(tokenizer, texts_of(dataset, language, settings.fields), settings.max_text_tokens)
 
-        def cls_vectors(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        def pooled(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             hidden: torch.Tensor = bert(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, hidden)
-            return hidden[:, 0]
+            if settings.pooling == "cls":
+                return hidden[:, 0]
+            real = mask[..., None].float()
+            return (hidden.float() * real).sum(dim=1) / real.sum(dim=1)
 
-        vectors = encode_all(cls_vectors, titles, settings.export_batch_size, compute)
+        vectors = encode_all(pooled, texts, settings.export_batch_size, compute)
         return Features(list(range(dataset.n_items)), vectors, missing=[])
 
     shaping = {
@@ -73,7 +102,12 @@ def run(settings: Settings, force: bool = False) -> None:
         "title_language": language,
         "max_text_tokens": settings.max_text_tokens,
     }
+    if settings.pooling != "cls":  # the paper's features were named before there were others
+        shaping["pooling"] = settings.pooling
     inputs = {"items": items_path(dataset.folder, dataset.name), **text_encoders.model_inputs("model", path)}
+    if settings.fields != ["title"]:
+        shaping["fields"] = settings.fields
+        inputs.update(text_files(dataset.folder, dataset.name))
     export_features(settings, dataset, "text", shaping, inputs, encode, force)
 
 

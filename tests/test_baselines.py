@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from recbole.config import Config
 
+from common.device import Compute
 from common.errors import UserError
 from common.files import checksum
 from common.settings import build, check_values, read_yaml
@@ -15,6 +16,7 @@ from reproduce import baseline
 from reproduce.baselines import counted, features, neural
 from reproduce.baselines.settings import SCHEMAS
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+from stage2_sequence_preference_learning.evaluation import load_model
 from stage2_sequence_preference_learning.packing import batch_of_rows
 from stage2_sequence_preference_learning.search import check_space
 from stage2_sequence_preference_learning.settings import as_dict, recbole_config
@@ -160,6 +162,13 @@ def test_nearest_content_by_hand(datasets_dir):
     found = features.whitened(splits[0].item_features("text"), 4).numpy()
     cosine = found[2] @ found[7] / np.linalg.norm(found[2]) / np.linalg.norm(found[7])
     assert white.scores(items, lengths)[1, 2] == pytest.approx(cosine, rel=1e-4)
+
+
+def test_nearest_content_is_tested_from_its_checkpoint_alone(datasets_dir, tmp_path):
+    made = baseline.Baseline("NearestContent").run(small("NearestContent", datasets_dir, results_dir=str(tmp_path)))
+    assert "test" in json.loads((made / "metrics.json").read_text())
+    loaded = load_model(made / "best.pth", "Tiny", str(datasets_dir), Compute(torch.device("cpu"), "fp32"))
+    assert loaded.model.plm_text_embedding.weight.any()
 
 
 def test_title_words():

@@ -15,6 +15,7 @@ from common.dataset import load_dataset
 from common.errors import UserError
 from common.features import features_path, load_features
 from common.files import read_json
+from common.item_fields import write_item_fields
 from common.settings import as_dict
 from stage1_content_modality_semantic_alignment import (
     image_encoders,
@@ -48,6 +49,22 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Any:
     settings = make_tiny_run(tmp_path_factory.mktemp("finetuned"), epochs=1)
     sft_content_encoder.run(settings)
     return settings
+
+
+def test_mean_over_tokens_of_several_fields(tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path, epochs=1)
+    sft_content_encoder.run(run)
+    brands = ["b & c" if item % 2 else "" for item in range(N_ITEMS)]
+    write_item_fields(run.dataset_dir, "Tiny", {"brand": brands})
+    use_finetune_bert.run(text_settings(run, pooling="mean", fields=["brand", "title"]))
+    bert, tokenizer = text_encoders.load_bert(str(run.finetuned_dir / "bert"), 40)
+    for item, title in enumerate(tiny_titles()[1]):
+        text = f"b & c, {title}" if item % 2 else title
+        tokens = tokenizer([text], truncation=True, max_length=40, return_tensors="pt")
+        mean = bert(**tokens).last_hidden_state[0].detach().mean(dim=0)  # [CLS] and [SEP] too
+        torch.testing.assert_close(features_of(run, "text")[item], mean, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="fields: Tiny has no 'brnd'; did you mean 'brand'.; there are brand, title"):
+        use_finetune_bert.run(text_settings(run, fields=["brnd"]))
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Type
+from typing import Any, Dict, Iterator, List, Type
 
 import numpy as np
 import torch
@@ -30,10 +30,19 @@ def whitened(features: Tensor, width: int) -> Tensor:
     return F.pad(out.float(), (0, 0, 1, 0))
 
 
-def features_of(dataset: Any, modality: str, whiten: Optional[int]) -> Tensor:
-    """A modality's features as a baseline takes them, whitened or as unit vectors: (n_items, width), row 0 is 0."""
-    features: Tensor = dataset.item_features(modality)
-    return F.normalize(features, dim=-1) if whiten is None else whitened(features, whiten)
+def add_features(model: nn.Module, config: Any, dataset: Any) -> None:
+    """Give a model each modality's features, whitened or as unit vectors, as a frozen table of its checkpoint."""
+    for modality in config["modalities"]:
+        features: Tensor = dataset.item_features(modality)  # (n_items, width), row 0 is padding
+        width = config["whiten"]
+        features = F.normalize(features, dim=-1) if width is None else whitened(features, width)
+        model.add_module(f"plm_{modality}_embedding", nn.Embedding.from_pretrained(features, padding_idx=0))
+
+
+def features_in(model: nn.Module, modalities: List[str]) -> Tensor:
+    """What `add_features` gave it, side by side: (n_items, sum of widths)."""
+    tables = [model.get_submodule(f"plm_{modality}_embedding").weight for modality in modalities]
+    return torch.cat(tables, dim=1)  # type: ignore[arg-type]
 
 
 class Lookup(nn.Module):
@@ -54,9 +63,7 @@ class SASRecText(SASRec):
         self.cosine = config["temperature"] is not None
         self.temperature = config["temperature"] or 1.0
         self.modalities: List[str] = list(config["modalities"])
-        for modality in self.modalities:
-            features = features_of(dataset, modality, config["whiten"])
-            self.add_module(f"plm_{modality}_embedding", nn.Embedding.from_pretrained(features, padding_idx=0))
+        add_features(self, config, dataset)
         self.adapter = self.make_adapter(self.features().shape[1], config)
         self.net.item_embedding = Lookup()
 
@@ -69,8 +76,7 @@ class SASRecText(SASRec):
 
     def features(self) -> Tensor:
         """Frozen features of all items: (n_items, sum of widths)."""
-        tables = [self.get_submodule(f"plm_{modality}_embedding").weight for modality in self.modalities]
-        return torch.cat(tables, dim=1)  # type: ignore[arg-type]
+        return features_in(self, self.modalities)
 
     def items(self) -> Tensor:
         """(n_items, d) as the network reads them."""
@@ -135,21 +141,21 @@ class NearestContent(CountedModel):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        tables = [features_of(dataset, modality, config["whiten"]) for modality in config["modalities"]]
-        self.table = F.normalize(torch.cat(tables, dim=1), dim=1).numpy()  # (n_items, sum of widths)
-        self.window = config["window"]
+        add_features(self, config, dataset)
+        self.modalities, self.window = list(config["modalities"]), config["window"]
 
     def count(self, config: Any) -> None:
         """There is nothing to count."""
 
     def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Cosine with the sum of the last items' vectors, each by 1 / distance; the last item itself comes last."""
+        table = F.normalize(features_in(self, self.modalities), dim=1).cpu().numpy()
         rows = np.arange(len(items))
-        read = np.zeros((len(items), self.table.shape[1]), np.float32)
+        read = np.zeros((len(items), table.shape[1]), np.float32)
         for distance in range(1, min(self.window, items.shape[1]) + 1):
             inside = lengths >= distance
-            read[inside] += self.table[items[rows[inside], lengths[inside] - distance]] / distance
-        found = read @ self.table.T
+            read[inside] += table[items[rows[inside], lengths[inside] - distance]] / distance
+        found = read @ table.T
         found[rows, items[rows, lengths - 1]] = -np.inf
         return np.asarray(found)
 
