@@ -145,6 +145,26 @@ def test_counts_by_hand(datasets_dir):
     assert near[0, 2] == pytest.approx(0.5, abs=1e-4) and near[1, 2] == 0  # one neighbour a column, the lower of a tie
 
 
+def test_fearec_contrasts_no_rows_of_one_user(datasets_dir):
+    model, splits, _ = make("FEARec", datasets_dir, contrast="un", lmd=0.1, tau=1.0)
+    model.eval()
+    (batch,) = [batch for batch, _ in TrainLoader(splits[0], 10**6, 0)]
+    with torch.no_grad():  # without dropout both views agree
+        z = (
+            model.encode(*model.padded(*neural.prefixes(batch))).double().repeat(2, 1)
+        )  # without dropout both views agree
+        user, n = batch.sequences.repeat(2).tolist(), len(batch)
+        values = []
+        for i in range(2 * n):
+            positive = z[i] @ z[(i + n) % (2 * n)]
+            negatives = [z[i] @ z[j] for j in range(2 * n) if user[j] != user[i]]
+            values.append(torch.stack([positive, *negatives]).logsumexp(0) - positive)
+        expected = model.weights["lmd"] * torch.stack(values).mean()
+        found = [value for name, value in model.terms(batch).items() if name != "rec"]
+    assert len(set(user)) < n  # some user has several rows
+    assert len(found) == 1 and found[0].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_whitened_features_have_unit_variance():
     out = features.whitened(torch.cat([torch.zeros(1, 6), torch.randn(50, 6) @ torch.randn(6, 6)]), 4)
     assert out.shape == (51, 4) and not out[0].any()
