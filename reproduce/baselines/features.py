@@ -156,7 +156,7 @@ class NearestContent(CountedModel):
             inside = lengths >= distance
             read[inside] += table[items[rows[inside], lengths[inside] - distance]] / distance
         found = read @ table.T
-        found[rows, items[rows, lengths - 1]] = -np.inf
+        found[rows, items[rows, lengths - 1]] = found.min(axis=1) - 1e-3  # finite, for the ensemble's z-scores
         return np.asarray(found)
 
 

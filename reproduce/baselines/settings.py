@@ -188,7 +188,9 @@ class EnsembleSettings(BaselineSettings):
     text_checkpoint: Optional[str] = setting(None, "best.pth of the text model; null trains text_part likewise")
     id_part: str = setting("SASRec", "model on IDs", choices=("SASRec", "ID_SeqEncoder", "GRU4Rec", "CORE"))
     text_part: str = setting(
-        "UniSRec", "model on features", choices=("SASRecText", "UniSRec", "Content_SeqEncoder", "SASRecIDText")
+        "UniSRec",
+        "model on features",
+        choices=("SASRecText", "UniSRec", "Content_SeqEncoder", "SASRecIDText", "NearestContent"),
     )
     part_trials: int = setting(0, "n_trials of both models, where they are trained here", minimum=0)
     features_dir: Optional[str] = setting(None, "folder of the features, for the text model")
