@@ -30,8 +30,7 @@ from reproduce.baselines.neural import NEURAL
 from reproduce.baselines.settings import SCHEMAS
 from stage2_sequence_preference_learning import content_encoder_main1, id_encoder_main1, models
 from stage2_sequence_preference_learning import settings as stage2_settings
-from stage2_sequence_preference_learning.search import search_for_seeds
-from stage2_sequence_preference_learning.spine import train
+from stage2_sequence_preference_learning.search import train_or_search
 
 PROPS = Path(__file__).parent / "props"
 MODELS = {**COUNTED, **NEURAL, **OURS}
@@ -57,14 +56,8 @@ class Baseline:
 
     def run(self, settings: Any, force: bool = False) -> Path:
         """Search if asked to, train, test; returns the run's folder."""
-        complete = with_parts if self.model == "Ensemble" else _as_it_is
-        if settings.n_trials == 0:
-            return train(self.model, complete(settings), force)
-        return search_for_seeds(self.model, settings, force, complete)
-
-
-def _as_it_is(settings: Any) -> Any:
-    return settings
+        starts_from = {"complete": with_parts} if self.model == "Ensemble" else {}
+        return train_or_search(self.model, settings, force, **starts_from)
 
 
 def with_parts(settings: Any) -> Any:

@@ -5,7 +5,6 @@
     bash run_train.sh SICSRec Bili_Food data_dir=DIR features_dir=DIR2     with stage 1's features at hand
     bash run_train.sh ADRec Scientific data_dir=DIR         text alone
     bash run_train.sh SICSRec ml-100k alpha=0.4 sft_content_encoder.epochs=3
-
     bash run_train.sh ADRec Scientific config=adrec/ours.yaml      settings from a YAML
 
 key=value goes to every step that has the key, step.key=value to one step. epochs, learning_rate and

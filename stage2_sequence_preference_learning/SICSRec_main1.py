@@ -19,9 +19,8 @@ from typing import Any, List, Mapping, Optional
 from common.errors import run_script
 from common.settings import build, parse
 from stage2_sequence_preference_learning import id_encoder_main1
-from stage2_sequence_preference_learning.search import search_for_seeds
+from stage2_sequence_preference_learning.search import train_or_search
 from stage2_sequence_preference_learning.settings import PROPS, SICSRecSettings, StageSettings
-from stage2_sequence_preference_learning.spine import train
 
 Settings = SICSRecSettings
 CONFIGS = PROPS / "SICSRec"
@@ -46,9 +45,7 @@ def run(settings: Settings, force: bool = False, step_1: Optional[id_encoder_mai
         own = id_settings(of_seed) if step_1 is None else replace(step_1, seed=of_seed.seed)
         return replace(of_seed, pretrain_id=str(id_encoder_main1.run(own) / "best.pth"))
 
-    if settings.n_trials > 0:
-        return search_for_seeds("SICSRec", settings, force, with_id_encoder)
-    return train("SICSRec", with_id_encoder(settings), force)
+    return train_or_search("SICSRec", settings, force, with_id_encoder)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

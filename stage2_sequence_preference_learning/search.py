@@ -181,14 +181,16 @@ def search(model: str, settings: Any, force: bool = False) -> Path:
     return train(model, dataclasses.replace(best, n_trials=0))
 
 
-def search_for_seeds(
+def train_or_search(
     model: str, settings: Any, force: bool = False, complete: Callable[[Any], Any] = lambda settings: settings
 ) -> Path:
-    """Search with ``search_seed``, once for all seeds, then train with ``seed`` what it chose; returns that run.
+    """Train; with ``n_trials``, what a search with ``search_seed``, once for all seeds, chose. Returns the run.
 
     Args:
         complete: names what a run of these settings starts from, such as a checkpoint of its seed.
     """
+    if settings.n_trials == 0:
+        return train(model, complete(settings), force)
     best = search(model, complete(dataclasses.replace(settings, seed=settings.search_seed)), force)
     if settings.seed == settings.search_seed:
         return best
