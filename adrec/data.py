@@ -93,9 +93,10 @@ class Tokens:
         run = lengths if padded_to is None else np.full(len(items), padded_to)
         layout = Ragged.of(run, device, lengths)
         real = ranges(np.zeros_like(run), run) < np.repeat(lengths, run)
-        ids = np.full(len(real), pad)
-        ids[real] = self.ids[ranges(self.starts[items], lengths)]
-        return Texts(torch.from_numpy(ids).to(device), layout, torch.from_numpy(lengths).to(device))
+        ids, places = np.full(len(real), pad), ranges(self.starts[items], lengths)
+        ids[real] = self.ids[places]
+        tokens, counts, of_all = (torch.from_numpy(array).to(device) for array in (ids, lengths, places))
+        return Texts(tokens, layout, counts, of_all if padded_to is None else None)
 
 
 def tokenise(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Tokens:

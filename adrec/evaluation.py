@@ -10,13 +10,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adrec.data import Rows, Tokens, by_length
-from adrec.model import Encoders
+from adrec.model import ADRec, Encoders
 from adrec.ragged import Ragged
-from common.device import Compute, fp32_product
+from common.device import DTYPES, Compute, fp32_product
 from common.ranking import target_ranks
 
 TEXTS_AT_ONCE, USERS_AT_ONCE = 256, 1024
 TOPK = (5, 10, 50)
+
+
+@torch.no_grad()
+def remember_frozen(model: ADRec, tokens: Tokens, compute: Compute) -> None:
+    """Run the frozen part of the text encoder once on each item's text, for query and key.
+
+    Args:
+        tokens: of all items; from then on the encoders read texts of these items alone.
+    """
+    text = model.query.text
+    out = torch.empty(len(tokens.ids), text.width, dtype=DTYPES[compute.precision], device=compute.device)
+    for items in by_length(tokens.lengths, TEXTS_AT_ONCE):
+        texts = tokens.texts(items, compute.device)
+        with compute.autocast():
+            out[texts.places] = text.frozen_part(texts).to(out)
+    for side in (model.query, model.key):
+        side.text.remembered = out
 
 
 @torch.no_grad()

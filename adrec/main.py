@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Optional
 from adrec import test_main
 from adrec.checkpoint import padding_of, save_text_encoder
 from adrec.data import cached_tokens, held_out_rows, item_texts, train_rows
-from adrec.evaluation import encode_items
+from adrec.evaluation import encode_items, remember_frozen
 from adrec.model import ADRec
 from adrec.settings import PROPS, SWITCHES, ADRecSettings
 from adrec.text_encoder import TextEncoder
@@ -94,18 +94,22 @@ def _train(
     if processes.first:
         save_text_encoder(bert, tokenizer, run_dir)
 
-    text = TextEncoder(bert, settings.plm_layer)
+    text = TextEncoder(bert, settings.plm_layer, settings.frozen_text_layers)
     used = tokens.vocabulary(tokenizer.pad_token_id)
     vocabulary = text.keep_tokens(used)
     tokens = tokens.renumbered(used)
     model = ADRec(text, settings, dataset.n_items, processes.gather_rows).to(compute.device)
     padding = padding_of(settings, tokenizer, used)
+    if settings.frozen_text_layers and settings.train_text and not padding:
+        remember_frozen(model, tokens, compute)
     if settings.adapter or not settings.train_text:
         vectors = encode_items(model.query, tokens, compute, **padding)
         model.take_vectors(vectors, fixed=not settings.train_text)
     parameters = count_parameters(model)
     logging.info(f"ADRec on {compute.device} in {compute.precision}: {run_dir}")
-    logging.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} in the key encoders")
+    logging.info(
+        f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} frozen or in the key encoders"
+    )
 
     train = train_rows(dataset, settings.max_seq_length)
     valid = held_out_rows(dataset, "valid", settings.max_seq_length)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 from sklearn.covariance import ledoit_wolf
@@ -208,8 +208,8 @@ class ADRec(nn.Module):
     @torch.no_grad()
     def momentum_update(self) -> None:
         """key = m · key + (1 − m) · query."""
-        keys: List[Tensor] = list(self.key.parameters())
-        queries: List[Tensor] = list(self.query.parameters())
+        pairs = zip(self.key.parameters(), self.query.parameters())
+        keys, queries = map(list, zip(*((key, query) for key, query in pairs if query.requires_grad)))
         torch._foreach_mul_(keys, self.settings.momentum)
         torch._foreach_add_(keys, queries, alpha=1 - self.settings.momentum)
 
@@ -271,15 +271,23 @@ class ADRec(nn.Module):
         s = self.settings
         queries = torch.cat([sequences, items])  # (2B, d)
         found = {}
-        for kind, keys, queue in (("seq", sequence_keys, self.sequence_queue), ("item", item_keys, self.item_queue)):
-            negatives, of_items = queue.vectors.clone(), queue.items  # cloned: the queue moves on before backward
-            if s.in_batch_negatives:
+        for kind, plural, keys, queue in (
+            ("seq", "sequences", sequence_keys, self.sequence_queue),
+            ("item", "items", item_keys, self.item_queue),
+        ):
+            size = s.queue_size if plural in s.queues else 0
+            negatives, of_items = (
+                queue.vectors[:size].clone(),
+                queue.items[:size],
+            )  # cloned: it moves on before backward
+            in_batch = s.in_batch_negatives or not size
+            if in_batch:
                 negatives, of_items = torch.cat([negatives, keys]), torch.cat([of_items, target_ids])
             left_out = None  # (B, K)
-            if s.mask_same_item or s.in_batch_negatives:
+            if s.mask_same_item or in_batch:
                 left_out = of_items == target_ids[:, None]
                 if not s.mask_same_item:  # in the batch alone: a row's own key, and those of the same item
-                    left_out[:, : s.queue_size] = False
+                    left_out[:, :size] = False
             to_negatives = queries @ negatives.T  # (2B, K)
             if s.once_per_item and kind == "item":
                 to_negatives = to_negatives - log_counts(of_items) / s.scale

@@ -56,6 +56,11 @@ class ADRecSettings(ComputeSettings):
     offset_dropout: float = setting(0.0, "chance of an item's offset to be dropped", minimum=0, maximum=0.99)
     # contrast
     queue_size: int = setting(10_000, "keys in each of the two queues", minimum=1)
+    queues: List[str] = setting(
+        ["items", "sequences"],
+        "queues in use; the terms without theirs take the batch's other rows as negatives",
+        choices=("items", "sequences"),
+    )
     momentum: float = setting(0.999, "m of the key encoders", minimum=0, maximum=1)
     rank_by: str = setting(
         "query",
@@ -91,6 +96,9 @@ class ADRecSettings(ComputeSettings):
         None, "ours: another one for the text encoder; null: the same", minimum=0
     )
     train_text: bool = setting(True, "false (ours): the text encoder stays as it is, each item is encoded once")
+    frozen_text_layers: int = setting(
+        0, "ours: BERT's embeddings and so many of its first layers stay as they are, run once per item", minimum=0
+    )
     warmup_steps: int = setting(0, "ours: steps over which the learning rates grow from 0", minimum=0)
     lr_step: int = setting(4, "epochs between decays of the learning rate (A9)", minimum=1)
     lr_gamma: float = setting(0.2, "factor of each decay", minimum=0)

@@ -34,11 +34,11 @@ TABLE = "text.embeddings.word_embeddings.weight"
 
 def make_optimizer(model: ADRec, settings: Any) -> torch.optim.Adam:
     """Adam over the query side, its two encoders apart."""
-    text, query = set(model.query.text.parameters()), model.query.parameters()
+    text = [parameter for parameter in model.query.text.parameters() if parameter.requires_grad]
+    of_text = set(model.query.text.parameters())
     rate = settings.learning_rate if settings.text_learning_rate is None else settings.text_learning_rate
-    groups = [{"params": [parameter for parameter in query if parameter not in text], "lr": settings.learning_rate}]
-    if settings.train_text:
-        groups.append({"params": list(model.query.text.parameters()), "lr": rate})
+    others = [parameter for parameter in model.query.parameters() if parameter not in of_text]
+    groups = [{"params": others, "lr": settings.learning_rate}, *([{"params": text, "lr": rate}] if text else [])]
     return fused_adam(groups)
 
 

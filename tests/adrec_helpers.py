@@ -11,8 +11,8 @@ from tiny import make_tiny_dataset
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from adrec.data import Batches, Rows, Tokens, item_texts, tokenise, train_rows
-from adrec.model import ADRec
+from adrec.data import Batches, Rows, Tokens, epoch_batches, item_texts, tokenise, train_rows
+from adrec.model import ADRec, Batch
 from adrec.settings import SWITCHES, ADRecSettings
 from adrec.text_encoder import TextEncoder
 from common.dataset import Dataset, load_dataset
@@ -75,10 +75,14 @@ def tiny_adrec(folder: Path, dropout: float = 0.0, **values: Any) -> Tuple[ADRec
     tokens = tokenise(item_texts(dataset, settings, tokenizer), tokenizer, settings.max_text_tokens)
     bert = tiny_bert(dropout, vocabulary=len(tokenizer), layers=2)
     torch.manual_seed(0)
-    model = ADRec(TextEncoder(bert, settings.plm_layer), settings, dataset.n_items)
+    model = ADRec(TextEncoder(bert, settings.plm_layer, settings.frozen_text_layers), settings, dataset.n_items)
     rows = train_rows(dataset, settings.max_seq_length)
     padded = {} if settings.mean_over_real else {"padded_to": settings.max_text_tokens}
     return model, Batches(rows, tokens, torch.device("cpu"), **padded), rows, tokens, tokenizer
+
+
+def first_batch(batches: Batches, rows: Rows, model: ADRec, count: int = 6) -> Batch:
+    return batches.of(epoch_batches(rows, model.settings, 0)[0][:count])
 
 
 def plain_items(model: ADRec, side: str, tokens: Tokens, released: bool) -> Tensor:

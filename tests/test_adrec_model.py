@@ -10,12 +10,11 @@ from typing import Any, Dict, List
 import numpy as np
 import pytest
 import torch
-from adrec_helpers import plain_items, plain_sequence, tiny_adrec
+from adrec_helpers import first_batch, plain_items, plain_sequence, tiny_adrec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from adrec.data import epoch_batches
 from adrec.evaluation import encode_items
 from adrec.losses import alignment, angular_margin_infonce, uniformity
 from adrec.model import Adapter, ADRec, Queue
@@ -90,39 +89,6 @@ def test_a_fresh_queue_holds_unit_vectors_of_no_item() -> None:
 
 
 # --- the encoders ---
-
-
-def first_batch(batches: Any, rows: Any, model: ADRec, count: int = 6) -> Any:
-    return batches.of(epoch_batches(rows, model.settings, 0)[0][:count])
-
-
-@pytest.mark.parametrize("variant", ["paper", "released"])
-@pytest.mark.parametrize("plm_layer", [1, 2])
-def test_fast_path_equals_encoding_every_occurrence_padded(tmp_path: Path, variant: str, plm_layer: int) -> None:
-    """A1 to A4: truncated, packed and once per item is the same as BERT on every padded text."""
-    model, batches, rows, tokens, _ = tiny_adrec(tmp_path, variant=variant, plm_layer=plm_layer)
-    model.eval()
-    items = plain_items(model, "query", tokens, released=variant == "released")
-    chosen = epoch_batches(rows, model.settings, 0)[0]
-    batch = batches.of(chosen)
-    assert torch.allclose(model.query.text(batch.texts()), items[batch.items], atol=1e-5)
-    sequences, found = model.query(batch)
-    ordered = chosen[np.argsort(rows.stop[chosen] - rows.start[chosen], kind="stable")]
-    for i, row in enumerate(ordered):
-        history = torch.from_numpy(rows.items[rows.start[row] : rows.stop[row]])
-        expected = F.normalize(plain_sequence(model, "query", items[history]), dim=0)
-        assert torch.allclose(sequences[i], expected, atol=1e-5)
-        target = F.normalize(items[rows.targets[row]], dim=0)
-        assert torch.allclose(found[batch.targets[i]], target, atol=1e-5)
-
-
-def test_released_mean_sums_padding_too(tmp_path: Path) -> None:
-    """A2: the two variants differ wherever a text is shorter than max_text_tokens."""
-    model, batches, rows, _, _ = tiny_adrec(tmp_path, variant="paper")
-    model.eval()
-    mean_over_real = model.query.text(first_batch(batches, rows, model).texts())
-    batches.padded_to = 48
-    assert not torch.allclose(mean_over_real, model.query.text(first_batch(batches, rows, model).texts()), atol=1e-2)
 
 
 def test_released_initialisation(tmp_path: Path) -> None:
@@ -242,6 +208,32 @@ def test_masking_the_same_item_and_in_batch_negatives(
     assert model(batch)[1]["seq_item"].item() == pytest.approx(torch.stack(values).mean().item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("left", [["items"], ["sequences"], []])
+def test_terms_without_their_queue_have_the_batch_as_negatives(tmp_path: Path, left: List[str]) -> None:
+    model, batches, rows, _, _ = tiny_adrec(tmp_path, queues=left)
+    s = model.settings
+    for parameter in model.key.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    s.momentum = 1.0
+    batch = first_batch(batches, rows, model)
+    expected = plain_terms(model, batch, own_keys_are_negatives=False)
+    ids = batch.items[batch.targets]
+    with torch.no_grad():
+        (sequences, items), (sequence_keys, item_keys) = model.query(batch), model.key(batch)
+    queries = {"seq": sequences.double(), "item": items[batch.targets].double()}
+    keys = {"item": item_keys[batch.targets].double(), "seq": sequence_keys.double()}
+    for kind in [kind for kind, queue in (("item", "items"), ("seq", "sequences")) if queue not in left]:
+        for name, query in queries.items():
+            cosines = query @ keys[kind].T
+            values = []
+            for i in range(len(batch)):
+                top = torch.exp(s.scale * torch.cos(torch.arccos(cosines[i, i].clamp(-1, 1)) + s.margin))
+                values.append(-torch.log(top / (top + torch.exp(s.scale * cosines[i, ids != ids[i]]).sum())))
+            expected[f"{name}_{kind}"] = torch.stack(values).mean().item()
+    _, logged = model(batch)
+    assert {name: logged[name].item() for name in expected} == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("weight", [1.0, 20.0])
 def test_own_history_as_negatives(tmp_path: Path, weight: float) -> None:
     """Each row's term sequence → item grows by the keys of its history's items, its target left out; others do not."""
@@ -299,45 +291,6 @@ def test_dropout_makes_key_another_view_than_query(tmp_path: Path) -> None:
         assert not torch.allclose(model.query(batch)[1], model.key(batch)[1])
         model.eval()
         assert torch.allclose(model.query(batch)[1], model.key(batch)[1])
-
-
-@pytest.mark.parametrize("variant", ["paper", "released"])
-def test_kept_tokens_train_the_same_as_the_whole_table(tmp_path: Path, variant: str) -> None:
-    """Cutting the embedding table to the catalogue's tokens changes no loss and no weight."""
-    losses, tables = [], []
-    for cut in (False, True):
-        model, batches, rows, tokens, tokenizer = tiny_adrec(tmp_path / str(cut), variant=variant, max_text_tokens=48)
-        vocabulary = None
-        if cut:
-            used = tokens.vocabulary(tokenizer.pad_token_id)
-            vocabulary = model.query.text.keep_tokens(used)
-            model.key.text.keep_tokens(used)
-            batches.tokens, batches.pad = tokens.renumbered(used), int(used.searchsorted(tokenizer.pad_token_id))
-        optimizer = torch.optim.Adam(model.query.parameters(), lr=0.01)
-        torch.manual_seed(1)
-        for chosen in epoch_batches(rows, model.settings, 0)[:4]:
-            loss, _ = model(batches.of(chosen))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        losses.append(loss.item())
-        table = model.query.text.embeddings.word_embeddings.weight.detach()
-        tables.append(table if vocabulary is None else vocabulary.whole(table))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert torch.allclose(tables[0], tables[1], atol=1e-6)
-
-
-def test_fixed_items_equal_the_text_encoder_in_evaluation(tmp_path: Path) -> None:
-    model, batches, rows, tokens, _ = tiny_adrec(tmp_path, dropout=0.1)
-    model.eval()
-    batch = first_batch(batches, rows, model)
-    before = model.query(batch)
-    model.take_vectors(plain_items(model, "query", tokens, released=False).detach(), fixed=True)
-    model.train()
-    after = model.query(batch)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(before, after))
-    model(batch)[0].backward()
-    assert all(p.grad is None for p in model.query.text.parameters())
 
 
 def test_offsets_are_added_to_known_items_and_reached_by_their_gradient_alone(tmp_path: Path) -> None:
