@@ -3,6 +3,7 @@
     python -m reproduce.run quickstart
     python -m reproduce.run bili dataset=Bili_Food data_dir=DIR/{dataset} features_dir=DIR/{dataset}/standin
     python -m reproduce.run amazon seeds=[1,2,3] jobs=2 --dry-run
+    python -m reproduce.run figures 'rows=[SASRec,"ADRec, ours"]' dataset=Scientific data_dir=DIR text_model=ENCODER
 
 Other key=value go to each model that knows the key; {dataset} in a value stands for the data set. Suites:
 reproduce/suites/*.yaml, or the path of a YAML of yours (reproduce/suite.py describes it).
@@ -31,7 +32,7 @@ from reproduce.suite import Suite, SuiteRun, load_suite, suite_names
 
 HELD = "is writing here"  # of common.files.exclusive: another run makes what this one needs too
 HELD_SECONDS = 10.0
-OWN = ("dataset", "seeds", "jobs")  # words that are not the models'
+OWN = ("dataset", "seeds", "rows", "jobs")  # words that are not the models'
 
 
 @dataclass
@@ -61,19 +62,21 @@ def command_line(doc: Optional[str], argv: Optional[List[str]], flags: Dict[str,
 
 
 def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others: Sequence[str] = ()) -> Asked:
-    """The suite and the words given with it; dataset, seeds and jobs are ours, all else is the models'.
+    """The suite and the words given with it; dataset, seeds, rows and jobs are ours, all else is the models'.
 
     Args:
         others: keys that the caller took itself, which a mistyped key may have meant.
     """
     values = split_overrides(words)
-    datasets, seeds, jobs = (values.pop(key, None) for key in OWN)
+    datasets, seeds, rows, jobs = (values.pop(key, None) for key in OWN)
     names, numbers = (None if given is None else _listed(given) for given in (datasets, seeds))
     if numbers is not None and not all(isinstance(number, int) for number in numbers):
         raise UserError(f"seeds={seeds}: must be numbers, as in seeds=[1,2,3]")
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise UserError(f"jobs={jobs}: must be a number of at least 1")
     suite = load_suite(name, names, numbers, values, (*OWN, *others))
+    if rows is not None:
+        suite = suite.only([str(row) for row in _listed(rows)])
     folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
     return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments)
 

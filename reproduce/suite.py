@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -89,6 +89,20 @@ class Suite:
     def datasets(self) -> List[str]:
         """Data sets, in their order."""
         return list(dict.fromkeys(run.dataset for run in self.runs))
+
+    def only(self, rows: Sequence[str]) -> Suite:
+        """Some of its rows.
+
+        Raises:
+            UserError: there is no row of that name.
+        """
+        for row in rows:
+            if row not in self.rows:
+                known = ", ".join(f'"{name}"' if "," in name else name for name in self.rows)
+                raise UserError(
+                    f"rows: suite {self.name} has no row '{row}'{nearest(row, self.rows)}; there are {known}"
+                )
+        return replace(self, runs=[run for run in self.runs if run.name in rows])
 
 
 def suite_names() -> List[str]:

@@ -102,6 +102,14 @@ def test_done_runs_are_skipped_and_failed_ones_tried_again(ran, capsys):
     gone.write_text(text)
 
 
+def test_some_rows_are_taken_and_a_mistyped_one_is_told(ran, capsys):
+    _, words = ran
+    run.main([*words, "rows=[Pop,Markov]", "--dry-run"])
+    assert "2 of 2 runs done" in capsys.readouterr().out
+    with pytest.raises(UserError, match="rows: suite mine has no row 'Markow'; did you mean 'Markov'"):
+        run.main([*words, "rows=Markow", "--dry-run"])
+
+
 def test_table_holds_what_the_runs_measured_and_leads_to_them(ran, capsys):
     folder, words = ran
     table.main(words)
