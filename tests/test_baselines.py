@@ -171,6 +171,17 @@ def test_whitened_features_have_unit_variance():
     torch.testing.assert_close(out[1:].T @ out[1:] / 50, torch.eye(4), atol=1e-3, rtol=0)
 
 
+def test_mixture_of_experts_one_expert_at_a_time():
+    torch.manual_seed(0)
+    mixture = features.MixtureOfExperts(6, 4, 3, dropout=0.5).eval()
+    for parameter in mixture.parameters():
+        parameter.data.normal_()
+    x = torch.randn(5, 6)
+    gates = (x @ mixture.gate).softmax(dim=1)
+    expected = sum(gates[:, [e]] * ((x - mixture.shift[e]) @ mixture.map[e]) for e in range(3))
+    assert torch.allclose(mixture(x), expected, atol=1e-5)
+
+
 def test_nearest_content_by_hand(datasets_dir):
     model, splits, settings = make("NearestContent", datasets_dir, window=2, whiten=None)
     table = F.normalize(splits[0].item_features("text").float(), dim=1).numpy()

@@ -124,8 +124,10 @@ class MixtureOfExperts(nn.Module):
         logits = x @ self.gate
         if self.training:
             logits = logits + torch.randn_like(logits) * (F.softplus(x @ self.noise) + 0.01)
-        experts = (self.dropout(x) - self.shift) @ self.map  # (experts, n, d)
-        return torch.einsum("ne,end->nd", logits.softmax(dim=-1).to(experts.dtype), experts)
+        n_experts, width, d = self.map.shape
+        side_by_side = self.map.transpose(0, 1).reshape(width, n_experts * d)  # one product; no copy of x per expert
+        experts = (self.dropout(x) @ side_by_side).view(-1, n_experts, d) - (self.shift @ self.map).transpose(0, 1)
+        return torch.einsum("ne,ned->nd", logits.softmax(dim=-1).to(experts.dtype), experts)
 
 
 class UniSRec(SASRecText):

@@ -35,9 +35,8 @@ from stage2_sequence_preference_learning.losses import recommendation_loss
 from stage2_sequence_preference_learning.models import RankingModel, Terms
 from stage2_sequence_preference_learning.packing import Batch
 
-torch.autograd.set_detect_anomaly(
-    False
-)  # a module of RecBole's (sine) switches it on, and training takes twice as long
+# a module of RecBole's (sine) switches it on, and training takes twice as long
+torch.autograd.set_detect_anomaly(False)
 
 GROUPS = 4  # of rows alike in length, in a batch
 
