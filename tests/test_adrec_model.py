@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from adrec.evaluation import encode_items
+from adrec.item_vectors import Adapter
 from adrec.losses import alignment, angular_margin_infonce, uniformity
-from adrec.model import Adapter, ADRec, Queue
+from adrec.model import ADRec, Queue
 from adrec.ragged import Ragged
 from adrec.sequence_encoder import SequenceEncoder
 from common.device import pick_compute
