@@ -4,8 +4,8 @@
     python adrec/embedding_out.py -d Scientific --checkpoint results/ADRec/Scientific/RUN/best.pth
 
 Reads:  a run's best.pth and text_encoder/; the data set's item texts
-Writes: beside best.pth: item_embeddings.pth, float32 (items, d), row = zero-based item id;
-        item_embeddings.safetensors with the same as "embeddings" and "item_ids"; item_embeddings.json, what made them
+Writes: beside best.pth: item_embeddings.pth and .safetensors, both with "embeddings", float32 (items, d), and
+        "item_ids", int64 zero-based (items,); item_embeddings.json, what made them
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from adrec.data import Rows, Tokens, by_length
 from adrec.model import ADRec, Encoders
 from adrec.ragged import Ragged
-from common.device import DTYPES, Compute, fp32_product
+from common.device import Compute, fp32_product
 from common.ranking import target_ranks
 
 TEXTS_AT_ONCE, USERS_AT_ONCE = 256, 1024
@@ -27,7 +27,7 @@ def remember_frozen(model: ADRec, tokens: Tokens, compute: Compute) -> None:
         tokens: of all items; from then on the encoders read texts of these items alone.
     """
     text = model.query.text
-    out = torch.empty(len(tokens.ids), text.width, dtype=DTYPES[compute.precision], device=compute.device)
+    out = torch.empty(len(tokens.ids), text.width, device=compute.device)
     for items in by_length(tokens.lengths, TEXTS_AT_ONCE):
         texts = tokens.texts(items, compute.device)
         with compute.autocast():

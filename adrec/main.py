@@ -43,7 +43,8 @@ def what_makes(settings: Settings, text_model: str, precision: str, n_processes:
     """The recipe of a run: settings that shape it, checksums of all its inputs."""
     home, name = settings.dataset_dir, settings.dataset
     inputs = {"sequences": sequences_path(home), **text_files(home, name), **model_inputs("text_model", text_model)}
-    return run_recipe("ADRec", shaping(settings), inputs, precision, n_processes)
+    shape = shaping(settings, if_changed=("queues", "frozen_text_layers"))
+    return run_recipe("ADRec", shape, inputs, precision, n_processes)
 
 
 def run(settings: Settings, force: bool = False) -> Path:

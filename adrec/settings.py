@@ -58,7 +58,7 @@ class ADRecSettings(ComputeSettings):
     queue_size: int = setting(10_000, "keys in each of the two queues", minimum=1)
     queues: List[str] = setting(
         ["items", "sequences"],
-        "queues in use; the terms without theirs take the batch's other rows as negatives",
+        "queues in use; terms without theirs take the other rows of the process's batch",
         choices=("items", "sequences"),
     )
     momentum: float = setting(0.999, "m of the key encoders", minimum=0, maximum=1)

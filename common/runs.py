@@ -47,9 +47,16 @@ PROTOCOL = {
 NOT_SHAPING = ("results_dir", "datasets_dir", "run", "test")
 
 
-def shaping(settings: Any, left_out: Sequence[str] = NOT_SHAPING) -> Dict[str, Any]:
-    """The settings that shape a run's numbers."""
-    return {k: v for k, v in as_dict(settings).items() if k not in left_out}
+def shaping(settings: Any, left_out: Sequence[str] = NOT_SHAPING, if_changed: Sequence[str] = ()) -> Dict[str, Any]:
+    """The settings that shape a run's numbers.
+
+    Args:
+        if_changed: settings younger than some runs: they shape a run where they depart from their default, and are
+            not named else, so that those runs keep their names.
+    """
+    default = as_dict(type(settings)())
+    shape = {k: v for k, v in as_dict(settings).items() if k not in left_out}
+    return {k: v for k, v in shape.items() if k not in if_changed or v != default[k]}
 
 
 def run_recipe(

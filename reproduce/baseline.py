@@ -63,7 +63,7 @@ class Baseline:
 def with_parts(settings: Any) -> Any:
     """The ensemble's settings with both checkpoints; a model without one is trained first, as it would be by itself."""
     shared = ["dataset", "datasets_dir", "results_dir", "max_seq_length", "device", "precision", "seed"]
-    training = ["train_batch_size", "epochs", "stopping_step", "search_seed"]
+    training = ["train_batch_size", "learning_rate", "clip_grad_norm", "epochs", "stopping_step", "search_seed"]
     ours = {"ID_SeqEncoder": id_encoder_main1, "Content_SeqEncoder": content_encoder_main1}  # with YAMLs of their own
     found = {}
     for kind in ("id", "text"):

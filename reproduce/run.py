@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from omegaconf import OmegaConf
 
 from common.errors import UserError, run_script
 from common.files import read_json, read_text, write_json
@@ -82,7 +85,7 @@ def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others
 
 
 def _listed(given: Any) -> List[Any]:
-    return [given] if isinstance(given, (str, int)) else list(given)
+    return list(given) if OmegaConf.is_list(given) else [given]
 
 
 def listing(suite: Suite, results_dir: str) -> str:
@@ -183,7 +186,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         print(f"failed: {run.name} on {run.dataset}, seed {run.seed}; log: {log_of(run, asked.results_dir)}")
     if failed:
         raise UserError(f"{len(failed)} of {len(asked.suite.runs)} runs failed; the same command tries them again")
-    print(f"all done; the table: python -m reproduce.table {' '.join([asked.given, *asked.words])}")
+    print(f"all done; the table: python -m reproduce.table {shlex.join([asked.given, *asked.words])}")
 
 
 def log_of(run: SuiteRun, results_dir: str) -> Path:

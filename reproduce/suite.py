@@ -96,12 +96,13 @@ class Suite:
         Raises:
             UserError: there is no row of that name.
         """
+        known = ", ".join(f'"{name}"' if "," in name else name for name in self.rows)
         for row in rows:
             if row not in self.rows:
-                known = ", ".join(f'"{name}"' if "," in name else name for name in self.rows)
-                raise UserError(
-                    f"rows: suite {self.name} has no row '{row}'{nearest(row, self.rows)}; there are {known}"
-                )
+                near = nearest(row, self.rows)
+                raise UserError(f"rows: suite {self.name} has no row '{row}'{near}; there are {known}")
+        if not rows:
+            raise UserError(f"rows=[]: names none; suite {self.name} has {known}")
         return replace(self, runs=[run for run in self.runs if run.name in rows])
 
 

@@ -85,6 +85,10 @@ def collect(suite: Suite, results_dir: str, dataset: str) -> List[Row]:
         done = [(run, Path(state["folder"])) for run, state in told if state["state"] == "done"]
         if done:
             results = [read_json(folder / "metrics.json") for _, folder in done]
+            for (run, folder), result in zip(done, results):
+                if "test" not in result:
+                    cure = f"bash run_test.sh {run.model} {dataset} tests it"
+                    raise UserError(f"{folder}: {name}, seed {run.seed}, is trained and not tested; {cure}")
             rows.append(Row(name, dataset, [r for r, _ in done], [f for _, f in done], results, len(planned)))
     return rows
 
@@ -195,15 +199,15 @@ def cost(rows: List[Row], split: str) -> Table:
 
 def by_groups(rows: List[Row], dataset: Dataset, split: str) -> Table:
     """NDCG@10 by popularity of the target and length of the history; coverage and Gini of the top ten."""
-    masks = groups(dataset, read_ranks(rows[0].folders[0]))
+    ranks = {row.name: [read_ranks(folder, split == "test_masked") for folder in row.folders] for row in rows}
+    same_targets([(name, one) for name, runs in ranks.items() for one in runs])
+    masks = groups(dataset, ranks[rows[0].name][0])
     columns: List[List[float]] = [[] for _ in masks]
     ends = []
     for row in rows:
-        runs = [read_ranks(folder, split == "test_masked") for folder in row.folders]
         for column, mask in zip(columns, masks.values()):
-            column.append(
-                float(np.mean([gain(r.ranks[mask], "ndcg@10").mean() for r in runs])) if mask.any() else np.nan
-            )
+            values = [gain(one.ranks[mask], "ndcg@10").mean() for one in ranks[row.name]] if mask.any() else [np.nan]
+            column.append(float(np.mean(values)))
         tops = [np.load(f / "top.npy", allow_pickle=False) for f in row.folders if (f / "top.npy").is_file()]
         spread = [coverage_and_gini(top, dataset.n_items) for top in tops]
         ends.append([f"{value:.3f}" for value in np.mean(spread, axis=0)] if spread else ["–", "–"])

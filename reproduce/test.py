@@ -85,7 +85,11 @@ class Run:
         inputs = self.made_from["inputs"]
         own = (*OWN, *(["text_model"] if self.made_from["settings"].get("text_model") == "small" else []))
         data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name not in own)
-        settings = sorted((k, str(v)) for k, v in self.made_from["settings"].items() if k not in ("seed", *CHECKPOINTS))
+        told = {
+            **as_dict(SCHEMAS[self.result["model"]]()),
+            **self.made_from["settings"],
+        }  # younger ones, too
+        settings = sorted((k, str(v)) for k, v in told.items() if k not in ("seed", *CHECKPOINTS))
         return repr((self.result["model"], settings, data, "id_encoder" in inputs))
 
 

@@ -20,7 +20,7 @@ from common.files import checksum, read_json, write_json
 from common.processes import Processes
 from common.ranking import metrics, target_ranks
 from common.runs import METRICS, RANKS, TOP, write_ranks, write_top
-from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, load_splits
+from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, inter_files, load_splits
 from stage2_sequence_preference_learning.models import MODELS, RankingModel, model_class
 from stage2_sequence_preference_learning.settings import SWITCHES, recbole_config, resolve_switches, schema_of
 
@@ -62,6 +62,20 @@ def infer_settings(weights: Mapping[str, Tensor]) -> Dict[str, Any]:
     return {"model": model, "settings": found}
 
 
+def check_split(checkpoint: Path, trained_on: Mapping[str, str], folder: Path, dataset: str) -> None:
+    """Whether a checkpoint belongs to the split that lies in a data set's folder: rows of items are numbered by it.
+
+    Args:
+        trained_on: checksums of the run's inputs; published files do not tell any.
+
+    Raises:
+        UserError: names the file that is another.
+    """
+    for split, path in inter_files(folder / "recbole" / dataset, dataset).items():
+        if split in trained_on and checksum(path) != trained_on[split]:
+            raise UserError(f"{checkpoint}: was trained on another {split} split than {path}; train again on this one")
+
+
 def load_model(
     checkpoint: Path, dataset: str, datasets_dir: str, compute: Compute, overrides: Optional[Mapping[str, Any]] = None
 ) -> Loaded:
@@ -80,6 +94,7 @@ def load_model(
     if weights is None or not (weights or counted) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise UserError(f"{checkpoint}: holds no 'state_dict' of tensors")
     about = loaded.get("about") or infer_settings(weights)
+    check_split(checkpoint, about.get("inputs", {}), Path(datasets_dir) / dataset, dataset)
     own = {k: v for k, v in about["settings"].items() if k not in ("precision", "processes")}
     if overrides and overrides.get("variant"):
         own.update(dict.fromkeys(SWITCHES))

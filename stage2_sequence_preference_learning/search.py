@@ -22,14 +22,15 @@ from optuna.trial import TrialState
 from common.device import pick_compute
 from common.errors import Diverged, UserError, nearest
 from common.files import atomic, digest, exclusive, read_json, write_text
-from common.runs import MADE, METRICS, run_folder
-from common.settings import check_values, to_yaml
-from stage2_sequence_preference_learning.settings import NOT_SHAPING, resolve_switches
+from common.runs import MADE, METRICS, open_run, run_folder
+from common.settings import as_dict, check_values, to_yaml
+from stage2_sequence_preference_learning.settings import NOT_SHAPING, StageSettings, resolve_switches
 from stage2_sequence_preference_learning.spine import train, what_makes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+NOT_SEARCHED = ("dataset", "device", "precision", "seed", "valid_metric", "variant")  # the switches are, one by one
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)  # pruned: the training diverged
 
 
@@ -46,12 +47,19 @@ def check_space(settings: Any) -> None:
     Raises:
         UserError: names the key.
     """
-    known = [f.name for f in dataclasses.fields(settings) if f.name not in NOT_SHAPING]
+    known = [f.name for f in dataclasses.fields(settings) if f.name not in (*NOT_SHAPING, *NOT_SEARCHED)]
+    of_both_steps = [f.name for f in dataclasses.fields(StageSettings) if f.name in known]
     if not settings.search_space:
         raise UserError("search_space is empty: name a setting and its values, as in search_space={alpha: [0.1, 0.2]}")
     for key, values in settings.search_space.items():
         if key not in known:
-            raise UserError(f"search_space: unknown setting '{key}'{nearest(key, known)}")
+            kind = "cannot search" if hasattr(settings, key) else "unknown setting"
+            raise UserError(f"search_space: {kind} '{key}'{nearest(key, known)}")
+        if key in of_both_steps and getattr(settings, "pretrain_id", "none") != "none":
+            raise UserError(
+                f"search_space: '{key}' must be the ID encoder's, which all trials start from; train one run for each "
+                f"value ({key}=VALUE reaches both steps of run_train.sh), or search it with pretrain_id=none"
+            )
         if isinstance(values, dict):
             unknown = set(values) - {"low", "high", "log", "step"}
             if unknown or not {"low", "high"} <= set(values):
@@ -138,12 +146,11 @@ def search(model: str, settings: Any, force: bool = False) -> Path:
     done when complete. Trials and test are of ``seed``.
 
     Raises:
-        UserError: the space makes no sense, or every trial diverged.
+        UserError: every trial diverged.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("n_trials: a search runs in one process; start it without torchrun")
     resolve_switches(settings)
-    check_space(settings)
     folder = _folder(model, settings)
     with exclusive(folder):
         if force:
@@ -175,9 +182,9 @@ def search(model: str, settings: Any, force: bool = False) -> Path:
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             raise UserError(f"{folder}: all {max(wanted, done)} trials diverged; lower learning_rate in search_space")
         report(study, folder, settings.valid_metric)
-        best = dataclasses.replace(settings, **study.best_params, run=None)
+        best = dataclasses.replace(settings, **study.best_params)
         print(f"best of {max(wanted, done)} trials: {name_of(study.best_params)}, {study.best_value:.4f}")
-        _adopt(folder, model, study, best)
+        _adopt(folder, model, study, best, force)
     return train(model, dataclasses.replace(best, n_trials=0))
 
 
@@ -188,23 +195,32 @@ def train_or_search(
 
     Args:
         complete: names what a run of these settings starts from, such as a checkpoint of its seed.
+
+    Raises:
+        UserError: the search space makes no sense, or every trial diverged.
     """
     if settings.n_trials == 0:
         return train(model, complete(settings), force)
-    best = search(model, complete(dataclasses.replace(settings, seed=settings.search_seed)), force)
-    if settings.seed == settings.search_seed:
+    check_space(settings)
+    own = settings.seed == settings.search_seed  # run=NAME names the run of this seed
+    searched = dataclasses.replace(settings, seed=settings.search_seed, run=settings.run if own else None)
+    best = search(model, complete(searched), force)
+    if own:
         return best
-    chosen = {key: read_json(best / MADE)["settings"][key] for key in settings.search_space}
+    told = {**as_dict(type(settings)()), **read_json(best / MADE)["settings"]}  # a recipe may leave out a default
+    chosen = {key: told[key] for key in settings.search_space}
     return train(model, complete(dataclasses.replace(settings, **chosen, n_trials=0)), force)
 
 
-def _adopt(folder: Path, model: str, study: optuna.Study, best: Any) -> None:
-    """Copy the best trial's run to where a run of its settings belongs, unless it stands there."""
+def _adopt(folder: Path, model: str, study: optuna.Study, best: Any, force: bool) -> None:
+    """Copy the best trial's run to where a run of its settings belongs, unless it stands there and is to stay."""
     compute = pick_compute(best.device, best.precision)
-    target = run_folder(model, best, what_makes(model, best, compute.precision, 1))
-    if (target / METRICS).is_file():
+    made_from = what_makes(model, best, compute.precision, 1)
+    target = run_folder(model, best, made_from)
+    if (target / METRICS).is_file() and not force:
         return
     with exclusive(target):
+        open_run(target, made_from, best, force)
         for file in sorted((folder / name_of(study.best_params)).iterdir(), key=lambda f: f.name == METRICS):
             if not file.name.startswith("."):
                 with atomic(target / file.name) as temporary:  # metrics.json last: it marks the run as done

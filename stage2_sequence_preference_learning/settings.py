@@ -148,7 +148,7 @@ NOT_SHAPING = (
     "search_space",
     "search_seed",
 )
-ABLATIONS = ("branches", "id_tuning")  # they shape a run where they depart from the full method, and are not named else
+ABLATIONS = ("branches", "id_tuning")
 
 
 def schema_of(model: str) -> Type[Any]:
@@ -168,9 +168,7 @@ def resolve_switches(settings: Any) -> Any:
 
 def shaping(settings: Any) -> Dict[str, Any]:
     """The settings that shape a run's numbers."""
-    full = as_dict(type(settings)())
-    shape = common.runs.shaping(settings, NOT_SHAPING)
-    return {key: value for key, value in shape.items() if key not in ABLATIONS or value != full[key]}
+    return common.runs.shaping(settings, NOT_SHAPING, ABLATIONS)
 
 
 @contextmanager

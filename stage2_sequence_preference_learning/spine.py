@@ -120,8 +120,15 @@ def load_id_encoder(model: SICSRec, path: Path, inputs: Dict[str, Any]) -> None:
         raise UserError(f"{path}: holds no 'state_dict'; give pretrain_id the checkpoint of an ID_SeqEncoder")
     trained_on = loaded.get("about", {}).get("inputs", {})  # published files do not tell
     for split, sha256 in trained_on.items():
-        if inputs[split]["sha256"] != sha256:
+        if inputs.get(split, {}).get("sha256") != sha256:
             raise UserError(f"pretrain_id={path}: was trained on another {split} split; train the ID encoder again")
+    trained_with = loaded.get("about", {}).get("settings", {})
+    sizes = model.sizes
+    without_shape = {"n_heads": sizes.heads, "hidden_act": sizes.activation, "layer_norm_eps": sizes.eps}
+    for key, here in without_shape.items():
+        if trained_with.get(key, here) != here:
+            told = f"was trained with {key}={trained_with[key]}, this run has {key}={here}"
+            raise UserError(f"pretrain_id={path}: {told}; both steps need the same")
     if "id" not in model.branches:
         weights = {name: w for name, w in weights.items() if not name.startswith(("LayerNorm.", "trm_encoder."))}
     check_weights(model.id_encoder_state(), weights, f"pretrain_id={path}")

@@ -80,7 +80,8 @@ class SequenceTrainer(Trainer):
         self.compute, self.run_dir, self.about, self.processes = compute, Path(run_dir), about, processes
         self.saved_model_file = str(self.run_dir / BEST)
         self.scaler = compute.scaler()
-        self.module: nn.Module = DistributedDataParallel(model) if processes.size > 1 else model
+        trains = any(parameter.requires_grad for parameter in model.parameters())
+        self.module: nn.Module = DistributedDataParallel(model) if processes.size > 1 and trains else model
         self.seconds, self.best_epoch = 0.0, -1
 
     def _build_optimizer(self, **keywords: Any) -> torch.optim.Optimizer:

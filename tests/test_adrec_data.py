@@ -73,7 +73,7 @@ def test_an_epoch_holds_each_row_once_in_an_order_that_seed_and_epoch_give(tmp_p
     orders = [np.concatenate(epoch_batches(rows, settings, epoch)).tolist() for epoch in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == list(range(len(rows)))
-    assert len(epoch_batches(rows, settings, 0)[-1]) == len(rows) % 6 or 6
+    assert len(epoch_batches(rows, settings, 0)[-1]) == (len(rows) % 6 or 6)
     changes = np.count_nonzero(np.diff(rows.users[orders[0]]))
     assert (changes == len(set(rows.users.tolist())) - 1) == (batch_by == "user")
 

@@ -225,6 +225,7 @@ def test_ensemble_is_the_best_sum_on_validation(datasets_dir, tmp_path):
 def test_ensemble_trains_its_parts_as_they_would_be_trained_alone(datasets_dir, tmp_path):
     values = {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "results_dir": str(tmp_path), "device": "cpu"}
     values.update(precision="fp32", max_seq_length=10, epochs=2, train_batch_size=8)
+    values.update(learning_rate=0.01, clip_grad_norm=0.5)
     given = {"text_part": "SASRecText", "part_trials": 1, "weight_steps": 2}
     made = baseline.Baseline("Ensemble").run(SCHEMAS["Ensemble"](**values, **given))
     parts = json.loads((made / "made.json").read_text())["inputs"]
@@ -232,6 +233,14 @@ def test_ensemble_trains_its_parts_as_they_would_be_trained_alone(datasets_dir, 
         step = baseline.Baseline(part)
         alone = step.run(build(step.Settings, {**values, "n_trials": 1}, step.CONFIGS))
         assert checksum(alone / "best.pth") in str(parts[key])
+
+
+def test_ensemble_of_a_part_that_reads_less_is_refused(datasets_dir, tmp_path):
+    values = {"epochs": 1, "results_dir": str(tmp_path)}
+    part = baseline.Baseline("SASRec").run(small("SASRec", datasets_dir, max_seq_length=3, **values)) / "best.pth"
+    given = {"id_checkpoint": str(part), "text_part": "NearestContent", **values}
+    with pytest.raises(UserError, match="best.pth: reads 3 items, and the ensemble gives it 10; set max_seq_length=3"):
+        baseline.Baseline("Ensemble").run(small("Ensemble", datasets_dir, **given))
 
 
 def test_ensemble_with_untrained_contents(datasets_dir, tmp_path):

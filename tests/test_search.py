@@ -140,10 +140,29 @@ def test_seeds_share_a_search_and_each_starts_from_its_own_id_encoder(datasets_d
         ({"alpha": {"low": 0}}, "needs low and high"),
         ({"alpha": [-1]}, "at least 0"),
         ({}, "search_space is empty"),
-        ({"results_dir": ["a"]}, "unknown setting"),
+        ({"results_dir": ["a"]}, "cannot search 'results_dir'"),
+        ({"variant": ["paper", "released"]}, "cannot search 'variant'"),
+        ({"n_heads": [1, 4]}, "'n_heads' must be the ID encoder's, which all trials start from"),
     ],
 )
 def test_a_space_that_makes_no_sense_stops_before_anything_runs(datasets_dir, tmp_path, space, message):
     with pytest.raises(UserError, match=message):
-        SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space))
+        SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space, pretrain_id=None))
     assert not list(tmp_path.iterdir())
+
+
+def test_another_seed_takes_what_was_chosen_also_where_that_is_the_full_method(datasets_dir, tmp_path):
+    """The recipe leaves such settings out; run=NAME names the run of either seed."""
+    space = {"search_space": {"branches": ["id+content+mix"]}, "epochs": 1, "run": "mine"}
+    for seed in (2024, 7):
+        own = tmp_path / str(seed)
+        found = SICSRec_main1.run(settings_of(datasets_dir, own, seed=seed, **space))
+        assert found == own / "SICSRec" / "Tiny" / "mine" and read(found)["seed"] == seed
+
+
+def test_force_trains_the_chosen_run_anew(datasets_dir, tmp_path):
+    settings = settings_of(datasets_dir, tmp_path, search_space={"alpha": [0.5]}, epochs=1)
+    best = SICSRec_main1.run(settings)
+    (best / "best.pth").write_bytes(b"of older code")
+    assert SICSRec_main1.run(settings, force=True) == best
+    assert (best / "best.pth").read_bytes() != b"of older code" and "test" in read(best)

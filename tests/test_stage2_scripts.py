@@ -250,6 +250,26 @@ def test_weights_that_do_not_fit_are_listed(datasets_dir, tmp_path):
         assert part in str(error.value)
 
 
+def test_a_checkpoint_of_another_split_is_refused(tmp_path):
+    """The rows of its tables are numbered by the order in the split's files."""
+    datasets_dir = tmp_path / "d"
+    home = make_ready(datasets_dir)
+    id_encoder_main1.main(line(datasets_dir, tmp_path / "r", epochs=1))
+    checkpoint = only_run(tmp_path / "r", "ID_SeqEncoder") / "best.pth"
+    lines = (home / "sequential_data.txt").read_text().splitlines()
+    (home / "sequential_data.txt").write_text("\n".join(reversed(lines)) + "\n")
+    recbole_process.run(recbole_process.Settings(dataset="Tiny", datasets_dir=str(datasets_dir)))
+    with pytest.raises(UserError, match="best.pth: was trained on another train split than .*; train again on this"):
+        evaluate.main(["-d", "Tiny", f"datasets_dir={datasets_dir}", "--checkpoint", str(checkpoint)])
+
+
+def test_id_encoder_with_other_heads_is_refused(datasets_dir, tmp_path):
+    id_encoder_main1.main(line(datasets_dir, tmp_path, epochs=1, n_heads=2))
+    checkpoint = only_run(tmp_path, "ID_SeqEncoder") / "best.pth"
+    with pytest.raises(UserError, match="was trained with n_heads=2, this run has n_heads=4; both steps need the same"):
+        SICSRec_main1.main(line(datasets_dir, tmp_path, n_heads=4, pretrain_id=checkpoint))
+
+
 def test_evaluate_writes_scores_and_honours_the_variant(datasets_dir, tmp_path, capsys):
     folder = SICSRec_main1.run(settings_of(datasets_dir, tmp_path / "r"))
     scores = {}

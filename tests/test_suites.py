@@ -108,6 +108,10 @@ def test_some_rows_are_taken_and_a_mistyped_one_is_told(ran, capsys):
     assert "2 of 2 runs done" in capsys.readouterr().out
     with pytest.raises(UserError, match="rows: suite mine has no row 'Markow'; did you mean 'Markov'"):
         run.main([*words, "rows=Markow", "--dry-run"])
+    with pytest.raises(UserError, match="no row '1.5'"):
+        run.main([*words, "rows=1.5", "--dry-run"])
+    with pytest.raises(UserError, match=r"rows=\[\]: names none; suite mine has Pop, Markov"):
+        run.main([*words, "rows=[]", "--dry-run"])
 
 
 def test_table_holds_what_the_runs_measured_and_leads_to_them(ran, capsys):
@@ -256,3 +260,15 @@ def test_each_metric_has_its_own_strongest(tmp_path):
     other = row_of(tmp_path, "other", [1, 1, 1, 1], items=(5, 6, 7, 9))
     with pytest.raises(UserError, match="'ours' and 'other' were tested on other users or targets"):
         table.significance([other, ours], against, "test")
+    with pytest.raises(UserError, match="'ours' and 'other' were tested on other users or targets"):
+        table.by_groups([ours, other], None, "test")
+
+
+def test_a_run_that_was_not_tested_is_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    run_of = suite.SuiteRun("Pop", "Pop", "Tiny", 1, ())
+    run_of.ledger(str(tmp_path)).parent.mkdir()
+    run_of.ledger(str(tmp_path)).write_text(json.dumps({"state": "done", "folder": str(tmp_path / "run")}))
+    with pytest.raises(UserError, match="Pop, seed 1, is trained and not tested; bash run_test.sh Pop Tiny tests it"):
+        table.collect(suite.Suite("s", [run_of], []), str(tmp_path), "Tiny")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.device import Compute
+from common.errors import UserError
 from reproduce.baselines.counted import CountedModel
 from reproduce.baselines.neural import SASRec
 from stage2_sequence_preference_learning.evaluation import load_model
@@ -174,6 +175,10 @@ class Ensemble(RankingModel):
             load_model(Path(config[key]), dataset.dataset_name, config["datasets_dir"], compute).model
             for key in ("id_checkpoint", "text_checkpoint")
         ]
+        for key, part in zip(("id_checkpoint", "text_checkpoint"), self.parts):
+            if part.max_seq_length < self.max_seq_length:
+                told = f"reads {part.max_seq_length} items, and the ensemble gives it {self.max_seq_length}"
+                raise UserError(f"{key}={config[key]}: {told}; set max_seq_length={part.max_seq_length}")
         self.zscore = config["zscore"]
         self.options = tuple(step / config["weight_steps"] for step in range(config["weight_steps"] + 1))
         self.register_buffer("weight", torch.zeros(()))

@@ -182,7 +182,8 @@ class UniSRecSettings(TextSettings):
 
 @dataclass
 class EnsembleSettings(BaselineSettings):
-    """Sum of two models' scores; the settings of training are those of models that are trained for it."""
+    """Sum of two models' scores. Settings of training are those of models that are trained for it; ID_SeqEncoder and
+    Content_SeqEncoder keep those of their YAMLs."""
 
     id_checkpoint: Optional[str] = setting(None, "best.pth of the ID model; null trains id_part with its own YAML")
     text_checkpoint: Optional[str] = setting(None, "best.pth of the text model; null trains text_part likewise")
