@@ -77,8 +77,11 @@ def load_encoders(checkpoint: Path, dataset: str, datasets_dir: str, compute: Co
         UserError: a file is missing or does not fit.
     """
     content = load_checkpoint(checkpoint)
-    if not isinstance(content, dict) or "state_dict" not in content or "about" not in content:
+    if not isinstance(content, dict) or "state_dict" not in content or not isinstance(content.get("about"), str):
         raise UserError(f"{checkpoint}: is no best.pth of ADRec; train with adrec/main.py")
+    trained_on = json.loads(content["about"])["dataset"]
+    if trained_on != dataset:
+        raise UserError(f"{checkpoint}: was trained on {trained_on}, not on {dataset}; say -d {trained_on}")
     known = {f.name for f in dataclass_fields(ADRecSettings)}
     own = {k: v for k, v in json.loads(content["about"])["settings"].items() if k in known and k != "precision"}
     settings = ADRecSettings(**{**own, "dataset": dataset, "datasets_dir": datasets_dir})

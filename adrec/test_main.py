@@ -69,6 +69,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         raise UserError(f"{checkpoint}: give a run's best.pth")
     if not (checkpoint.parent / METRICS).is_file():
         raise UserError(f"{checkpoint.parent}: the run is not finished; start adrec/main.py again to go on")
+    trained = read_json(checkpoint.parent / METRICS)
+    if (trained["model"], trained["dataset"]) != ("ADRec", settings.dataset):
+        raise UserError(f"{checkpoint}: is {trained['model']} on {trained['dataset']}, not ADRec on {settings.dataset}")
     result = test_run(checkpoint.parent, settings.datasets_dir, compute, parsed.force)
     print(f"ADRec on {result['dataset']}, test: {checkpoint.parent}")
     print("history / seen     users  " + "  ".join(f"{name:>8}" for name in result["test"]))

@@ -72,7 +72,11 @@ def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others
     """
     values = split_overrides(words)
     datasets, seeds, rows, jobs = (values.pop(key, None) for key in OWN)
-    names, numbers = (None if given is None else _listed(given) for given in (datasets, seeds))
+    names = None if datasets is None else [str(name) for name in _listed(datasets)]
+    numbers = None if seeds is None else _listed(seeds)
+    for key, given in (("dataset", names), ("seeds", numbers)):
+        if given is not None and len(set(given)) < max(1, len(given)):
+            raise UserError(f"{key}={given}: name one or more, none of them twice")
     if numbers is not None and not all(isinstance(number, int) for number in numbers):
         raise UserError(f"seeds={seeds}: must be numbers, as in seeds=[1,2,3]")
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):

@@ -159,6 +159,10 @@ def load_suite(
     _check_keys(content, KEYS, str(path))
     entries = [e if isinstance(e, dict) else {"model": e} for e in content.get("models") or []]
     given, shared = settings or {}, with_config(content.get("settings") or {})
+    for key, cure in (("seed", "seeds=[7] names seeds"), ("run", "runs of a suite are named by what makes them")):
+        for source, told in (("command line", given), (path, shared)):
+            if key in told:
+                raise UserError(f"{source}: '{key}' is not for suites: {cure}")
     known_to_one, runs = set(), []
     for entry in entries:
         _check_keys(entry, ENTRY_KEYS, f"{path}: models")

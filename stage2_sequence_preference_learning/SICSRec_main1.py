@@ -21,6 +21,7 @@ from common.settings import build, parse
 from stage2_sequence_preference_learning import id_encoder_main1
 from stage2_sequence_preference_learning.search import train_or_search
 from stage2_sequence_preference_learning.settings import PROPS, SICSRecSettings, StageSettings
+from stage2_sequence_preference_learning.spine import features_of
 
 Settings = SICSRecSettings
 CONFIGS = PROPS / "SICSRec"
@@ -42,6 +43,7 @@ def run(settings: Settings, force: bool = False, step_1: Optional[id_encoder_mai
     def with_id_encoder(of_seed: Settings) -> Settings:
         if of_seed.pretrain_id is not None:
             return of_seed
+        features_of(of_seed)  # a missing file stops here, not after step 1
         own = id_settings(of_seed) if step_1 is None else replace(step_1, seed=of_seed.seed)
         return replace(of_seed, pretrain_id=str(id_encoder_main1.run(own) / "best.pth"))
 

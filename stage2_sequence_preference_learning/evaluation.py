@@ -94,6 +94,8 @@ def load_model(
     if weights is None or not (weights or counted) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise UserError(f"{checkpoint}: holds no 'state_dict' of tensors")
     about = loaded.get("about") or infer_settings(weights)
+    if isinstance(about, str):
+        raise UserError(f"{checkpoint}: is a checkpoint of ADRec; adrec/test_main.py and adrec/recommend.py take it")
     check_split(checkpoint, about.get("inputs", {}), Path(datasets_dir) / dataset, dataset)
     own = {k: v for k, v in about["settings"].items() if k not in ("precision", "processes")}
     if overrides and overrides.get("variant"):

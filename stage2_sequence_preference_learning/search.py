@@ -64,7 +64,12 @@ def check_space(settings: Any) -> None:
             unknown = set(values) - {"low", "high", "log", "step"}
             if unknown or not {"low", "high"} <= set(values):
                 raise UserError(f"search_space: '{key}' needs low and high, and may have log and step; it has {values}")
-            values = [values["low"], values["high"]]
+            low, high = values["low"], values["high"]
+            if not all(isinstance(end, (int, float)) for end in (low, high)) or low > high:
+                raise UserError(f"search_space: '{key}': low and high must be numbers, low the lesser; it has {values}")
+            if values.get("log") and low <= 0:
+                raise UserError(f"search_space: '{key}': log: true needs low above 0; it has {values}")
+            values = [low, high]
         if not isinstance(values, list) or not values:
             raise UserError(f"search_space: '{key}' must be a list of values, or {{low, high}}")
         if isinstance(getattr(settings, key), float):

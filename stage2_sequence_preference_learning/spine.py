@@ -51,18 +51,28 @@ def train(model_name: str, settings: Any, force: bool = False) -> Path:
     )
 
 
-def what_makes(model_name: str, settings: Any, precision: str, n_processes: int) -> Dict[str, Any]:
-    """The recipe of a run: settings that shape it, checksums of all its inputs."""
-    folder, name = settings.dataset_dir, settings.dataset
-    inputs = inter_files(folder / "recbole" / name, name)
+def features_of(settings: Any) -> Dict[str, Path]:
+    """The file of each modality in use.
+
+    Raises:
+        UserError: it is not there.
+    """
+    found = {}
     for modality in getattr(settings, "modalities", []):
-        path = features_path(features_folder(settings), name, modality)
+        path = features_path(features_folder(settings), settings.dataset, modality)
         if not path.is_file():
             raise UserError(
                 f"{path}: no such features; run stage 1, point features_dir=DIR to where they lie, "
                 "or choose what there is with modalities=[text] or modalities=[image]"
             )
-        inputs[modality] = path
+        found[modality] = path
+    return found
+
+
+def what_makes(model_name: str, settings: Any, precision: str, n_processes: int) -> Dict[str, Any]:
+    """The recipe of a run: settings that shape it, checksums of all its inputs."""
+    folder, name = settings.dataset_dir, settings.dataset
+    inputs = {**inter_files(folder / "recbole" / name, name), **features_of(settings)}
     pretrained = getattr(settings, "pretrain_id", None)
     if pretrained not in (None, "none"):
         inputs["id_encoder"] = Path(pretrained)
@@ -118,11 +128,15 @@ def load_id_encoder(model: SICSRec, path: Path, inputs: Dict[str, Any]) -> None:
     weights = loaded.get("state_dict") if isinstance(loaded, dict) else None
     if not weights:
         raise UserError(f"{path}: holds no 'state_dict'; give pretrain_id the checkpoint of an ID_SeqEncoder")
-    trained_on = loaded.get("about", {}).get("inputs", {})  # published files do not tell
+    about = loaded.get("about", {})  # published files do not tell
+    trained = "ADRec" if isinstance(about, str) else about.get("model", "ID_SeqEncoder")
+    if trained != "ID_SeqEncoder":
+        raise UserError(f"pretrain_id={path}: is a checkpoint of {trained}; give that of an ID_SeqEncoder")
+    trained_on = about.get("inputs", {})
     for split, sha256 in trained_on.items():
         if inputs.get(split, {}).get("sha256") != sha256:
             raise UserError(f"pretrain_id={path}: was trained on another {split} split; train the ID encoder again")
-    trained_with = loaded.get("about", {}).get("settings", {})
+    trained_with = about.get("settings", {})
     sizes = model.sizes
     without_shape = {"n_heads": sizes.heads, "hidden_act": sizes.activation, "layer_norm_eps": sizes.eps}
     for key, here in without_shape.items():

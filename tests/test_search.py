@@ -139,6 +139,8 @@ def test_seeds_share_a_search_and_each_starts_from_its_own_id_encoder(datasets_d
         ({"alpha": 3}, "must be a list of values"),
         ({"alpha": {"low": 0}}, "needs low and high"),
         ({"alpha": [-1]}, "at least 0"),
+        ({"alpha": {"low": 1.0, "high": 0.1}}, "low and high must be numbers, low the lesser"),
+        ({"alpha": {"low": 0.0, "high": 0.1, "log": True}}, "log: true needs low above 0"),
         ({}, "search_space is empty"),
         ({"results_dir": ["a"]}, "cannot search 'results_dir'"),
         ({"variant": ["paper", "released"]}, "cannot search 'variant'"),

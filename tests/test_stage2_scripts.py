@@ -250,6 +250,15 @@ def test_weights_that_do_not_fit_are_listed(datasets_dir, tmp_path):
         assert part in str(error.value)
 
 
+def test_a_checkpoint_of_another_method_is_named(datasets_dir, tmp_path):
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "about": '{"model": "ADRec"}'}, tmp_path / "adrec.pth")
+    words = ["-d", "Tiny", f"datasets_dir={datasets_dir}", "--checkpoint", str(tmp_path / "adrec.pth")]
+    with pytest.raises(UserError, match="adrec.pth: is a checkpoint of ADRec; adrec/test_main.py and"):
+        evaluate.main(words)
+    with pytest.raises(UserError, match="is a checkpoint of ADRec; give that of an ID_SeqEncoder"):
+        SICSRec_main1.run(settings_of(datasets_dir, tmp_path / "r", pretrain_id=str(tmp_path / "adrec.pth")))
+
+
 def test_a_checkpoint_of_another_split_is_refused(tmp_path):
     """The rows of its tables are numbered by the order in the split's files."""
     datasets_dir = tmp_path / "d"

@@ -108,6 +108,13 @@ def test_some_rows_are_taken_and_a_mistyped_one_is_told(ran, capsys):
     assert "2 of 2 runs done" in capsys.readouterr().out
     with pytest.raises(UserError, match="rows: suite mine has no row 'Markow'; did you mean 'Markov'"):
         run.main([*words, "rows=Markow", "--dry-run"])
+    for word, told in (
+        ("seed=7", "'seed' is not for suites: seeds=.7. names seeds"),
+        ("seeds=[1,1]", "none of them twice"),
+        ("dataset=[]", "name one or more"),
+    ):
+        with pytest.raises(UserError, match=told):
+            run.main([*words, word, "--dry-run"])
     with pytest.raises(UserError, match="no row '1.5'"):
         run.main([*words, "rows=1.5", "--dry-run"])
     with pytest.raises(UserError, match=r"rows=\[\]: names none; suite mine has Pop, Markov"):
