@@ -55,8 +55,8 @@ class SuiteRun:
 
     @property
     def key(self) -> str:
-        """The same for the same run in any suite."""
-        return hashlib.sha256(json.dumps(self.arguments).encode()).hexdigest()[:12]
+        """The same for the same run in any suite, in whatever order its words were given."""
+        return hashlib.sha256(json.dumps([self.model, self.dataset, *sorted(self.words)]).encode()).hexdigest()[:12]
 
     def ledger(self, results_dir: str) -> Path:
         """JSON of its state, seconds and folder; its log lies beside it."""

@@ -68,6 +68,9 @@ models: [Pop, {model: SASRec, name: wide, settings: {hidden_size: 32}}]
     ]  # fmt: skip
     assert loaded.runs[1].words == ("max_seq_length=10", "data_dir=x/b", "seed=1")
     assert loaded.runs[2].words == ("hidden_size=32", "max_seq_length=20", "data_dir=x/a", "seed=1")
+    given = {"data_dir": "x/{dataset}", "features_dir": "f"}
+    orders = [suite.load_suite("bili", settings=dict(order)).runs for order in (given.items(), reversed(given.items()))]
+    assert [r.key for r in orders[0]] == [r.key for r in orders[1]]
     again = suite.load_suite(write(tmp_path, text), settings={"data_dir": "x/{dataset}"})
     assert [r.key for r in again.runs] == [r.key for r in loaded.runs] and len({r.key for r in loaded.runs}) == 8
 
