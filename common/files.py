@@ -129,7 +129,7 @@ def checksum(path: Path) -> str:
 def commit() -> str:
     """The commit of the code that runs, with ``+`` where the work tree differs; ``unknown`` outside git."""
     try:
-        where = ["git", "-C", str(REPOSITORY)]
+        where = ["git", "--no-optional-locks", "-C", str(REPOSITORY)]  # a killed run leaves no index.lock
         head = subprocess.run([*where, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         dirty = subprocess.run([*where, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -157,6 +157,12 @@ def load_suite(
         raise UserError(f"no suite '{name}'{nearest(name, suite_names())}; there are {', '.join(suite_names())}")
     content = read_yaml(path)
     _check_keys(content, KEYS, str(path))
+    for key in ("datasets", "models", "against"):
+        if not isinstance(content.get(key, []), (list, type(None))):
+            raise UserError(f"{path}: '{key}' must be a list, as in {key}: [{content[key]}]")
+    for key in ("settings", "of_dataset"):
+        if not isinstance(content.get(key, {}), (dict, type(None))):
+            raise UserError(f"{path}: '{key}' must be a mapping, as in {key}: {{KEY: VALUE}}")
     entries = [e if isinstance(e, dict) else {"model": e} for e in content.get("models") or []]
     given, shared = settings or {}, with_config(content.get("settings") or {})
     for key, cure in (("seed", "seeds=[7] names seeds"), ("run", "runs of a suite are named by what makes them")):

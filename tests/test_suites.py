@@ -46,6 +46,8 @@ def test_each_suite_fits_the_models(name):
         ("datasets: [a]\nmodels: [SASRec]\nof_dataset: {a: {epocs: 3}}", "mine.yaml: .*'epocs'.*did you mean 'epochs'"),
         ("datasets: [a]\nmodels: [Pop, Pop]", "same name"),
         ("models: [Pop]", "no runs"),
+        ("datasets: Mine\nmodels: [Pop]", r"'datasets' must be a list, as in datasets: \[Mine\]"),
+        ("datasets: [a]\nmodels: [Pop]\nsettings: [1]", "'settings' must be a mapping"),
         ("datasets: [a]\nmodels: [Pop]\nagainst: [Markov]", "unknown key 'Markov'"),
     ],
 )
