@@ -79,11 +79,12 @@ def load_encoders(checkpoint: Path, dataset: str, datasets_dir: str, compute: Co
     content = load_checkpoint(checkpoint)
     if not isinstance(content, dict) or "state_dict" not in content or not isinstance(content.get("about"), str):
         raise UserError(f"{checkpoint}: is no best.pth of ADRec; train with adrec/main.py")
-    trained_on = json.loads(content["about"])["dataset"]
-    if trained_on != dataset:
-        raise UserError(f"{checkpoint}: was trained on {trained_on}, not on {dataset}; say -d {trained_on}")
+    about = json.loads(content["about"])
+    if about["dataset"] != dataset:
+        cure = f"say -d {about['dataset']}"
+        raise UserError(f"{checkpoint}: was trained on {about['dataset']}, not on {dataset}; {cure}")
     known = {f.name for f in dataclass_fields(ADRecSettings)}
-    own = {k: v for k, v in json.loads(content["about"])["settings"].items() if k in known and k != "precision"}
+    own = {k: v for k, v in about["settings"].items() if k in known and k != "precision"}
     settings = ADRecSettings(**{**own, "dataset": dataset, "datasets_dir": datasets_dir})
     resolve_switches(settings, SWITCHES)
     folder = str(checkpoint.parent / TEXT_ENCODER)

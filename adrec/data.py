@@ -95,8 +95,8 @@ class Tokens:
         real = ranges(np.zeros_like(run), run) < np.repeat(lengths, run)
         ids, places = np.full(len(real), pad), ranges(self.starts[items], lengths)
         ids[real] = self.ids[places]
-        tokens, counts, of_all = (torch.from_numpy(array).to(device) for array in (ids, lengths, places))
-        return Texts(tokens, layout, counts, of_all if padded_to is None else None)
+        tokens, counts = (torch.from_numpy(array).to(device) for array in (ids, lengths))
+        return Texts(tokens, layout, counts, torch.from_numpy(places) if padded_to is None else None)
 
 
 def tokenise(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Tokens:

@@ -223,10 +223,8 @@ class ADRec(nn.Module):
             ("item", "items", item_keys, self.item_queue),
         ):
             size = s.queue_size if plural in s.queues else 0
-            negatives, of_items = (
-                queue.vectors[:size].clone(),
-                queue.items[:size],
-            )  # cloned: it moves on before backward
+            of_items = queue.items[:size]
+            negatives = queue.vectors[:size].clone()  # the queue moves on before backward
             in_batch = s.in_batch_negatives or not size
             if in_batch:
                 negatives, of_items = torch.cat([negatives, keys]), torch.cat([of_items, target_ids])

@@ -22,7 +22,7 @@ class Texts:
     tokens: Tensor  # (T,) rows of the embedding table
     layout: Ragged
     counts: Tensor  # (n,) real tokens; fewer than the layout's lengths where padding is run too (A2 released)
-    places: Optional[Tensor] = None  # (T,) of the tokens among those of all items; None where padding is run too
+    places: Optional[Tensor] = None  # (T,) on the CPU, of the tokens among all items'; None where padding is run too
 
 
 @dataclass

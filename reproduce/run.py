@@ -26,12 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from omegaconf import OmegaConf
-
 from common.errors import UserError, run_script
 from common.files import read_json, read_text, write_json
 from common.settings import REPOSITORY, split_overrides
-from reproduce.suite import Suite, SuiteRun, load_suite, suite_names
+from reproduce.suite import Suite, SuiteRun, listed, load_suite, suite_names
 
 HELD = "is writing here"  # of common.files.exclusive: another run makes what this one needs too
 HELD_SECONDS = 10.0
@@ -72,8 +70,8 @@ def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others
     """
     values = split_overrides(words)
     datasets, seeds, rows, jobs = (values.pop(key, None) for key in OWN)
-    names = None if datasets is None else [str(name) for name in _listed(datasets)]
-    numbers = None if seeds is None else _listed(seeds)
+    names = None if datasets is None else [str(name) for name in listed(datasets)]
+    numbers = None if seeds is None else listed(seeds)
     for key, given in (("dataset", names), ("seeds", numbers)):
         if given is not None and len(set(given)) < max(1, len(given)):
             raise UserError(f"{key}={given}: name one or more, none of them twice")
@@ -83,13 +81,9 @@ def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others
         raise UserError(f"jobs={jobs}: must be a number of at least 1")
     suite = load_suite(name, names, numbers, values, (*OWN, *others))
     if rows is not None:
-        suite = suite.only([str(row) for row in _listed(rows)])
+        suite = suite.only([str(row) for row in listed(rows)])
     folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
     return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments)
-
-
-def _listed(given: Any) -> List[Any]:
-    return list(given) if OmegaConf.is_list(given) else [given]
 
 
 def listing(suite: Suite, results_dir: str) -> str:

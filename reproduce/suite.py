@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from common.errors import UserError, nearest
 from common.files import read_json
@@ -122,8 +122,9 @@ def _word(key: str, value: Any, dataset: str) -> str:
     return f"{key}={text}"
 
 
-def _listed(value: Any) -> List[Any]:
-    return value if isinstance(value, list) else [value]
+def listed(value: Any) -> List[Any]:
+    """A list of a YAML or of the command line, or a list of one value."""
+    return list(value) if isinstance(value, (list, ListConfig)) else [value]
 
 
 def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -182,7 +183,7 @@ def load_suite(
             values = {k: v for k, v in {**shared, **of_dataset}.items() if k in known}
             values.update(with_config(entry.get("settings") or {}, pipeline(model)))
             values.update({k: v for k, v in given.items() if k in known})
-            for number, seed in enumerate(_listed(own_seeds)):
+            for number, seed in enumerate(listed(own_seeds)):
                 words = [_word(key, value, dataset) for key, value in {**values, "seed": seed}.items()]
                 if number == 0:
                     _check_run(path, row, model, dataset, words)

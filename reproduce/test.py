@@ -85,10 +85,8 @@ class Run:
         inputs = self.made_from["inputs"]
         own = (*OWN, *(["text_model"] if self.made_from["settings"].get("text_model") == "small" else []))
         data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name not in own)
-        told = {
-            **as_dict(SCHEMAS[self.result["model"]]()),
-            **self.made_from["settings"],
-        }  # younger ones, too
+        defaults = as_dict(SCHEMAS[self.result["model"]]())  # of settings that are younger than the run
+        told = {**defaults, **self.made_from["settings"]}
         settings = sorted((k, str(v)) for k, v in told.items() if k not in ("seed", *CHECKPOINTS))
         return repr((self.result["model"], settings, data, "id_encoder" in inputs))
 

@@ -134,7 +134,7 @@ def load_id_encoder(model: SICSRec, path: Path, inputs: Dict[str, Any]) -> None:
         raise UserError(f"pretrain_id={path}: is a checkpoint of {trained}; give that of an ID_SeqEncoder")
     trained_on = about.get("inputs", {})
     for split, sha256 in trained_on.items():
-        if inputs.get(split, {}).get("sha256") != sha256:
+        if inputs[split]["sha256"] != sha256:
             raise UserError(f"pretrain_id={path}: was trained on another {split} split; train the ID encoder again")
     trained_with = about.get("settings", {})
     sizes = model.sizes

@@ -80,9 +80,13 @@ class SequenceTrainer(Trainer):
         self.compute, self.run_dir, self.about, self.processes = compute, Path(run_dir), about, processes
         self.saved_model_file = str(self.run_dir / BEST)
         self.scaler = compute.scaler()
-        trains = any(parameter.requires_grad for parameter in model.parameters())
-        self.module: nn.Module = DistributedDataParallel(model) if processes.size > 1 and trains else model
+        self.module = self._module()
         self.seconds, self.best_epoch = 0.0, -1
+
+    def _module(self) -> nn.Module:
+        """What a step calls: the model, its gradients averaged over processes."""
+        module: nn.Module = DistributedDataParallel(self.model) if self.processes.size > 1 else self.model
+        return module
 
     def _build_optimizer(self, **keywords: Any) -> torch.optim.Optimizer:
         """Adam; RecBole's other optimizers are not offered."""
@@ -259,6 +263,11 @@ class ValidationTrainer(SequenceTrainer):
 
     A model may count what it needs when it is made, and have one option.
     """
+
+    def _module(self) -> nn.Module:
+        """There are no gradients to average."""
+        module: nn.Module = self.model
+        return module
 
     def _build_optimizer(self, **keywords: Any) -> Any:
         """There is nothing to optimise."""
