@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional
 
+from common.errors import UserError
+from common.runs import check_name
 from common.settings import ComputeSettings, setting
 
 PROPS = Path(__file__).parent / "props"
@@ -113,3 +115,17 @@ class ADRecSettings(ComputeSettings):
     )
     log_steps: int = setting(50, "steps between entries in TensorBoard", minimum=1)
     test: bool = setting(True, "after training, evaluate the best checkpoint on the test split")
+
+    def check(self) -> None:
+        """No setting is without effect, ``run`` is a folder's name."""
+        super().check()
+        check_name(self.run)
+        default = ADRecSettings()
+        for name, needs, given in (
+            ("offset_dropout", "item_offsets=true", self.item_offsets),
+            ("text_learning_rate", "train_text=true", self.train_text),
+            ("frozen_text_layers", "train_text=true", self.train_text),
+        ):
+            value = getattr(self, name)
+            if value != getattr(default, name) and not given:
+                raise UserError(f"{name}={value} has no effect without {needs}; set that, or leave {name} out")

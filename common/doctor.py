@@ -124,8 +124,8 @@ def check_dataset(name: str, folders: Dict[str, Path]) -> Iterator[Finding]:
     yield from check_pairs(folder / "pairs", dataset.n_items)
     yield from check_encoders(folder / "encoders", folders.get("finetune_dir", Path("finetune_llm")) / name)
     yield from check_features(folders.get("features_dir", folder), name, dataset.n_items)
-    if (folder / "released").is_dir():
-        yield from check_features(folder / "released", name, dataset.n_items)
+    for more in sorted({path.parent for path in folder.glob(f"*/{name}_*_stage1.pth")}):  # of a variant, an ablation
+        yield from check_features(more, name, dataset.n_items)
     yield from check_inter(folder / "recbole" / name, name, len(dataset.users))
 
 
@@ -287,6 +287,9 @@ def read_words(words: Sequence[str]) -> Tuple[str, Dict[str, Path]]:
 
 def main(words: Sequence[str]) -> int:
     """Check everything, and return the exit status."""
+    if set(words) & {"-h", "--help"}:
+        print(__doc__.strip())
+        return 0
     try:
         name, folders = read_words(words)
     except UserError as error:

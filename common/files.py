@@ -69,6 +69,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(rest, ignore_errors=True)
 
 
+def check_folder(path: Path, given: str) -> Path:
+    """A file to be written where the user says, if its folder is there; ``given`` names what said so.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"{given}: no folder {path.parent}; make it, or correct the path")
+    return path
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically, with Unix line ends."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as out:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Generic, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError, nearest
@@ -27,9 +27,19 @@ def setting(
     choices: Optional[Sequence[Any]] = None,
     minimum: Optional[float] = None,
     maximum: Optional[float] = None,
+    may_be_empty: bool = True,
 ) -> Any:
-    """A dataclass field with its help text and the values it admits (bounds are inclusive)."""
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
+    """A dataclass field with its help text and the values it admits (bounds are inclusive).
+
+    A list holds such values; with ``choices`` it names each once at most.
+    """
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "may_be_empty": may_be_empty,
+    }
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -46,6 +56,9 @@ class CommonSettings:
     def dataset_dir(self) -> Path:
         """Folder of the prepared data set."""
         return Path(self.datasets_dir) / self.dataset
+
+    def check(self) -> None:
+        """Raise a `UserError` for values that do not go together; `build` calls it."""
 
 
 @dataclass
@@ -116,7 +129,20 @@ def _update(config: DictConfig, values: Mapping[str, Any], source: str) -> None:
             OmegaConf.update(config, key, value, merge=False)  # a mapping is replaced, like any other value
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
+            if isinstance(config[key], ListConfig) and not OmegaConf.is_config(value):
+                reason = f"must be a list, as in {key}=[{value}]"
             raise UserError(f"{source}: setting '{key}': {reason}") from error
+
+
+def apply(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], source: str) -> None:
+    """Put values into the config of a schema, each checked by itself; ``source`` names where they come from.
+
+    Raises:
+        UserError: an unknown key, a wrong type, a value that is not admitted.
+    """
+    _key_errors(schema, list(values), source)
+    _update(config, values, source)
+    check_values(OmegaConf.to_object(config), source)
 
 
 def check_values(settings: Any, source: str) -> None:
@@ -128,6 +154,10 @@ def check_values(settings: Any, source: str) -> None:
     for f in dataclasses.fields(settings):
         value, meta = getattr(settings, f.name), f.metadata
         many = value if isinstance(value, list) else [value]
+        if not many and not meta.get("may_be_empty", True):
+            raise UserError(f"{source}: setting '{f.name}' is empty; name one or more of: {', '.join(meta['choices'])}")
+        if meta.get("choices") and len(set(many)) < len(many):
+            raise UserError(f"{source}: setting '{f.name}' is {many}; name each once")
         for one in many:
             if one is None:
                 continue
@@ -169,7 +199,7 @@ def read_yaml(path: Path) -> Dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such settings file") from error
     except Exception as error:
-        raise UserError(f"{path}: not a YAML mapping: {error}") from error
+        raise UserError(f"{path}: not a YAML mapping: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: not a YAML mapping of key: value")
     return {str(k): v for k, v in loaded.items()}
@@ -193,15 +223,12 @@ def build(
         likely = (config_dir / f"{dataset}.yaml", config_dir / "default.yaml")
         config_file = next((path for path in likely if path.is_file()), None)
     if config_file is not None:
-        from_file = read_yaml(config_file)
-        _key_errors(schema, list(from_file), str(config_file))
-        _update(config, from_file, str(config_file))
-        check_values(OmegaConf.to_object(config), str(config_file))
-    _update(config, values, "command line")
+        apply(config, schema, read_yaml(config_file), str(config_file))
+    apply(config, schema, values, "command line")
     settings: S = OmegaConf.to_object(config)  # type: ignore[assignment]
-    check_values(settings, "command line")
     if not settings.dataset:
         raise UserError("setting 'dataset' is empty; name the data set: -d NAME")
+    settings.check()
     return settings
 
 

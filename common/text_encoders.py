@@ -45,15 +45,24 @@ def fetch(kind: Any, name: str, cure: str, **keywords: Any) -> Any:
         raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason} {cure}") from error
 
 
+def check_encoder(name: str, model_type: str) -> None:
+    """See by its config alone whether an encoder can be had and is of the architecture.
+
+    Raises:
+        UserError: it cannot, or is not.
+    """
+    config = fetch(AutoConfig, name, ENCODER_CURE)
+    if config.model_type != model_type:
+        raise UserError(f"'{name}' is a {config.model_type} model; here a {model_type} model is needed")
+
+
 def load_encoder(kind: Any, name: str, model_type: str, may_be_new: Tuple[str, ...]) -> Any:
     """An encoder in fp32 of an architecture asked for; only weights that begin with ``may_be_new`` may be missing.
 
     Raises:
         UserError: it cannot be had, is of another architecture, or lacks weights.
     """
-    config = fetch(AutoConfig, name, ENCODER_CURE)
-    if config.model_type != model_type:
-        raise UserError(f"'{name}' is a {config.model_type} model; here a {model_type} model is needed")
+    check_encoder(name, model_type)
     model, found = fetch(kind, name, ENCODER_CURE, output_loading_info=True, **dtype_keyword(torch.float32))
     missing = sorted(found["missing_keys"])
     lacking = [key for key in missing if not key.startswith(may_be_new)]

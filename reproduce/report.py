@@ -6,7 +6,7 @@
 The other words are those of reproduce.run. The page is one HTML file that needs no network and no server.
 
 Reads:  what reproduce.run recorded, the runs' folders, the prepared data set, pairs and features of stage 1
-Writes: <results_dir>/suites/<suite>/report.html, or out
+Writes: <results_dir>/suites/<suite>/report.html (report-<data set>-masked.html, as asked for), or out
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import List, Optional
 
 from common.errors import UserError, run_script
-from common.files import write_text
+from common.files import check_folder, write_text
 from common.settings import CommonSettings, build, help_of_settings, setting, split_overrides
 from reproduce.report_page.page import html_of
 from reproduce.run import asked_for
@@ -29,7 +29,7 @@ from reproduce.suite import suite_names
 class Settings(CommonSettings):
     """Settings of the page; dataset and datasets_dir are the suites' words."""
 
-    out: Optional[str] = setting(None, "the file to write; null: <results_dir>/suites/<suites>/report.html")
+    out: Optional[str] = setting(None, "the file to write; null: report.html in <results_dir>/suites/<suites>/")
     before_dir: Optional[str] = setting(
         None, "item features from before stage 1, {dataset} is filled in; null: <datasets_dir>/<D>/before_stage1"
     )
@@ -67,7 +67,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     of_suites = [word for word in words if word.partition("=")[0] not in OWN]
     asked = [asked_for(name, of_suites, arguments, OWN) for name in names]
     together = "+".join(dict.fromkeys(one.suite.name for one in asked))
-    path = Path(settings.out or Path(asked[0].results_dir) / "suites" / together / "report.html")
+    home = Path(asked[0].results_dir) / "suites" / together
+    path = check_folder(Path(settings.out), "out") if settings.out else home / f"report{asked[0].selection}.html"
     page = html_of(asked, settings, "test_masked" if arguments.masked else "test", path.parent)
     write_text(path, page)
     print(f"{path}: {len(page.encode()) / 1e6:.1f} MB")

@@ -47,6 +47,13 @@ class Asked:
     jobs: int
     words: List[str]
     flags: argparse.Namespace
+    asked_datasets: List[str]  # by dataset=; none: the suite's
+
+    @property
+    def selection(self) -> str:
+        """What sets a table or a page of some data sets, or of another protocol, apart in a file's name."""
+        told = [*self.asked_datasets, *(["masked"] if getattr(self.flags, "masked", False) else [])]
+        return "".join(f"-{word}" for word in told)
 
 
 def command_line(doc: Optional[str], argv: Optional[List[str]], flags: Dict[str, str]) -> Asked:
@@ -83,7 +90,7 @@ def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others
     if rows is not None:
         suite = suite.only([str(row) for row in listed(rows)])
     folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
-    return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments)
+    return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments, names or [])
 
 
 def listing(suite: Suite, results_dir: str) -> str:

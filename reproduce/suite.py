@@ -166,10 +166,16 @@ def load_suite(
             raise UserError(f"{path}: '{key}' must be a mapping, as in {key}: {{KEY: VALUE}}")
     entries = [e if isinstance(e, dict) else {"model": e} for e in content.get("models") or []]
     given, shared = settings or {}, with_config(content.get("settings") or {})
+    of_dataset = content.get("of_dataset") or {}
     for key, cure in (("seed", "seeds=[7] names seeds"), ("run", "runs of a suite are named by what makes them")):
         for source, told in (("command line", given), (path, shared)):
             if key in told:
                 raise UserError(f"{source}: '{key}' is not for suites: {cure}")
+    if "config" in given:
+        raise UserError(f"command line: 'config' is not for suites: a row's settings in {path} may hold config: FILE")
+    in_use = [*(datasets or []), *(content.get("datasets") or [])]
+    in_use += [name for entry in entries for name in entry.get("datasets") or []]
+    _check_keys(of_dataset, in_use, f"{path}: of_dataset")
     known_to_one, runs = set(), []
     for entry in entries:
         _check_keys(entry, ENTRY_KEYS, f"{path}: models")
@@ -179,8 +185,7 @@ def load_suite(
         row = str(entry.get("name", model))
         own_seeds = seeds or entry.get("seeds") or content.get("seeds") or [2024]
         for dataset in datasets or entry.get("datasets") or content.get("datasets") or []:
-            of_dataset = (content.get("of_dataset") or {}).get(dataset) or {}
-            values = {k: v for k, v in {**shared, **of_dataset}.items() if k in known}
+            values = {k: v for k, v in {**shared, **(of_dataset.get(dataset) or {})}.items() if k in known}
             values.update(with_config(entry.get("settings") or {}, pipeline(model)))
             values.update({k: v for k, v in given.items() if k in known})
             for number, seed in enumerate(listed(own_seeds)):
@@ -188,7 +193,7 @@ def load_suite(
                 if number == 0:
                     _check_run(path, row, model, dataset, words)
                 runs.append(SuiteRun(row, model, dataset, seed, tuple(words)))
-    of_datasets = [key for own in (content.get("of_dataset") or {}).values() for key in own or {}]
+    of_datasets = [key for own in of_dataset.values() for key in own or {}]
     for key in (*shared, *of_datasets, *given):
         if key not in known_to_one:
             source = "command line" if key in given and key not in (*shared, *of_datasets) else path

@@ -8,7 +8,7 @@ compared with the strongest other row by each metric, paired by user; published 
 source and protocol; accuracy against cost; NDCG@10 by groups of targets and users; coverage and Gini of what is
 recommended.
 
-Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}
+Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}, with dataset= and --masked table-<data set>-masked.*
 """
 
 from __future__ import annotations
@@ -284,13 +284,14 @@ def make(asked: Asked, split: str) -> Path:
     if not tables:
         raise UserError(f"no run of {asked.suite.name} is done; python -m reproduce.run with the same words runs them")
     home = Path(asked.results_dir) / "suites" / asked.suite.name
-    write_text(home / "table.md", markdown(tables) + "\n" + runs_listed(everything, asked.results_dir, home, False))
-    write_text(home / "table.tex", latex(tables))
-    write_text(home / "table.csv", as_csv(tables))
-    listed = runs_listed(everything, asked.results_dir, home, True)
-    write_text(home / "table.html", page(asked.suite.name, tables, listed))
+    name = f"table{asked.selection}"
+    listed = [runs_listed(everything, asked.results_dir, home, as_html) for as_html in (False, True)]
+    write_text(home / f"{name}.md", f"{markdown(tables)}\n{listed[0]}")
+    write_text(home / f"{name}.tex", latex(tables))
+    write_text(home / f"{name}.csv", as_csv(tables))
+    write_text(home / f"{name}.html", page(asked.suite.name, tables, listed[1]))
     print(markdown(tables))
-    print(f"written to {home}/table.md, .tex, .csv and .html")
+    print(f"written to {home}/{name}.md, .tex, .csv and .html")
     return home
 
 

@@ -5,7 +5,7 @@
     bash run_test.sh SICSRec Bili_Food alpha=0.2    only runs with this setting
 
 A run is tested once, with its best epoch on validation; the result stays in its metrics.json.
-Writes <results_dir>/<model>/<dataset>/table.md and table.csv.
+Writes <results_dir>/<model>/<dataset>/table.{md,csv}, with masked=true table-masked.{md,csv}.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from common.errors import UserError, nearest, run_script
 from common.features import MODALITIES
 from common.files import read_json, read_text, write_text
 from common.processes import Processes
-from common.settings import DeviceSettings, as_dict, build, setting, split_overrides
+from common.settings import DeviceSettings, as_dict, build, help_of_settings, setting, split_overrides
 from reproduce.formats import aligned
 from reproduce.steps import pipeline
-from reproduce.train import command_line
+from reproduce.train import command_line, read_command_line
 from stage2_sequence_preference_learning.evaluation import test_run
 from stage2_sequence_preference_learning.settings import NOT_SHAPING, OTHERS
 from stage2_sequence_preference_learning.settings import SCHEMAS as STAGE2_SCHEMAS
@@ -141,7 +141,10 @@ def table(runs: List[Run], split: str) -> List[List[str]]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Find the runs, test them, print and write the table."""
-    arguments = command_line(__doc__, argv)
+    parser = command_line(__doc__)
+    picking = "any setting that shapes a run's numbers, such as alpha=0.2 or seed=7, picks the runs that have it"
+    parser.epilog = help_of_settings(Settings, "settings (key=value):", ["dataset"]) + f"\n{picking}"
+    arguments = read_command_line(parser, argv)
     model, dataset = arguments.model, arguments.dataset
     trained = [step.name for step in pipeline(model) if step.name in SCHEMAS]
     values = split_overrides(arguments.overrides)
@@ -170,13 +173,14 @@ def main(argv: Optional[List[str]] = None) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     folder = Path(settings.results_dir) / model / dataset
-    write_text(folder / "table.csv", text.getvalue())
-    write_text(folder / "table.md", aligned(rows))
+    name = "table-masked" if settings.masked else "table"
+    write_text(folder / f"{name}.csv", text.getvalue())
+    write_text(folder / f"{name}.md", aligned(rows))
     n_users = len(read_text(runs[-1].folder / "ranks.csv").splitlines()) - 1
     history = "masked" if settings.masked else "unmasked"
     print(f"{dataset}: test, {n_users} users, all items ranked, history {history}, ties at their mean rank")
     print(aligned(rows), end="")
-    print(f"written to {folder}/table.md and table.csv")
+    print(f"written to {folder}/{name}.md and .csv")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,12 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from omegaconf import OmegaConf
+
 from common.errors import UserError, run_script
 from common.features import features_path
 from common.files import checksum, write_json
-from common.settings import REPOSITORY, build, read_yaml, split_overrides
+from common.settings import REPOSITORY, apply, build, read_yaml, split_overrides
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
 from stage1_content_modality_semantic_alignment import llm_driven_sample, sft_content_encoder
 from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
@@ -43,10 +45,13 @@ def with_config(values: Mapping[str, Any], steps: Sequence[Step] = ()) -> Dict[s
         return given
     path = Path(str(name)) if Path(str(name)).is_file() else REPOSITORY / str(name)
     from_file = read_yaml(path)
+    asked = list(steps) or [step for steps_of_one in PIPELINES.values() for step in steps_of_one]
     try:
-        route(steps or [step for steps_of_one in PIPELINES.values() for step in steps_of_one], from_file)
+        routed = route(asked, from_file)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    for step in asked:
+        apply(OmegaConf.structured(step.schema), step.schema, routed[step.name], str(path))
     return {**from_file, **given}
 
 
@@ -123,6 +128,9 @@ def run_plan(planned: Planned, force: bool) -> Tuple[Path, Dict[str, float]]:
         start = time.perf_counter()
         if number == len(planned):
             _refuse_replaced(exported)
+        if step.script is llm_driven_sample:
+            for tuning in (one for _, one in planned if isinstance(one, sft_content_encoder.Settings)):
+                sft_content_encoder.check_inputs(tuning)
         made = step.script.run(settings, force, **(step_1 if step.name == "SICSRec" else {}))
         if step is ID:
             step_1 = {"step_1": settings}
@@ -151,19 +159,23 @@ def _help_epilog() -> str:
     return "\n".join(lines)
 
 
-def command_line(doc: Optional[str], argv: Optional[List[str]]) -> argparse.Namespace:
+def command_line(doc: Optional[str]) -> argparse.ArgumentParser:
     """MODEL, DATASET and words of settings; the quickstart without any."""
     parser = argparse.ArgumentParser(
-        description=doc,
-        epilog=_help_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("model", nargs="?", default="SICSRec", help=", ".join(PIPELINES))
     parser.add_argument("dataset", nargs="?", default="ml-100k")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--force", action="store_true", help="do every step again though its output stands")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write folder and seconds of each step here (JSON)")
+    return parser
+
+
+def read_command_line(parser: argparse.ArgumentParser, argv: Optional[List[str]]) -> argparse.Namespace:
+    """Parse it.
+
+    Raises:
+        UserError: a setting stands where model or data set should.
+    """
     arguments = parser.parse_intermixed_args(argv)
     if "=" in arguments.model + arguments.dataset:
         raise UserError("name MODEL and DATASET before settings, as in: SICSRec ml-100k alpha=0.4")
@@ -172,7 +184,11 @@ def command_line(doc: Optional[str], argv: Optional[List[str]]) -> argparse.Name
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Plan, then run."""
-    arguments = command_line(__doc__, argv)
+    parser = command_line(__doc__)
+    parser.epilog = _help_epilog()
+    parser.add_argument("--force", action="store_true", help="do every step again though its output stands")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write folder and seconds of each step here (JSON)")
+    arguments = read_command_line(parser, argv)
     folder, seconds = run_plan(plan(arguments.model, arguments.dataset, arguments.overrides), arguments.force)
     if arguments.record is not None:
         write_json(arguments.record, {"folder": str(folder), "seconds": seconds})

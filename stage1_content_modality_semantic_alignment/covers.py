@@ -50,6 +50,19 @@ def _decode(path: Path, side: int) -> np.ndarray:
     return np.asarray(resized).transpose(2, 0, 1)
 
 
+def folder_of_covers(dataset: Dataset) -> Path:
+    """Where a data set's covers lie.
+
+    Raises:
+        UserError: it has none.
+    """
+    if dataset.covers is None:
+        raise UserError(
+            f"{covers_path(dataset.folder)}: no such folder; put <item>.jpg there, or set modalities=[text]"
+        )
+    return dataset.covers
+
+
 def read_covers(
     dataset: Dataset, items: Sequence[int], side: int, missing_covers: str
 ) -> Tuple[List[int], List[int], torch.Tensor]:
@@ -62,11 +75,8 @@ def read_covers(
     Raises:
         UserError: no covers at all; or some cannot be used and ``missing_covers`` is ``stop``: lists them.
     """
-    if dataset.covers is None:
-        raise UserError(
-            f"{covers_path(dataset.folder)}: no such folder; put <item>.jpg there, or set modalities=[text]"
-        )
-    paths = [cover_path(dataset.covers, item) for item in items]
+    covers = folder_of_covers(dataset)
+    paths = [cover_path(covers, item) for item in items]
     pixels = np.empty((len(items), 3, side, side), dtype=np.uint8)
     faults: Dict[int, str] = {}
     for place, path in enumerate(tqdm(paths, desc="covers decoded", disable=None, unit="cover", leave=False)):
@@ -78,7 +88,7 @@ def read_covers(
         raise UserError(describe_cover_faults(paths, faults))
     usable = [place for place in range(len(items)) if place not in faults]
     if not usable:
-        raise UserError(f"{dataset.covers}: not one cover can be used; set modalities=[text]")
+        raise UserError(f"{covers}: not one cover can be used; set modalities=[text]")
     return [items[p] for p in usable], [items[p] for p in faults], torch.from_numpy(pixels[usable])
 
 

@@ -34,7 +34,7 @@ def describe(dataset: Dataset, kind: str, with_cover: int, covers_are: str = "")
         lines.append(f"  with cover {with_cover / found.items:.1%}{covers_are}")
     known = known_counts(dataset.name, kind)
     if known and known.agrees(found):
-        lines.append(f"  as {kind}'s {dataset.name} is known")
+        lines.append(f"  the same counts as others report for {dataset.name}, {kind}")
     elif known:
         lines.append(
             f"warning: {dataset.name} of the kind {kind} is known with {known}; here it has {found}: "

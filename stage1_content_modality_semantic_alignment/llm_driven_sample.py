@@ -58,6 +58,7 @@ from stage1_content_modality_semantic_alignment.questions import (
     Template,
     load_template,
     make_questions,
+    target_count,
 )
 from stage1_content_modality_semantic_alignment.verdicts import (
     FAILED,
@@ -125,6 +126,11 @@ class Settings(ServerSettings):
         None, "S3: an answer must be one of the candidates; released: any id-title; null: as variant says"
     )
 
+    def check(self) -> None:
+        """``targets`` says which."""
+        super().check()
+        target_count(self.targets, 1)
+
     @property
     def strategy_name(self) -> str:
         """``strategy``, or the name derived from who chooses."""
@@ -176,6 +182,9 @@ def run(settings: Settings, force: bool = False, dry_run: bool = False) -> None:
         if force:
             store.forget(questions)
         answers, passed_over = ask(questions, selector, store)
+        if not answers:
+            why = next(iter(passed_over.values()))
+            raise UserError(f"none of {len(passed_over)} requests was answered: {why}; see whether the server is up")
         write_results(settings, dataset, folder, questions, answers, passed_over, made_from)
 
 

@@ -38,7 +38,7 @@ from stage1_content_modality_semantic_alignment.alignment_report import (
 )
 from stage1_content_modality_semantic_alignment.alignment_training import AlignmentTrainer, Schedule, distinct_items
 from stage1_content_modality_semantic_alignment.content_model import ContentModel, ItemVectors
-from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
+from stage1_content_modality_semantic_alignment.covers import folder_of_covers, image_size, read_covers
 from stage1_content_modality_semantic_alignment.item_inputs import CachedItems, Covers, LiveItems, RawItems, Titles
 from stage1_content_modality_semantic_alignment.losses import LOSSES, terms_of
 from stage1_content_modality_semantic_alignment.pairs import Pair, pairs_dir, pairs_path, read_pairs
@@ -53,7 +53,7 @@ TUNING = ("epochs", "batch_size", "learning_rate", "temperature")
 class Settings(StrategySettings):
     """Settings of this step; the defaults are the paper's."""
 
-    modalities: List[str] = setting(["text", "image"], "what items have", choices=("text", "image"))
+    modalities: List[str] = setting(["text", "image"], "what items have", choices=("text", "image"), may_be_empty=False)
     text_model: str = setting(
         "google-bert/bert-base-chinese", "a BERT: name on the hub, folder, or small (made from the titles)"
     )
@@ -81,13 +81,15 @@ class Settings(StrategySettings):
         """``modalities``."""
         return self.modalities
 
+    def check(self) -> None:
+        """There is something to minimise, or the fine-tuning is left out."""
+        super().check()
+        if self.losses and not terms_of(self.modalities, self.losses):
+            raise UserError(f"losses={self.losses}: none of them can be taken of modalities={self.modalities}")
+
 
 def run(settings: Settings, force: bool = False) -> None:
     """Do the step, or say that its output stands. Raises `UserError` for bad input."""
-    if len(set(settings.modalities)) != len(settings.modalities) or not settings.modalities:
-        raise UserError(f"modalities={settings.modalities}: name text, image, or both, once each")
-    if settings.losses and not terms_of(settings.modalities, settings.losses):
-        raise UserError(f"losses={settings.losses}: none of them can be taken of modalities={settings.modalities}")
     compute = pick_compute(settings.device, settings.precision)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     pairs = read_pairs(chosen_pairs(settings), dataset.n_items) if settings.losses else []
@@ -105,6 +107,22 @@ def run(settings: Settings, force: bool = False) -> None:
             fine_tune(settings, dataset, pairs, models, compute, folder, made_from)
         else:
             take_as_pretrained(settings, models, folder, made_from)
+
+
+def check_inputs(settings: Settings) -> None:
+    """What can be said before there are pairs, which may have taken an LLM hours: covers and encoders can be had.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if (settings.finetuned_dir / "sft.json").is_file():  # the step itself says whether that stands
+        return
+    if "image" in settings.modalities:
+        folder_of_covers(load_dataset(settings.dataset_dir, settings.dataset))
+    for modality, architecture in (("text", "bert"), ("image", "swin")):
+        name = getattr(settings, f"{modality}_model")
+        if modality in settings.modalities and name != text_encoders.SMALL:
+            text_encoders.check_encoder(name, architecture)
 
 
 def model_paths(settings: Settings, dataset: Dataset) -> Dict[str, str]:

@@ -20,7 +20,7 @@ from numpy.lib.format import open_memmap
 from common.dataset import load_dataset
 from common.device import pick_compute
 from common.errors import run_script
-from common.files import atomic
+from common.files import atomic, check_folder
 from common.processes import start_processes
 from common.ranking import metrics
 from common.settings import DeviceSettings, as_dict, parse, setting
@@ -60,6 +60,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     scores = (("--scores",), {"type": Path, "metavar": "FILE.npy", "help": "write the scores of all items here"})
     parsed = parse(Settings, __doc__, None, argv, (checkpoint, scores))
     settings: Settings = parsed.settings
+    if parsed.arguments.scores:
+        check_folder(parsed.arguments.scores, "--scores")
     processes = start_processes(settings.device)
     compute = pick_compute(processes.device(settings.device), settings.precision)
     loaded = load_model(

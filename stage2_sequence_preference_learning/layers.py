@@ -27,6 +27,13 @@ ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def check_heads(heads: int, **width: int) -> None:
+    """Raise a `UserError` unless the width, given under its setting's name, is a multiple of the attention heads."""
+    for name, d in width.items():
+        if d % heads:
+            raise UserError(f"{name}={d} is not a multiple of n_heads={heads}; change one of them")
+
+
 @dataclass(frozen=True)
 class LayerSizes:
     """What every layer of a model has in common."""
@@ -40,8 +47,7 @@ class LayerSizes:
     eps: float
 
     def __post_init__(self) -> None:
-        if self.d % self.heads:
-            raise UserError(f"hidden_size={self.d} is not a multiple of n_heads={self.heads}")
+        check_heads(self.heads, hidden_size=self.d)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, p: float, training: bool) -> Tensor:

@@ -171,6 +171,7 @@ def search(model: str, settings: Any, force: bool = False) -> Path:
             chosen = suggest(trial, settings.search_space, settings)
             name = name_of(chosen)
             print(f"trial {trial.number}: {name}")
+            dataclasses.replace(settings, **chosen).check()
             one = dataclasses.replace(settings, **chosen, run=f"{folder.name}/{name}", test=False)
             try:
                 score = read_json(train(model, one, force) / METRICS)["valid"][settings.valid_metric]

@@ -15,6 +15,7 @@ import common.runs
 import common.settings
 from common.features import find_features
 from common.settings import ComputeSettings, as_dict, setting
+from stage2_sequence_preference_learning.layers import check_heads
 
 PROPS = Path(__file__).parent / "props"
 SWITCHES = ("train_ffw_lora", "stack_mix_layers", "mask_same_target", "rank_normalized")
@@ -27,6 +28,11 @@ class RunSettings(ComputeSettings):
     results_dir: str = setting("results", "results and checkpoints, <model>/<dataset>/<run>/")
     run: Optional[str] = setting(None, "name of the run; null names it after variant, seed and what made it")
     max_seq_length: int = setting(50, "positions; longer histories keep their last items", minimum=1)
+
+    def check(self) -> None:
+        """``run`` is a folder's name."""
+        super().check()
+        common.runs.check_name(self.run)
 
 
 @dataclass
@@ -42,6 +48,11 @@ class StageSettings(RunSettings):
     )
     layer_norm_eps: float = setting(1e-12, "epsilon of LayerNorm", minimum=0)
     initializer_range: float = setting(0.02, "standard deviation of initial weights", minimum=0)
+
+    def check(self) -> None:
+        """Each head has a whole number of dimensions."""
+        super().check()
+        check_heads(self.n_heads, hidden_size=self.hidden_size)
 
 
 @dataclass
@@ -77,7 +88,9 @@ class ContentSettings(TrainSettings):
     variant: str = setting(
         "paper", "paper: faults mended; released: as the authors' code", choices=("paper", "released")
     )
-    modalities: List[str] = setting(["text", "image"], "stage 1's features in use", choices=("text", "image"))
+    modalities: List[str] = setting(
+        ["text", "image"], "stage 1's features in use", choices=("text", "image"), may_be_empty=False
+    )
     features_dir: Optional[str] = setting(
         None, "folder of <D>_{text,image}_llm_stage1.pth; null: where stage 1 put them"
     )

@@ -60,7 +60,8 @@ def made_page(ran: Ran, *more: str) -> str:
     """The page, with further words."""
     folder, words, _ = ran
     report.main([*words, *more])
-    return (folder / "r" / "suites" / "mine" / "report.html").read_text(encoding="utf-8")
+    name = "report-masked.html" if "--masked" in more else "report.html"
+    return (folder / "r" / "suites" / "mine" / name).read_text(encoding="utf-8")
 
 
 def data_of(page: str) -> Dict[str, Any]:

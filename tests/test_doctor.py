@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,12 +143,24 @@ def test_the_command_exits_1_and_prints_the_cure_for_a_fault(tmp_path: Path) -> 
     [
         (["Tiny", "datasetsdir=x"], "unknown setting 'datasetsdir'; did you mean 'datasets_dir'?"),
         (["Tiny", "Food"], "usage"),
-        (["--help"], "usage"),
+        (["--halp"], "usage"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(capsys: pytest.CaptureFixture, words: List[str], told: str) -> None:
     assert doctor.main(words) == 2
     assert told in capsys.readouterr().err
+
+
+def test_help_is_no_fault(capsys: pytest.CaptureFixture) -> None:
+    assert doctor.main(["--help"]) == 0 and "python -m common.doctor [DATASET]" in capsys.readouterr().out
+
+
+def test_features_of_an_ablation_are_looked_at(tiny: Path) -> None:
+    more = tiny / "words-t2t"
+    more.mkdir()
+    shutil.copy(features_path(tiny, "Tiny", "text"), features_path(more, "Tiny", "text"))
+    told = [finding.detail for finding in examine(tiny)]
+    assert any(detail.endswith(f"wide, in {more}") for detail in told)
 
 
 BARE = """

@@ -222,6 +222,9 @@ def test_a_refused_connection_stops_the_run(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="ConnectError.*see whether the server is up"):
         ask(tmp_path, server.url, request_tries=2, stop_after_failures=3)
+    with pytest.raises(UserError, match="^none of [0-9]+ requests was answered: ConnectError"):
+        ask(tmp_path, server.url, request_tries=1, stop_after_failures=10_000)
+    assert not list(tmp_path.rglob("summary.json"))
 
 
 # --- manners ---
@@ -273,7 +276,7 @@ def test_pauses_double_with_jitter_and_are_bounded(monkeypatch: pytest.MonkeyPat
         await sleep(0)
 
     monkeypatch.setattr("stage1_content_modality_semantic_alignment.openai_selector.asyncio.sleep", noted)
-    with ChatServer(lambda *_: "500") as server:
+    with ChatServer(lambda *_: "500") as server, pytest.raises(UserError, match="none of 1 requests"):
         ask(tmp_path, server.url, limit=1, request_tries=9, first_pause=1.0, stop_after_failures=9)
     assert len(pauses) == 8
     for pause, highest in zip(pauses, [1, 2, 4, 8, 16, 32, 60, 60]):

@@ -43,6 +43,25 @@ def test_epochs_are_stage_2s_unless_named():
 
 
 @pytest.mark.parametrize(
+    ("model", "words", "message"),
+    [
+        ("SASRec", ["hidden_size=65"], "hidden_size=65 is not a multiple of n_heads=2"),
+        ("SICSRec", ["n_heads=3"], "hidden_size=256 is not a multiple of n_heads=3"),
+        ("CORE", ["n_heads=3"], "embedding_size=64 is not a multiple"),
+        ("SICSRec", ["modalities=[text]", "losses=[i2i]"], "none of them can be taken"),
+        ("SICSRec", ["targets=all"], "'targets' is 'all'; it must be last, every"),
+        ("SICSRec", ["run=a/b"], "run=a/b: is not the name of a folder"),
+        ("ADRec", ["run=../b"], "is not the name of a folder"),
+        ("ADRec", ["offset_dropout=0.5"], "offset_dropout=0.5 has no effect without item_offsets=true"),
+        ("ADRec", ["train_text=false", "text_learning_rate=0.1"], "no effect without train_text=true"),
+    ],
+)
+def test_values_that_do_not_go_together_stop_before_the_first_step(model, words, message):
+    with pytest.raises(UserError, match=message):
+        train.plan(model, "ml-100k", words)
+
+
+@pytest.mark.parametrize(
     ("key", "message"),
     [
         ("alhpa", "unknown setting 'alhpa'; did you mean 'alpha'"),
@@ -101,8 +120,25 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path):
     ):
         failed = bash("run_train.sh", *words)
         assert failed.returncode == 1 and message in failed.stderr and "Traceback" not in failed.stderr
+    told = bash("run_test.sh", "--help").stdout
+    assert "masked = False" in told and "llm_driven_sample" not in told
     nothing = bash("run_test.sh", "SICSRec", "Nothing", f"results_dir={tmp_path}")
     assert nothing.returncode == 1 and "train with: bash run_train.sh SICSRec Nothing" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "covers: no such folder; .* modalities=.text."),
+        (["modalities=[text]", "text_model=/none"], "/none: no such"),
+    ],
+)
+def test_covers_and_encoders_are_looked_for_before_an_llm_is_asked(tmp_path, monkeypatch, words, message):
+    make_tiny_dataset(tmp_path / "d", covers=False)
+    monkeypatch.setattr(train.llm_driven_sample, "run", lambda *_: pytest.fail("was asked"))
+    planned = train.plan("SICSRec", "Tiny", [f"datasets_dir={tmp_path / 'd'}", f"data_dir={tmp_path / 'd'}", *words])
+    with pytest.raises(UserError, match=message):
+        train.run_plan(planned, force=False)
 
 
 def run_of(folder, seed, **settings):

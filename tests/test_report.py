@@ -404,7 +404,7 @@ def test_faults_are_told_in_a_line(ran: Ran, tmp_path: Path) -> None:
         ([*words, "seds=[1]"], "did you mean 'seeds'"),
         ([*words, "users=-1"], "at least 0"),
         ([*words, "users=x"], "setting 'users'"),
-        ([*words, "out=/proc/none/page.html"], "cannot be written"),
+        ([*words, "out=/none/page.html"], "out: no folder /none; make it"),
     ):
         with pytest.raises(UserError, match=message):
             report.main(wrong)

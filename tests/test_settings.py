@@ -25,7 +25,7 @@ class Example(ComputeSettings):
     rank: int = setting(4, "rank of the maps", minimum=1)
     shuffle: bool = setting(True, "whether rows are shuffled")
     run: Optional[str] = setting(None, "name of the run")
-    modalities: List[str] = setting(["text", "image"], "features in use", choices=("text", "image"))
+    modalities: List[str] = setting(["text", "image"], "features in use", choices=("text", "image"), may_be_empty=False)
     search_space: Dict[str, Any] = setting({"alpha": [0.1, 0.2]}, "values to search")
 
 
@@ -106,6 +106,18 @@ def test_a_value_out_of_range_is_refused(override: str) -> None:
     assert "it must be" in refusal(override)
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [("modalities=[]", "empty; name one or more of: text, image"), ("modalities=[text, text]", "name each once")],
+)
+def test_a_list_of_choices_names_some_and_each_once(override: str, told: str) -> None:
+    assert told in refusal(override)
+
+
+def test_a_word_in_place_of_a_list_is_told_how_to_be_one() -> None:
+    assert "setting 'modalities': must be a list, as in modalities=[text]" in refusal("modalities=text")
+
+
 @pytest.mark.parametrize("override", ["precision=fp64", "modalities=[text, sound]"])
 def test_a_value_that_is_no_choice_is_refused_with_the_choices(override: str) -> None:
     assert "it must be one of: " in refusal(override)
@@ -118,7 +130,8 @@ def test_a_value_that_is_no_choice_is_refused_with_the_choices(override: str) ->
 )
 def test_a_broken_yaml_is_refused_with_the_files_name(tmp_path: Path, text: str) -> None:
     file = write(tmp_path / "Food.yaml", text)
-    assert refusal(config_file=file).startswith(f"{file}: ")
+    told = refusal(config_file=file)
+    assert told.startswith(f"{file}: ") and "\n" not in told
 
 
 def test_a_missing_or_binary_config_file_is_refused(tmp_path: Path) -> None:
@@ -165,7 +178,7 @@ settings_strategy = st.builds(
     rank=st.integers(1, 99),
     shuffle=st.booleans(),
     run=st.none() | st.text(st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="$?")),
-    modalities=st.lists(st.sampled_from(["text", "image"])),
+    modalities=st.lists(st.sampled_from(["text", "image"]), min_size=1, unique=True),
     search_space=st.dictionaries(st.sampled_from(["alpha", "rank"]), st.lists(st.floats(0, 1), min_size=1)),
 )
 

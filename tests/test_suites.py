@@ -44,6 +44,7 @@ def test_each_suite_fits_the_models(name):
         ("datasets: [a]\nmodels: [Pop]\nsettings: {windw: 3}", "known to none of the suite's models$"),
         ("datasets: [a]\nmodels: [SASRec]\nsettings: {hiden_size: 3}", "known to none.*did you mean 'hidden_size'"),
         ("datasets: [a]\nmodels: [SASRec]\nof_dataset: {a: {epocs: 3}}", "mine.yaml: .*'epocs'.*did you mean 'epochs'"),
+        ("datasets: [a]\nmodels: [SASRec]\nof_dataset: {b: {epochs: 3}}", "of_dataset: unknown key 'b'"),
         ("datasets: [a]\nmodels: [Pop, Pop]", "same name"),
         ("models: [Pop]", "no runs"),
         ("datasets: Mine\nmodels: [Pop]", r"'datasets' must be a list, as in datasets: \[Mine\]"),
@@ -115,6 +116,7 @@ def test_some_rows_are_taken_and_a_mistyped_one_is_told(ran, capsys):
         run.main([*words, "rows=Markow", "--dry-run"])
     for word, told in (
         ("seed=7", "'seed' is not for suites: seeds=.7. names seeds"),
+        ("config=mine.yaml", "'config' is not for suites"),
         ("seeds=[1,1]", "none of them twice"),
         ("dataset=[]", "name one or more"),
     ):
@@ -140,6 +142,8 @@ def test_table_holds_what_the_runs_measured_and_leads_to_them(ran, capsys):
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     assert links and all(link.startswith("#") or (home / link).is_file() for link in links)
     assert "Tiny: by groups" in text and "coverage" in text
+    table.main([*words, "dataset=Tiny", "--masked"])  # another table, in files of its own
+    assert "history masked" in (home / "table-Tiny-masked.md").read_text() and (home / "table.md").read_text() == text
 
 
 def test_every_model_tells_what_it_costs_and_how_it_does_by_groups(ran):
@@ -245,6 +249,9 @@ def test_settings_of_a_yaml_and_words_that_win(tmp_path, monkeypatch):
     assert plan("ADRec", "Scientific", ["config=adrec/ours.yaml"])[-1][1].item_offsets  # from any folder
     own.write_text("momentun: 0.5\n")
     with pytest.raises(UserError, match="own.yaml: unknown setting 'momentun'; did you mean 'momentum'"):
+        plan("ADRec", "ml-100k", words)
+    own.write_text("momentum: 7\n")
+    with pytest.raises(UserError, match="own.yaml: setting 'momentum' is 7.0; it must be from 0 to 1"):
         plan("ADRec", "ml-100k", words)
     with pytest.raises(UserError, match="none.yaml: no such settings file"):
         plan("ADRec", "ml-100k", ["config=none.yaml"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Type
 
 from common.settings import setting
+from stage2_sequence_preference_learning.layers import check_heads
 from stage2_sequence_preference_learning.settings import LoopSettings, SearchSettings, TrainSettings
 
 
@@ -100,6 +101,11 @@ class CORESettings(BaselineSettings):
     item_dropout: float = setting(0.2, "dropout on the candidates", minimum=0, maximum=0.99)
     temperature: float = setting(0.07, "temperature of the cosine", minimum=1e-6)
 
+    def check(self) -> None:
+        """Each head has a whole number of dimensions."""
+        super().check()
+        check_heads(self.n_heads, embedding_size=self.embedding_size)
+
 
 @dataclass
 class PaddedSettings(AttentionSettings):
@@ -150,7 +156,9 @@ class FDSASettings(AttentionSettings):
 class FeatureSettings(BaselineSettings):
     """What reads features of stage 1."""
 
-    modalities: List[str] = setting(["text"], "stage 1's features in use", choices=("text", "image"))
+    modalities: List[str] = setting(
+        ["text"], "stage 1's features in use", choices=("text", "image"), may_be_empty=False
+    )
     features_dir: Optional[str] = setting(None, "folder of <D>_{text,image}_llm_stage1.pth; null: the data set's")
     whiten: Optional[int] = setting(
         None, "PCA-whiten each modality to so many dimensions; null takes it as it is", minimum=1
@@ -195,7 +203,9 @@ class EnsembleSettings(BaselineSettings):
     )
     part_trials: int = setting(0, "n_trials of both models, where they are trained here", minimum=0)
     features_dir: Optional[str] = setting(None, "folder of the features, for the text model")
-    modalities: List[str] = setting(["text"], "features in use, for the text model", choices=("text", "image"))
+    modalities: List[str] = setting(
+        ["text"], "features in use, for the text model", choices=("text", "image"), may_be_empty=False
+    )
     zscore: bool = setting(True, "bring each user's scores to mean 0 and deviation 1 before they are added")
     weight_steps: int = setting(20, "the text model's weight is the best of 0, 1/steps … 1 on validation", minimum=1)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from common.dataset import covers_path, items_path, sequences_path
-from common.errors import UserError
+from common.errors import UserError, nearest
 from common.item_fields import item_fields_path
 from stage1_content_modality_semantic_alignment.cover_sources import Covers, open_covers
 from stage1_content_modality_semantic_alignment.covers_folder import made_here
@@ -91,6 +91,10 @@ def find_source(settings: Any) -> Source:
                 half += [(kind, files)] if any(path.is_file() for path in files.values()) else []
     if half:
         _refuse_missing(*half[0])
+    if settings.data_dir and not Path(settings.data_dir).is_dir():
+        above = Path(settings.data_dir).parent
+        near = nearest(Path(settings.data_dir).name, [path.name for path in above.glob("*/")])
+        raise UserError(f"data_dir={settings.data_dir}: no such folder{near}")
     first = [next(files_of(kind, folders[0], settings.dataset)) for kind in kinds]
     wanted = [" and ".join(path.name for path in files.values()) for files in first]
     raise UserError(
