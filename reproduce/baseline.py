@@ -6,6 +6,7 @@
 
 RecBole's: GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FEARec, LightSANs, FDSA. Counted: Pop, Markov, ItemKNN.
 Ours: NearestContent (nothing is trained), SASRecText, SASRecIDText, UniSRec, Ensemble.
+Yours: FILE.py:CLASS (reproduce/own_models.py).
 Settings and search space: reproduce/props/<model>/.
 A search runs with search_seed and is shared by all seeds; n_trials is its budget, printed with its best.
 
@@ -28,6 +29,7 @@ from reproduce.baselines.counted import COUNTED
 from reproduce.baselines.features import OURS
 from reproduce.baselines.neural import NEURAL
 from reproduce.baselines.settings import SCHEMAS
+from reproduce.own_models import is_own, load_own
 from stage2_sequence_preference_learning import content_encoder_main1, id_encoder_main1, models
 from stage2_sequence_preference_learning import settings as stage2_settings
 from stage2_sequence_preference_learning.search import train_or_search
@@ -36,6 +38,24 @@ PROPS = Path(__file__).parent / "props"
 MODELS = {**COUNTED, **NEURAL, **OURS}
 models.OTHERS.update(MODELS)
 stage2_settings.OTHERS.update(SCHEMAS)
+
+
+def known(name: str) -> str:
+    """The name under which a baseline, or FILE.py:CLASS, is known from here on.
+
+    Raises:
+        UserError: there is none of that name, or the class bears that of another model.
+    """
+    if not is_own(name):
+        if name not in MODELS:
+            raise UserError(f"unknown model '{name}'{nearest(name, MODELS)}; there are {', '.join(MODELS)}")
+        return name
+    model, settings = load_own(name)
+    short = model.__name__
+    if short in (*models.MODELS, *MODELS, "ADRec", "Scores"):
+        raise UserError(f"{name}: {short} is the name of a model that is here already; give yours another")
+    models.OTHERS[short], stage2_settings.OTHERS[short] = model, settings
+    return short
 
 
 @dataclass(frozen=True)
@@ -47,7 +67,7 @@ class Baseline:
     @property
     def Settings(self) -> Type[Any]:
         """Its settings."""
-        return SCHEMAS[self.model]
+        return stage2_settings.schema_of(self.model)
 
     @property
     def CONFIGS(self) -> Path:
@@ -84,19 +104,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("MODEL", help=f"{', '.join(MODELS)}; MODEL --help lists its settings")
+        parser.add_argument("MODEL", help=f"{', '.join(MODELS)}, FILE.py:CLASS; MODEL --help lists its settings")
         parser.print_help()
         return
-    name, rest = words[0], words[1:]
-    if name not in MODELS:
-        raise UserError(f"unknown model '{name}'{nearest(name, MODELS)}; there are {', '.join(MODELS)}")
-    step = Baseline(name)
-    parsed = parse(
-        step.Settings,
-        f"{MODELS[name].__doc__}\n\n    python -m reproduce.baseline {name} -d DATASET",
-        step.CONFIGS,
-        rest,
-    )
+    step = Baseline(known(words[0]))
+    doc = f"{models.model_class(step.model).__doc__}\n\n    python -m reproduce.baseline {words[0]} -d DATASET"
+    parsed = parse(step.Settings, doc, step.CONFIGS, words[1:])
     step.run(parsed.settings, parsed.force)
 
 

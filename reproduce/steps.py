@@ -9,7 +9,9 @@ from typing import Any, Dict, List, Mapping, Sequence, Type
 
 from adrec import main as adrec_main
 from common.errors import UserError, nearest
-from reproduce.baseline import MODELS, Baseline
+from reproduce import scores
+from reproduce.baseline import MODELS, Baseline, known
+from reproduce.own_models import is_own
 from stage1_content_modality_semantic_alignment import (
     llm_driven_sample,
     prepare_dataset,
@@ -68,18 +70,22 @@ PIPELINES: Dict[str, Sequence[Step]] = {
     "Content_SeqEncoder": (PREPARE, *STAGE_1, INTER, Step("Content_SeqEncoder", content_encoder_main1)),
     "ID_SeqEncoder": (PREPARE, INTER, ID),
     "ADRec": (PREPARE, Step("ADRec", adrec_main)),
+    "Scores": (PREPARE, INTER, Step("Scores", scores)),
     **{name: _baseline_pipeline(name) for name in MODELS},
 }
 
 
 def pipeline(model: str) -> Sequence[Step]:
-    """The steps that lead to a model.
+    """The steps that lead to a model, or to that of FILE.py:CLASS.
 
     Raises:
         UserError: no such model.
     """
+    if is_own(model):
+        return _baseline_pipeline(known(model))
     if model not in PIPELINES:
-        raise UserError(f"unknown model '{model}'{nearest(model, PIPELINES)}; there are {', '.join(PIPELINES)}")
+        there = f"there are {', '.join(PIPELINES)}, and FILE.py:CLASS"
+        raise UserError(f"unknown model '{model}'{nearest(model, PIPELINES)}; {there}")
     return PIPELINES[model]
 
 

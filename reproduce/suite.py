@@ -9,6 +9,7 @@ of_dataset: {ml-100k: {epochs: 20}}   likewise, on one data set
 models:
   - Pop                               a model as it is, or with a name and settings of its own:
   - {model: SICSRec, name: SICSRec without LoRA, settings: {lora_rank: 1}}
+  - {model: mine.py:MyRec}            a model of yours (reproduce/own_models.py), or its scores (reproduce/scores.py)
 """
 
 from __future__ import annotations
@@ -111,14 +112,14 @@ def suite_names() -> List[str]:
     return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
-def _word(key: str, value: Any, dataset: str) -> str:
+def _word(key: str, value: Any, dataset: str, seed: int) -> str:
     if OmegaConf.is_config(value):  # a list or a mapping of the command line
         value = OmegaConf.to_container(value)
     text = OmegaConf.to_yaml(OmegaConf.create({"v": value}), resolve=True)[2:].strip()
     if isinstance(value, (dict, list)):
         text = json.dumps(value)
     elif isinstance(value, str):
-        text = value.replace("{dataset}", dataset)
+        text = value.replace("{dataset}", dataset).replace("{seed}", str(seed))
     return f"{key}={text}"
 
 
@@ -147,7 +148,7 @@ def load_suite(
     Args:
         name: of a file in reproduce/suites/, or a path of a YAML.
         datasets, seeds: in place of the YAML's.
-        settings: for each model that knows the key; ``{dataset}`` in a value stands for the data set.
+        settings: for each model that knows the key; ``{dataset}`` and ``{seed}`` in a value stand for the run's.
         own_keys: of the command line, not of the models, which a mistyped key may have meant.
 
     Raises:
@@ -189,7 +190,7 @@ def load_suite(
             values.update(with_config(entry.get("settings") or {}, pipeline(model)))
             values.update({k: v for k, v in given.items() if k in known})
             for number, seed in enumerate(listed(own_seeds)):
-                words = [_word(key, value, dataset) for key, value in {**values, "seed": seed}.items()]
+                words = [_word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
                 if number == 0:
                     _check_run(path, row, model, dataset, words)
                 runs.append(SuiteRun(row, model, dataset, seed, tuple(words)))

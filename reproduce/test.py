@@ -15,7 +15,7 @@ import io
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Type
 
 from adrec import test_main as adrec_test
 from adrec.settings import SWITCHES as ADREC_SWITCHES
@@ -26,20 +26,21 @@ from common.features import MODALITIES
 from common.files import read_json, read_text, write_text
 from common.processes import Processes
 from common.settings import DeviceSettings, as_dict, build, help_of_settings, setting, split_overrides
+from reproduce import scores
 from reproduce.formats import aligned
-from reproduce.steps import pipeline
+from reproduce.steps import ID, pipeline
 from reproduce.train import command_line, read_command_line
 from stage2_sequence_preference_learning.evaluation import test_run
-from stage2_sequence_preference_learning.settings import NOT_SHAPING, OTHERS
-from stage2_sequence_preference_learning.settings import SCHEMAS as STAGE2_SCHEMAS
+from stage2_sequence_preference_learning.settings import NOT_SHAPING
 from stage2_sequence_preference_learning.settings import SWITCHES as STAGE2_SWITCHES
+from stage2_sequence_preference_learning.settings import schema_of as stage2_schema_of
 from stage2_sequence_preference_learning.spine import CHECKPOINTS
 
-SCHEMAS = {**STAGE2_SCHEMAS, **OTHERS, "ADRec": ADRecSettings}
 SWITCHES = (*STAGE2_SWITCHES, *ADREC_SWITCHES)
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 UNTOLD = ("dataset", "seed", "variant", "precision", "modalities")  # told elsewhere, or alike in all rows
 
+OTHER_SCHEMAS: Dict[str, Type[Any]] = {"ADRec": ADRecSettings, "Scores": scores.Settings}
 OWN = ("id_encoder", *CHECKPOINTS)  # inputs that differ by seed
 
 
@@ -49,6 +50,11 @@ class Settings(DeviceSettings):
 
     results_dir: str = setting("results", "where runs lie")
     masked: bool = setting(False, "print the metrics with the history masked (NineRec's protocol)")
+
+
+def schema_of(model: str) -> Type[Any]:
+    """The settings' dataclass of any model."""
+    return OTHER_SCHEMAS[model] if model in OTHER_SCHEMAS else stage2_schema_of(model)
 
 
 @dataclass
@@ -61,7 +67,7 @@ class Run:
 
     def label(self) -> str:
         """Model, variant, and what differs from the model's defaults."""
-        settings, schema = self.made_from["settings"], SCHEMAS[self.result["model"]]
+        settings, schema = self.made_from["settings"], schema_of(self.result["model"])
         defaults = {**as_dict(schema()), "processes": 1}
         switched = settings.get("variant") == "paper"
         told = [settings["variant"]] if "variant" in settings else []
@@ -85,7 +91,7 @@ class Run:
         inputs = self.made_from["inputs"]
         own = (*OWN, *(["text_model"] if self.made_from["settings"].get("text_model") == "small" else []))
         data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name not in own)
-        defaults = as_dict(SCHEMAS[self.result["model"]]())  # of settings that are younger than the run
+        defaults = as_dict(schema_of(self.result["model"])())  # of settings that are younger than the run
         told = {**defaults, **self.made_from["settings"]}
         settings = sorted((k, str(v)) for k, v in told.items() if k not in ("seed", *CHECKPOINTS))
         return repr((self.result["model"], settings, data, "id_encoder" in inputs))
@@ -97,7 +103,7 @@ def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]
     runs = []
     for path in sorted(folder.glob("*/metrics.json")):
         run = Run(path.parent, read_json(path.parent / "made.json"), read_json(path))
-        settings = {**as_dict(SCHEMAS[model]()), **run.made_from["settings"]}
+        settings = {**as_dict(schema_of(model)()), **run.made_from["settings"]}
         if all(settings[key] == value for key, value in wanted.items()):
             runs.append(run)
     return runs
@@ -106,8 +112,9 @@ def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]
 def test_all(runs: List[Run], datasets_dir: str, compute: Compute) -> None:
     """Test the runs that have not been tested."""
     for run in runs:
-        if run.result["model"] == "ADRec":
-            run.result = adrec_test.test_run(run.folder, datasets_dir, compute)
+        if run.result["model"] in OTHER_SCHEMAS:
+            module = adrec_test if run.result["model"] == "ADRec" else scores
+            run.result = module.test_run(run.folder, datasets_dir, compute)
         else:
             run.result = test_run(run.folder, datasets_dir, compute, Processes())
 
@@ -145,12 +152,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     picking = "any setting that shapes a run's numbers, such as alpha=0.2 or seed=7, picks the runs that have it"
     parser.epilog = help_of_settings(Settings, "settings (key=value):", ["dataset"]) + f"\n{picking}"
     arguments = read_command_line(parser, argv)
-    model, dataset = arguments.model, arguments.dataset
-    trained = [step.name for step in pipeline(model) if step.name in SCHEMAS]
+    steps, dataset = pipeline(arguments.model), arguments.dataset
+    model = steps[-1].name
+    trained = dict.fromkeys([ID.name, model] if ID in steps else [model])
     values = split_overrides(arguments.overrides)
     own = {k: v for k, v in values.items() if k in as_dict(Settings())}
     wanted = {k: v for k, v in values.items() if k not in own}
-    known = {*(set(as_dict(SCHEMAS[model]())) - set(NOT_SHAPING)), *as_dict(Settings())}
+    known = {*(set(as_dict(schema_of(model)())) - set(NOT_SHAPING)), *as_dict(Settings())}
     for key in wanted:
         if key not in known:
             raise UserError(
@@ -161,12 +169,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     compute = pick_compute(settings.device, settings.precision)
     runs = []
     for name in trained:
-        has = {k: v for k, v in wanted.items() if k in as_dict(SCHEMAS[name]())}
+        has = {k: v for k, v in wanted.items() if k in as_dict(schema_of(name)())}
         runs += find_runs(settings.results_dir, name, dataset, has)
     if not any(run.result["model"] == model for run in runs):
         raise UserError(
             f"no trained run of {model} on {dataset} in {settings.results_dir}; "
-            f"train with: bash run_train.sh {model} {dataset}"
+            f"train with: bash run_train.sh {arguments.model} {dataset}"
         )
     test_all(runs, settings.datasets_dir, compute)
     rows = table(runs, "test_masked" if settings.masked else "test")

@@ -1,10 +1,12 @@
-"""Rank all items for every user of the test split, with any checkpoint, ours or a published one.
+"""Rank all items for every user of the test (or validation) split, with any checkpoint, ours or a published one.
 
     python stage2_sequence_preference_learning/evaluate.py -d Bili_Food --checkpoint results/…/best.pth
     python stage2_sequence_preference_learning/evaluate.py -d Bili_Food --checkpoint SICSRec.pth variant=released
 
 Reads:  the checkpoint; <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter
 Writes: nothing, or with --scores FILE.npy the scores (users, items), rows and columns by zero-based id
+
+Checkpoints of baselines: python -m reproduce.checkpoint evaluate MODEL …
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from common.files import atomic, check_folder
 from common.processes import start_processes
 from common.ranking import metrics
 from common.settings import DeviceSettings, as_dict, parse, setting
-from stage2_sequence_preference_learning.data import EvalLoader
-from stage2_sequence_preference_learning.evaluation import Loaded, load_model, rank_split, user_ids
+from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset
+from stage2_sequence_preference_learning.evaluation import load_model, rank_split, user_ids
+from stage2_sequence_preference_learning.models import RankingModel
 
 
 @dataclass
@@ -39,14 +42,14 @@ class Settings(DeviceSettings):
 
 
 @torch.no_grad()
-def write_scores(path: Path, loaded: Loaded, n_items: int, device: torch.device) -> None:
-    """Scores of the test split as float32 (users, items) by zero-based ids; -inf for items that never occur."""
-    loader, users, items = EvalLoader(loaded.test), user_ids(loaded.test), loaded.test.item_of_row()
+def write_scores(path: Path, model: RankingModel, split: SequenceDataset, n_items: int, device: torch.device) -> None:
+    """Scores of a split as float32 (users, items) by zero-based ids; -inf for items that never occur."""
+    loader, users, items = EvalLoader(split), user_ids(split), split.item_of_row()
     with atomic(path) as temporary:
         scores: Any = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(int(users.max()) + 1, n_items))
         scores[:] = -np.inf
         for rows, batch in loader:
-            found = loaded.model.full_sort_scores(batch.to(device)).cpu().numpy()
+            found = model.full_sort_scores(batch.to(device)).cpu().numpy()
             scores[users[rows][:, None], items[None, 1:]] = found[:, 1:]
         scores.flush()
 
@@ -58,7 +61,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         {"type": Path, "required": True, "metavar": "FILE", "help": "the .pth to evaluate"},
     )
     scores = (("--scores",), {"type": Path, "metavar": "FILE.npy", "help": "write the scores of all items here"})
-    parsed = parse(Settings, __doc__, None, argv, (checkpoint, scores))
+    split = (("--split",), {"choices": ("test", "valid"), "default": "test", "help": "the one to rank (test)"})
+    parsed = parse(Settings, __doc__, None, argv, (checkpoint, scores, split))
     settings: Settings = parsed.settings
     if parsed.arguments.scores:
         check_folder(parsed.arguments.scores, "--scores")
@@ -67,20 +71,22 @@ def main(argv: Optional[List[str]] = None) -> None:
     loaded = load_model(
         parsed.arguments.checkpoint, settings.dataset, settings.datasets_dir, compute, as_dict(settings)
     )
-    loader = EvalLoader(loaded.test, processes.rank, processes.size)
+    chosen: SequenceDataset = getattr(loaded, parsed.arguments.split)
+    loader = EvalLoader(chosen, processes.rank, processes.size)
     results = {
         name: metrics(rank_split(loaded.model, loader, compute.device, processes, masked))
         for name, masked in (("unmasked", False), ("masked", True))
     }
     if not processes.first:
         return
-    print(f"{type(loaded.model).__name__} on {settings.dataset}, test, {len(loader.targets)} users")
+    which = parsed.arguments.split
+    print(f"{type(loaded.model).__name__} on {settings.dataset}, {which}, {len(loader.targets)} users")
     print("history    " + "  ".join(f"{name:>8}" for name in results["unmasked"]))
     for name, found in results.items():
         print(f"{name:<10} " + "  ".join(f"{value:8.4f}" for value in found.values()))
     if parsed.arguments.scores:
         n_items = load_dataset(settings.dataset_dir, settings.dataset).n_items
-        write_scores(parsed.arguments.scores, loaded, n_items, compute.device)
+        write_scores(parsed.arguments.scores, loaded.model, chosen, n_items, compute.device)
 
 
 if __name__ == "__main__":

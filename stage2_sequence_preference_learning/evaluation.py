@@ -27,10 +27,11 @@ from stage2_sequence_preference_learning.settings import SWITCHES, recbole_confi
 
 @dataclass
 class Loaded:
-    """A model with its weights, and the split it is tested on."""
+    """A model with its weights, and the splits it is judged by."""
 
     model: RankingModel
     settings: Any
+    valid: SequenceDataset
     test: SequenceDataset
 
 
@@ -100,6 +101,7 @@ def load_model(
     own = {k: v for k, v in about["settings"].items() if k not in ("precision", "processes")}
     if overrides and overrides.get("variant"):
         own.update(dict.fromkeys(SWITCHES))
+    kind = model_class(about["model"])
     schema = schema_of(about["model"])
     fields = {f.name for f in dataclass_fields(schema)}
     given = {k: v for k, v in (overrides or {}).items() if v is not None and k in fields}
@@ -108,15 +110,16 @@ def load_model(
     resolve_switches(settings)
 
     with tempfile.TemporaryDirectory() as unused:  # RecBole wants a folder for checkpoints
-        config = recbole_config(model_class(about["model"]), settings, compute.device, Path(unused))
-        train, _, test = load_splits(config)
+        config = recbole_config(kind, settings, compute.device, Path(unused))
+        train, valid, test = load_splits(config)
     for modality in MODALITIES:
-        table = weights.get(f"plm_{modality}_embedding.weight")
+        name = f"plm_{modality}_embedding.weight"  # also within a user's model
+        table = next((weight for key, weight in weights.items() if key in (name, f"net.{name}")), None)
         if table is not None:
             train.use_features(modality, torch.zeros_like(table))
-    model = model_class(about["model"])(config, train)
+    model = kind(config, train)
     load_weights(model, weights, checkpoint)
-    return Loaded(model.to(compute.device).eval(), settings, test)
+    return Loaded(model.to(compute.device).eval(), settings, valid, test)
 
 
 @torch.no_grad()

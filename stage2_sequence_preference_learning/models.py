@@ -7,7 +7,8 @@ batches are turned into one, so that the models also run under RecBole's trainer
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type
+from pathlib import Path
+from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -15,6 +16,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.errors import UserError
 from stage2_sequence_preference_learning.layers import (
     Adapter,
     Dropout,
@@ -38,6 +40,7 @@ class RankingModel(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    source: ClassVar[Optional[Path]] = None  # of a user's model: its file, which belongs to what makes a run
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -347,5 +350,12 @@ OTHERS: Dict[str, Type[RankingModel]] = {}  # models of other packages that use 
 
 
 def model_class(name: str) -> Type[RankingModel]:
-    """The class of a model by its name."""
+    """The class of a model by its name.
+
+    Raises:
+        UserError: there is none here; `reproduce` knows more.
+    """
+    if name not in MODELS and name not in OTHERS:
+        cure = f"python -m reproduce.checkpoint (evaluate or recommend) {name} takes checkpoints of all models"
+        raise UserError(f"{name} is none of {', '.join(MODELS)}; {cure}")
     return OTHERS[name] if name in OTHERS else MODELS[name]

@@ -4,7 +4,8 @@
     python stage2_sequence_preference_learning/recommend.py -d ml-100k --items 12,40,7
 
 Users and items by their zero-based ids, as in sequential_data.txt and <D>_item_sort.csv. Without
---checkpoint the run of SICSRec on this data set that is best on validation serves.
+--checkpoint the run of SICSRec on this data set that is best on validation serves. Baselines:
+python -m reproduce.checkpoint recommend MODEL …
 
 Reads:  a checkpoint; the data set's titles and sequences
 """
@@ -42,14 +43,14 @@ def scores_after(loaded: Loaded, history: np.ndarray, device: torch.device) -> n
     return loaded.model.full_sort_scores(batch)[0].cpu().numpy()
 
 
-def main(argv: Optional[List[str]] = None) -> None:
-    """Load, score, print the titles."""
+def main(argv: Optional[List[str]] = None, model: str = "SICSRec") -> None:
+    """Load, score, print the titles; of ``model`` where no checkpoint is given."""
     parsed = parse(Settings, __doc__, None, argv, ARGUMENTS)
     settings, arguments = parsed.settings, parsed.arguments
     check_arguments(arguments)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     history = history_of(dataset, arguments.user, arguments.items)
-    checkpoint = arguments.checkpoint or best_run(settings.results_dir, "SICSRec", settings.dataset)
+    checkpoint = arguments.checkpoint or best_run(settings.results_dir, model, settings.dataset)
     compute = pick_compute(settings.device, settings.precision)
     loaded = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute)
     by_row = scores_after(loaded, history, compute.device)

@@ -166,7 +166,7 @@ ABLATIONS = ("branches", "id_tuning")
 
 def schema_of(model: str) -> Type[Any]:
     """The settings' dataclass of a model by its name."""
-    return OTHERS[model] if model in OTHERS else SCHEMAS[model]
+    return {**SCHEMAS, **OTHERS}[model]
 
 
 def features_folder(settings: Any) -> Path:

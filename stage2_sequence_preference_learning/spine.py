@@ -79,6 +79,9 @@ def what_makes(model_name: str, settings: Any, precision: str, n_processes: int)
     inputs.update({key: Path(getattr(settings, key)) for key in CHECKPOINTS if getattr(settings, key, None)})
     if hasattr(settings, "title_language"):
         inputs["items"] = items_path(folder, name)
+    source = model_class(model_name).source
+    if source is not None:
+        inputs["code"] = source
     return run_recipe(model_name, shaping(settings), inputs, precision, n_processes)
 
 

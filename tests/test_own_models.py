@@ -1,0 +1,240 @@
+"""Models of a user's: RecBole classes in a file, and scores made elsewhere, beside ours in runs, suites and tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import numpy as np
+import pytest
+import torch
+from recbole.model.sequential_recommender.sasrec import SASRec as RecBoleSASRec
+
+from common.device import Compute
+from common.errors import UserError
+from common.features import features_path
+from reproduce import baseline, checkpoint, run, scores, table
+from reproduce import test as test_script
+from reproduce.baselines.neural import SASRec
+from reproduce.baselines.settings import AttentionSettings
+from reproduce.own_models import load_own
+from stage2_sequence_preference_learning import evaluate
+from stage2_sequence_preference_learning.data import TrainLoader, load_splits
+from stage2_sequence_preference_learning.evaluation import load_model
+from stage2_sequence_preference_learning.settings import recbole_config
+
+MINE = '''
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import List, Optional
+from torch import nn
+from common.settings import setting
+from recbole.model.sequential_recommender.sasrec import SASRec
+from reproduce.baselines.settings import AttentionSettings
+
+@dataclass
+class MyRecSettings(AttentionSettings):
+    """Of mine."""
+    factor: float = setting(2.0, "what the loss is multiplied by")
+
+class MyRec(SASRec):
+    """Mine."""
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.factor = config["factor"]
+    def calculate_loss(self, interaction):
+        return self.factor * super().calculate_loss(interaction), 0.0 * self.item_embedding.weight.sum()
+
+class MyText(SASRec):
+    """Reads features."""
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.plm_text_embedding = nn.Embedding.from_pretrained(dataset.item_features("text"))
+        self.to_d = nn.Linear(self.plm_text_embedding.embedding_dim, self.hidden_size)
+    def calculate_loss(self, interaction):
+        return super().calculate_loss(interaction) + self.to_d(self.plm_text_embedding.weight).square().mean()
+
+@dataclass
+class MyTextSettings(AttentionSettings):
+    """Of those."""
+    modalities: List[str] = setting(["text"], "features", choices=("text", "image"))
+    features_dir: Optional[str] = setting(None, "where they lie")
+
+class NotAModel:
+    pass
+'''
+CPU = Compute(torch.device("cpu"), "fp32")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    """FILE.py:CLASS."""
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    return f"{tmp_path / 'mine.py'}:MyRec"
+
+
+@pytest.fixture
+def words(datasets_dir: Path, tmp_path: Path) -> List[str]:
+    """What every command is told."""
+    return [f"datasets_dir={datasets_dir}", f"results_dir={tmp_path / 'r'}", "device=cpu", "precision=fp32"]
+
+
+SMALL = ["max_seq_length=10", "hidden_size=8", "inner_size=8", "epochs=2", "train_batch_size=16"]
+
+
+def only(folder: Path) -> Path:
+    """The one run in a folder of runs."""
+    (found,) = folder.glob("*/metrics.json")
+    return found.parent
+
+
+def read(run_dir: Path) -> Dict[str, Any]:
+    """Its results."""
+    found: Dict[str, Any] = json.loads((run_dir / "metrics.json").read_text())
+    return found
+
+
+def test_loss_and_scores_are_the_models_own(datasets_dir: Path, mine: str) -> None:
+    kind, schema = load_own(mine)
+    values = {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "max_seq_length": 10, "hidden_size": 8}
+    made = {}
+    for name, model, settings in (("mine", kind, schema(**values)), ("ours", SASRec, AttentionSettings(**values))):
+        config = recbole_config(model, settings, torch.device("cpu"), datasets_dir / "unused")
+        splits = load_splits(config)
+        torch.manual_seed(0)
+        made[name] = model(config, splits[0]).eval()
+    assert isinstance(made["mine"].net, RecBoleSASRec)  # type: ignore[attr-defined]
+    made["ours"].load_state_dict(made["mine"].state_dict())
+    (batch,) = [batch for batch, _ in TrainLoader(splits[0], 10**6, 0)]
+    terms = made["mine"].terms(batch)
+    assert set(terms) == {"loss 1", "loss 2"} and float(terms["loss 2"].detach()) == 0
+    torch.testing.assert_close(terms["loss 1"], 2 * made["ours"].terms(batch)["rec"])
+    torch.testing.assert_close(made["mine"].full_sort_scores(batch), made["ours"].full_sort_scores(batch))
+
+
+def test_from_a_file_to_recommendations_and_a_changed_file_is_another_run(
+    mine: str, words: List[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):  # the second finds it done
+        baseline.main([mine, "-d", "Tiny", *words, *SMALL])
+    made = only(tmp_path / "r" / "MyRec" / "Tiny")
+    assert "test" in read(made) and "stands, nothing to train" in capsys.readouterr().out
+    test_script.main([mine, "Tiny", *words[:3]])
+    assert "| MyRec (" in capsys.readouterr().out
+    checkpoint.main(["recommend", mine, "-d", "Tiny", "--user", "3", *words])
+    assert str(made) in capsys.readouterr().out
+    checkpoint.main(["evaluate", mine, "-d", "Tiny", "--checkpoint", str(made / "best.pth"), words[0], *words[2:]])
+    assert f"{read(made)['test']['mrr']:.4f}" in capsys.readouterr().out
+    file = Path(mine.split(":")[0])
+    file.write_text(MINE.replace('"""Mine."""', '"""Mine, changed."""'), encoding="utf-8")
+    baseline.main([mine, "-d", "Tiny", *words, *SMALL])
+    assert len(list((tmp_path / "r" / "MyRec" / "Tiny").glob("*/metrics.json"))) == 2
+
+
+def test_one_that_reads_features_is_tested_from_its_checkpoint_alone(
+    mine: str, words: List[str], tmp_path: Path, datasets_dir: Path
+) -> None:
+    features = tmp_path / "f"
+    features.mkdir()
+    shutil.copy(features_path(datasets_dir / "Tiny", "Tiny", "text"), features)
+    baseline.main([f"{mine[:-6]}:MyText", "-d", "Tiny", *words, *SMALL, f"features_dir={features}", "test=false"])
+    shutil.rmtree(features)
+    test_script.main([f"{mine[:-6]}:MyText", "Tiny", *words[:3]])
+    made = only(tmp_path / "r" / "MyText" / "Tiny")
+    assert "test" in read(made) and "text" in json.loads((made / "made.json").read_text())["inputs"]
+
+
+def test_a_search_tunes_it(mine: str, words: List[str], tmp_path: Path) -> None:
+    baseline.main([mine, "-d", "Tiny", *words, *SMALL, "n_trials=2", "search_space={factor: [1.0, 3.0]}"])
+    (trials,) = (tmp_path / "r" / "MyRec" / "Tiny").glob("search-*/trials.csv")
+    assert len(trials.read_text().splitlines()) == 3
+
+
+def exported(words: List[str], tmp_path: Path) -> Path:
+    """A trained run whose scores lie in tmp_path/Tiny-1-{test,valid}.npy."""
+    baseline.main(["SASRec", "-d", "Tiny", *words, *SMALL])
+    made = only(tmp_path / "r" / "SASRec" / "Tiny")
+    for split in ("test", "valid"):
+        file = ["--scores", str(tmp_path / f"Tiny-1-{split}.npy"), "--split", split]
+        evaluate.main(["-d", "Tiny", "--checkpoint", str(made / "best.pth"), *file, words[0], *words[2:]])
+    return made
+
+
+def test_scores_of_a_model_have_its_ranks(words: List[str], tmp_path: Path) -> None:
+    made = exported(words, tmp_path)
+    files = [f"scores={tmp_path / 'Tiny-1-test.npy'}", f"valid_scores={tmp_path / 'Tiny-1-valid.npy'}"]
+    for _ in range(2):
+        scores.main(["-d", "Tiny", "max_seq_length=10", *files, *words])
+    again = only(tmp_path / "r" / "Scores" / "Tiny")
+    assert [read(again)[key] for key in ("valid", "test", "test_masked")] == [
+        read(made)[key] for key in ("valid", "test", "test_masked")
+    ]
+    assert (again / "ranks.csv").read_text() == (made / "ranks.csv").read_text()
+    assert (np.load(again / "top.npy") == np.load(made / "top.npy")).all()
+
+
+def test_a_suite_compares_both_with_ours(mine: str, words: List[str], tmp_path: Path) -> None:
+    exported(words, tmp_path)
+    files = (
+        f"scores: '{tmp_path}/{{dataset}}-{{seed}}-test.npy', valid_scores: '{tmp_path}/{{dataset}}-{{seed}}-valid.npy'"
+    )
+    rows = f"[Pop, '{mine}', {{model: Scores, name: From elsewhere, settings: {{{files}}}}}]"
+    suite = tmp_path / "s.yaml"
+    suite.write_text(f"datasets: [Tiny]\nseeds: [1]\nagainst: ['{mine}']\nmodels: {rows}\n")
+    given = [str(suite), *words, "max_seq_length=10", "epochs=1"]
+    run.main(given)
+    table.main(given)
+    text = (tmp_path / "r" / "suites" / "s" / "table.md").read_text()
+    assert "From elsewhere" in text and "mine.py:MyRec" in text and "p (Holm)" in text
+
+
+def nan_in_row_2(path: Path) -> None:
+    array = np.load(path)
+    array[2, 3] = np.nan
+    np.save(path, array)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(b"x"), "cannot be read as npy"),
+        (lambda path: np.save(path, np.load(path)[:, 1:]), r"\(12, 14\).*of shape \(12, 15\) are needed"),
+        (nan_in_row_2, "row 2: a score is not a number"),
+    ],
+)
+def test_faulty_scores_are_told(words: List[str], tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
+    path = tmp_path / "s.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(12, 15)))
+    spoil(path)
+    with pytest.raises(UserError, match=told):
+        scores.main(["-d", "Tiny", f"scores={path}", f"valid_scores={path}", "max_seq_length=10", *words])
+    assert not list((tmp_path / "r").rglob("metrics.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("none.py:MyRec", "none.py: no such file"),
+        ("mine.py:MyReck", "has no class 'MyReck'; did you mean 'MyRec'"),
+        ("mine.py:NotAModel", "no SequentialRecommender"),
+        ("mine.py:SASRec", "SASRec is the name of a model that is here already"),
+        ("broken.py:MyRec", "broken.py: does not import: ZeroDivisionError"),
+    ],
+)
+def test_what_is_no_model_is_told(mine: str, words: List[str], tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(UserError, match=told):
+        baseline.main([f"{tmp_path}/{name}", "-d", "Tiny", *words])
+
+
+def test_a_checkpoint_of_a_model_that_is_not_known_here_is_told(mine: str, words: List[str], tmp_path: Path) -> None:
+    baseline.main([mine, "-d", "Tiny", *words, *SMALL])
+    made = only(tmp_path / "r" / "MyRec" / "Tiny")
+    from stage2_sequence_preference_learning import models
+
+    del models.OTHERS["MyRec"]
+    with pytest.raises(UserError, match="MyRec is none of ID_SeqEncoder.*python -m reproduce.checkpoint"):
+        load_model(made / "best.pth", "Tiny", words[0].split("=")[1], CPU)
