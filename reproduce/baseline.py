@@ -28,6 +28,7 @@ from common.settings import build, parse
 from reproduce.baselines.counted import COUNTED
 from reproduce.baselines.features import OURS
 from reproduce.baselines.neural import NEURAL
+from reproduce.baselines.padded import PADDED
 from reproduce.baselines.settings import SCHEMAS
 from reproduce.own_models import is_own, load_own
 from stage2_sequence_preference_learning import content_encoder_main1, id_encoder_main1, models
@@ -35,7 +36,7 @@ from stage2_sequence_preference_learning import settings as stage2_settings
 from stage2_sequence_preference_learning.search import train_or_search
 
 PROPS = Path(__file__).parent / "props"
-MODELS = {**COUNTED, **NEURAL, **OURS}
+MODELS = {**COUNTED, **NEURAL, **PADDED, **OURS}
 models.OTHERS.update(MODELS)
 stage2_settings.OTHERS.update(SCHEMAS)
 

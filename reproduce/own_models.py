@@ -5,9 +5,9 @@
     {model: mine.py:MyRec, settings: {epochs: 50}}            a row of a suite
 
 CLASS is a sequential model of RecBole's kind: its ``calculate_loss`` trains and its ``full_sort_predict`` ranks, as
-they are, on this project's splits, batches, validation and ranks. A subclass of `stage2…models.RankingModel` is taken
-as it is, and may read packed histories (docs/stage2.md). What it reads of its config stands in a dataclass
-CLASSSettings of the same file, a subclass of `reproduce.baselines.settings.BaselineSettings`; without one, in that.
+they are, on this project's splits, batches, validation and ranks. A subclass of `RankingModel` (stage 2) is taken as it
+is, and may read packed histories (docs/stage2.md). What it reads of its config stands in a dataclass CLASSSettings of
+the same file, a subclass of `reproduce.baselines.settings.BaselineSettings`; without one, in that.
 The file's checksum belongs to what makes a run: a changed file is another run.
 """
 
@@ -28,8 +28,8 @@ from torch.nn import functional as F
 from common.errors import UserError, nearest
 from reproduce.baselines.neural import latest, prefixes
 from reproduce.baselines.settings import BaselineSettings
-from stage2_sequence_preference_learning.models import RankingModel, Terms
 from stage2_sequence_preference_learning.packing import Batch
+from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
 
 
 class RecBolesWay(RankingModel):

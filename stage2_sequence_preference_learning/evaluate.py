@@ -28,7 +28,7 @@ from common.ranking import metrics
 from common.settings import DeviceSettings, as_dict, parse, setting
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset
 from stage2_sequence_preference_learning.evaluation import load_model, rank_split, user_ids
-from stage2_sequence_preference_learning.models import RankingModel
+from stage2_sequence_preference_learning.ranking_model import RankingModel
 
 
 @dataclass

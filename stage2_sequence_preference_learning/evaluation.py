@@ -21,7 +21,8 @@ from common.processes import Processes
 from common.ranking import metrics, target_ranks
 from common.runs import METRICS, RANKS, TOP, write_ranks, write_top
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, inter_files, load_splits
-from stage2_sequence_preference_learning.models import MODELS, RankingModel, model_class
+from stage2_sequence_preference_learning.models import MODELS, model_class
+from stage2_sequence_preference_learning.ranking_model import RankingModel
 from stage2_sequence_preference_learning.settings import SWITCHES, recbole_config, resolve_switches, schema_of
 
 

@@ -10,8 +10,8 @@ from scipy import sparse
 from torch import Tensor
 
 from reproduce.baselines.neural import prefixes
-from stage2_sequence_preference_learning.models import RankingModel, Terms
 from stage2_sequence_preference_learning.packing import Batch
+from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
 
 
 class CountedModel(RankingModel):

@@ -17,8 +17,8 @@ from reproduce.baselines.counted import CountedModel
 from reproduce.baselines.neural import SASRec
 from stage2_sequence_preference_learning.evaluation import load_model
 from stage2_sequence_preference_learning.layers import Dropout
-from stage2_sequence_preference_learning.models import RankingModel, Terms
 from stage2_sequence_preference_learning.packing import Batch
+from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
 
 
 def whitened(features: Tensor, width: int) -> Tensor:
