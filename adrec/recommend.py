@@ -30,7 +30,7 @@ from common.dataset import load_dataset, read_rows
 from common.device import Compute, fp32_product, pick_compute
 from common.errors import UserError, run_script
 from common.files import read_text
-from common.recommending import ARGUMENTS, Settings, check_arguments, history_of, print_recommendations
+from common.recommending import ARGUMENTS, Settings, check_arguments, history_of, labels, print_recommendations
 from common.settings import parse
 
 NEW_ITEMS = (
@@ -90,7 +90,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     compute = pick_compute(settings.device, settings.precision)
     loaded = load_encoders(checkpoint, settings.dataset, settings.datasets_dir, compute)
     items = item_embeddings(loaded, dataset, checkpoint, compute, parsed.force)
-    titles = list(dataset.titles_en if settings.title_language == "en" else dataset.titles_cn)
+    titles = labels(dataset, settings.title_language)
     if new:
         items = torch.cat([items, encode_new(loaded, new, compute)])
         titles += [f"{item['title']} (new)" for item in new]
@@ -98,6 +98,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     if settings.mask_history:
         scores[history] = -np.inf
     print_recommendations(f"ADRec ({checkpoint})", history, scores, titles, arguments.k)
+    for item in range(dataset.n_items, len(titles)):  # asked about by name, so told wherever they stand
+        place = 1 + int((scores > scores[item]).sum())
+        print(f"  place {place} of {len(titles)}  {scores[item]:7.4f}  {titles[item]}")
 
 
 if __name__ == "__main__":

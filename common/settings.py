@@ -15,6 +15,7 @@ from typing import Any, Dict, Generic, List, Mapping, Optional, Sequence, Tuple,
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from common.arguments import Parser
 from common.errors import UserError, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -59,6 +60,8 @@ class CommonSettings:
 
     def check(self) -> None:
         """Raise a `UserError` for values that do not go together; `build` calls it."""
+        if self.dataset != Path(self.dataset).name or self.dataset.startswith("."):
+            raise UserError(f"dataset={self.dataset}: is not the name of a folder; name it without / and a leading dot")
 
 
 @dataclass
@@ -264,12 +267,7 @@ def parse(
     ``extra`` holds further ``add_argument`` calls as (names, keywords), ``aliases`` options that give a setting, as
     (option, setting, placeholder). Prints the settings and exits for ``--print-config``.
     """
-    parser = argparse.ArgumentParser(
-        description=doc,
-        epilog=help_of_settings(schema),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(doc, help_of_settings(schema))
     parser.add_argument("-d", "--dataset", help="name of the data set")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML to use in place of the data set's")
     parser.add_argument("--force", action="store_true", help="do the step again though its output stands")

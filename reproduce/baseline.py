@@ -16,13 +16,13 @@ Writes: <results_dir>/<model>/<D>/<run>/ as stage 2 does (docs/stage2.md)
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, List, Optional, Type
 
+from common.arguments import Parser
 from common.errors import UserError, nearest, run_script
 from common.settings import build, parse
 from reproduce.baselines.counted import COUNTED
@@ -104,7 +104,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and train."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
-        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser = Parser(__doc__)
         parser.add_argument("MODEL", help=f"{', '.join(MODELS)}, FILE.py:CLASS; MODEL --help lists its settings")
         parser.print_help()
         return

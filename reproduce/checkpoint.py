@@ -9,11 +9,11 @@ recommend.py and evaluate.py (add --help there).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import List, Optional
 
 from adrec import recommend as adrec_recommend
+from common.arguments import Parser
 from common.errors import UserError, run_script
 from reproduce.steps import PIPELINES, pipeline
 from stage2_sequence_preference_learning import evaluate, recommend
@@ -23,7 +23,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Know the model, and hand the rest on."""
     words = sys.argv[1:] if argv is None else argv
     if len(words) < 2 or words[0] in ("-h", "--help"):
-        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser = Parser(__doc__)
         parser.add_argument("what", choices=("recommend", "evaluate"))
         parser.add_argument("MODEL", help=f"{', '.join(PIPELINES)}, or FILE.py:CLASS")
         parser.parse_args(words)

@@ -11,12 +11,12 @@ Writes: <results_dir>/suites/<suite>/report.html (report-<data set>-masked.html,
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional
 
+from common.arguments import Parser
 from common.errors import UserError, run_script
 from common.files import check_folder, write_text
 from common.settings import CommonSettings, build, help_of_settings, setting, split_overrides
@@ -47,12 +47,7 @@ OWN = [f.name for f in dataclasses.fields(Settings) if f.name not in SHARED]
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Collect and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=help_of_settings(Settings, "settings of the page (key=value):", SHARED),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(__doc__, help_of_settings(Settings, "settings of the page (key=value):", SHARED))
     parser.add_argument("words", nargs="+", metavar="SUITE | key=value", help=f"suites: {', '.join(suite_names())}")
     parser.add_argument(
         "--masked", action="store_true", help="test scores with the history masked (NineRec's protocol)"

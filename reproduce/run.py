@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from common.arguments import Parser
 from common.errors import UserError, run_script
 from common.files import read_json, read_text, write_json
 from common.settings import REPOSITORY, split_overrides
@@ -58,9 +59,7 @@ class Asked:
 
 def command_line(doc: Optional[str], argv: Optional[List[str]], flags: Dict[str, str]) -> Asked:
     """SUITE and words."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(doc)
     parser.add_argument("suite", help=", ".join(suite_names()))
     parser.add_argument("words", nargs="*", metavar="key=value")
     for flag, told in flags.items():
@@ -103,8 +102,10 @@ def listing(suite: Suite, results_dir: str) -> str:
             known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
         took = "?" if seconds is None else f"{seconds / 60:.1f} min"
         lines.append(f"{told['state']:<7} {took:>9}  {run.name}: {run.command}")
-    left = f"{known / 60:.1f} min by last time" + (f" and {unknown} runs never timed" if unknown else "")
+    parts = [f"{known / 60:.1f} min by last time"] if known else []
+    parts += [f"{unknown} runs never timed"] if unknown else []
     done = sum(run.state(results_dir)["state"] == "done" for run in suite.runs)
+    left = " and ".join(parts) or "nothing"
     return "\n".join([*lines, f"{suite.name}: {done} of {len(suite.runs)} runs done; left: {left}"])
 
 

@@ -217,4 +217,5 @@ def _check_run(path: Path, row: str, model: str, dataset: str, words: Sequence[s
     try:
         plan(model, dataset, words)
     except UserError as error:
-        raise UserError(f"{path}: {row} on {dataset}: {error}") from error
+        told = str(error).replace("command line: ", "", 1)  # it may stand in the YAML as well
+        raise UserError(f"{path}: {row} on {dataset}: {told}") from error

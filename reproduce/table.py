@@ -108,10 +108,14 @@ def quality(rows: List[Row], suite: Suite, split: str) -> Table:
         values = [row.values(split, metric) for row in rows]
         for line, row, own, mark in zip(cells, rows, values, _marks([float(np.mean(v)) for v in values])):
             line.append(Cell(mean_and_deviation(own), mark, row.anchor))
-    unfinished = [f"{row.name}: {len(row.runs)} of {row.planned} runs" for row in rows if len(row.runs) < row.planned]
-    notes = [f"Not complete: {', '.join(unfinished)}."] if unfinished else []
     title = f"{rows[0].dataset}: test, all items ranked, {history_of(split)}, mean ± standard deviation over seeds"
-    return Table(title, ["model", "seeds", *(m.upper() for m in METRICS)], cells, notes)
+    return Table(title, ["model", "seeds", *(m.upper() for m in METRICS)], cells, incomplete(rows))
+
+
+def incomplete(rows: List[Row]) -> List[str]:
+    """The note of a suite that is not done, or none."""
+    unfinished = [f"{row.name}: {len(row.runs)} of {row.planned} runs" for row in rows if len(row.runs) < row.planned]
+    return [f"Not complete: {', '.join(unfinished)}."] if unfinished else []
 
 
 def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
@@ -156,7 +160,7 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
         f"Against {against}{why}, {history_of(split)}. Paired by user, each averaged over seeds: bootstrap over "
         "users, paired t-test, Holm's correction over this table."
     )
-    return Table(f"{rows[0].dataset}: against {against}", header, lines, [note])
+    return Table(f"{rows[0].dataset}: against {against}", header, lines, [*incomplete(rows), note])
 
 
 def operations_of(result: Mapping[str, Any]) -> Optional[float]:
@@ -188,13 +192,14 @@ def cost(rows: List[Row], split: str) -> Table:
         lines.append([Cell(text, anchor=row.anchor) for text in texts])
     header = ["model", "NDCG@10", "valid NDCG@10", "trained", "frozen", "epochs", "train s", "operations"]
     notes = [
-        f"NDCG@10: of test, {history_of(split)}; valid NDCG@10: history unmasked, as the epoch is chosen by it.",
+        f"NDCG@10: of test, {history_of(split)}; valid NDCG@10: history unmasked. Epochs are chosen on validation, "
+        "history unmasked, by each run's valid_metric.",
         "Seconds and operations of the chosen run's training alone; its search and what it starts from (SICSRec: the "
         "ID encoder; Ensemble: both models) are not in them. Seconds: of this machine, with validation.",
         "Operations: floating-point, forward and backward, counted by torch on one batch (common/operations.py) and "
         "scaled to all epochs, a multiplication and an addition as two; validation and element-wise work not counted.",
     ]
-    return Table(f"{rows[0].dataset}: accuracy against cost", header, lines, notes)
+    return Table(f"{rows[0].dataset}: accuracy against cost", header, lines, [*incomplete(rows), *notes])
 
 
 def by_groups(rows: List[Row], dataset: Dataset, split: str) -> Table:
@@ -223,7 +228,7 @@ def by_groups(rows: List[Row], dataset: Dataset, split: str) -> Table:
         "thirds of the training interactions, the popular ones first. Coverage, Gini: of the ten items each user is "
         "shown, history unmasked."
     )
-    return Table(f"{dataset.name}: by groups", header, lines, [note])
+    return Table(f"{dataset.name}: by groups", header, lines, [*incomplete(rows), note])
 
 
 def published(dataset: str) -> Optional[Table]:

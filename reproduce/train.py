@@ -20,6 +20,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from omegaconf import OmegaConf
 
+from common.arguments import Parser
 from common.errors import UserError, run_script
 from common.features import features_path
 from common.files import checksum, write_json
@@ -159,18 +160,16 @@ def _help_epilog() -> str:
     return "\n".join(lines)
 
 
-def command_line(doc: Optional[str]) -> argparse.ArgumentParser:
+def command_line(doc: Optional[str]) -> Parser:
     """MODEL, DATASET and words of settings; the quickstart without any."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(doc)
     parser.add_argument("model", nargs="?", default="SICSRec", help=", ".join(PIPELINES))
     parser.add_argument("dataset", nargs="?", default="ml-100k")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     return parser
 
 
-def read_command_line(parser: argparse.ArgumentParser, argv: Optional[List[str]]) -> argparse.Namespace:
+def read_command_line(parser: Parser, argv: Optional[List[str]]) -> argparse.Namespace:
     """Parse it.
 
     Raises:

@@ -45,6 +45,9 @@ def run(settings: Settings, force: bool = False, step_1: Optional[id_encoder_mai
             return of_seed
         features_of(of_seed)  # a missing file stops here, not after step 1
         own = id_settings(of_seed) if step_1 is None else replace(step_1, seed=of_seed.seed)
+        if step_1 is None:
+            told = f"epochs={own.epochs}, by its own YAML"
+            print(f"step 1 first: ID_SeqEncoder, {told}; pretrain_id=FILE takes a trained one")
         return replace(of_seed, pretrain_id=str(id_encoder_main1.run(own) / "best.pth"))
 
     return train_or_search("SICSRec", settings, force, with_id_encoder)

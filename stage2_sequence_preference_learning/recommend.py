@@ -20,7 +20,7 @@ import torch
 from common.dataset import load_dataset
 from common.device import pick_compute
 from common.errors import UserError, run_script
-from common.recommending import ARGUMENTS, Settings, check_arguments, history_of, print_recommendations
+from common.recommending import ARGUMENTS, Settings, check_arguments, history_of, labels, print_recommendations
 from common.runs import best_run
 from common.settings import parse
 from stage2_sequence_preference_learning.evaluation import Loaded, load_model
@@ -58,7 +58,7 @@ def main(argv: Optional[List[str]] = None, model: str = "SICSRec") -> None:
     scores[loaded.test.item_of_row()[1:]] = by_row[1:]
     if settings.mask_history:
         scores[history] = -np.inf
-    titles = dataset.titles_en if settings.title_language == "en" else dataset.titles_cn
+    titles = labels(dataset, settings.title_language)
     print_recommendations(f"{type(loaded.model).__name__} ({checkpoint})", history, scores, titles, arguments.k)
 
 

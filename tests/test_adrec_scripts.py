@@ -284,8 +284,10 @@ def test_scripts_print_what_they_found(home: Path, trained: Path, tmp_path: Path
     told = script("recommend.py", "-d", "Tiny", "--user", "3", "-k", "16", "--new-items", str(new), *where)
     assert "a brand-new dance, part one (new)" in told.stdout, told.stderr
     assert "price are not read" in told.stdout
-    ids = [int(line.split()[0]) for line in told.stdout.split("recommends:")[1].splitlines()[1:]]
+    *listed, new_one = told.stdout.split("recommends:")[1].splitlines()[1:]
+    ids = [int(line.split()[0]) for line in listed]
     assert set(ids) == set(range(16)) - set(tiny_sequences()[3])
+    assert new_one.split()[:4] == ["place", str(ids.index(15) + 1), "of", "16"]
 
 
 @pytest.mark.parametrize(

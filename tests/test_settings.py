@@ -165,10 +165,17 @@ def test_parse_takes_settings_before_and_after_options(tmp_path: Path) -> None:
     assert (run.settings.dataset, run.settings.rank, run.settings.alpha, run.force) == ("Food", 2, 0.7, True)
 
 
-def test_parse_refuses_an_unknown_option() -> None:
+def test_parse_refuses_an_unknown_option_in_a_line_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        parse(Example, None, argv=["--rank", "2"])
-    assert caught.value.code == 2
+        parse(Example, None, argv=["--forse", "rank=2"])
+    told = capsys.readouterr().err
+    assert caught.value.code == 2 and told.count("\n") == 1
+    assert "--forse; did you mean '--force'?" in told
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "/abs"])
+def test_a_data_set_is_one_folder(name: str) -> None:
+    assert f"dataset={name}: is not the name of a folder" in refusal(f"dataset={name}")
 
 
 settings_strategy = st.builds(

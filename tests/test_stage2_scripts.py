@@ -301,6 +301,12 @@ def test_recommend_prints_titles_and_leaves_out_what_was_seen(datasets_dir, tmp_
     capsys.readouterr()
     recommend.main([*words, "--items", "0,5", "-k", "3"])
     lines = capsys.readouterr().out.split("recommends:\n")[1].splitlines()
+    ids = datasets_dir / "Tiny" / "item_ids.csv"
+    ids.write_text("id,original_id\n" + "".join(f"{i},sku{i}\n" for i in range(15)))
+    recommend.main([*words, "--items", "0,5", "-k", "3"])
+    named = capsys.readouterr().out.split("recommends:\n")[1].splitlines()
+    assert named == [f"{line} [sku{line.split()[0]}]" for line in lines]
+    ids.unlink()
     assert len(lines) == 3 and not {"0", "5"} & {line.split()[0] for line in lines}
     recommend.main([*words, "--user", "2"])
     out = capsys.readouterr().out

@@ -45,6 +45,7 @@ def test_each_suite_fits_the_models(name):
         ("datasets: [a]\nmodels: [SASRec]\nsettings: {hiden_size: 3}", "known to none.*did you mean 'hidden_size'"),
         ("datasets: [a]\nmodels: [SASRec]\nof_dataset: {a: {epocs: 3}}", "mine.yaml: .*'epocs'.*did you mean 'epochs'"),
         ("datasets: [a]\nmodels: [SASRec]\nof_dataset: {b: {epochs: 3}}", "of_dataset: unknown key 'b'"),
+        ("datasets: [a]\nmodels: [SASRec]\nsettings: {epochs: two}", "mine.yaml: SASRec on a: setting 'epochs'"),
         ("datasets: [a]\nmodels: [Pop, Pop]", "same name"),
         ("models: [Pop]", "no runs"),
         ("datasets: Mine\nmodels: [Pop]", r"'datasets' must be a list, as in datasets: \[Mine\]"),
