@@ -40,7 +40,7 @@ class Template:
 
     @property
     def version(self) -> str:
-        """Its name and the head of its SHA-256: another wording is another version, and is asked anew."""
+        """Its name and the head of its SHA-256: another wording or form is another version, and is asked anew."""
         return f"{self.name}-{hashlib.sha256(self.words.encode()).hexdigest()[:8]}"
 
 
@@ -56,7 +56,9 @@ def load_template(prompt: str, form: str) -> Template:
     for place in PLACES:
         if place not in words:
             raise UserError(f"{path}: lacks the place {place}; prompts/zh.txt and en.txt show how a template looks")
-    return Template(path.stem, words, form)
+    # one file of the user's may serve both forms; of those shipped, the name tells the form
+    name = f"{path.stem}:json" if form == JSON and prompt not in SHIPPED else path.stem
+    return Template(name, words, form)
 
 
 @dataclass(frozen=True)

@@ -331,3 +331,14 @@ def test_request_extra_adds_and_takes_out_fields_and_is_another_asking(tmp_path:
     plain, changed = (body for _, body, _ in server.seen)
     assert (plain["model"], plain["temperature"], plain["max_tokens"]) == ("m", 0, 128)
     assert "max_tokens" not in changed and changed["max_completion_tokens"] == 9 and "response_format" not in changed
+
+
+def test_another_form_of_answer_with_the_same_prompt_of_ones_own_is_asked_anew(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("Target:\n{target}\nCandidates:\n{candidates}\n")
+    own = {"prompt": str(tmp_path / "own.txt")}
+    with ChatServer() as server:  # answers in JSON, whatever is asked
+        folder = ask(tmp_path, server.url, **own, answer_form="text")
+        assert {entry["verdict"] for entry in read_log(folder)} == {"malformed"}
+        ask(tmp_path, server.url, **own, answer_form="json")
+        assert set(server.attempts.values()) == {2}
+    assert {entry["verdict"] for entry in read_log(folder)} == {"pair"}

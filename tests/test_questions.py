@@ -128,6 +128,12 @@ def test_another_wording_is_another_version(tmp_path: Path) -> None:
     assert len(versions) == 2
 
 
+def test_another_form_of_answer_is_another_version(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("{target} {candidates}")
+    text, json = (load_template(str(tmp_path / "own.txt"), form) for form in ("text", "json"))
+    assert text.version != json.version  # or what was answered in the one form would be taken for the other
+
+
 def test_a_template_without_a_place_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("{target}")
     with pytest.raises(UserError, match="lacks the place {candidates}"):
