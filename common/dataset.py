@@ -26,6 +26,8 @@ from common.files import atomic, read_text
 MIN_ITEMS = 3  # one to train on, one to validate, one to test
 LISTED = 20  # how many faults of one kind a message lists
 
+csv.field_size_limit(1 << 30)  # descriptions exceed csv's 128 KiB; the importer, which writes them, reads them back
+
 _NO_NUMBER = re.compile(r"[0-9]*[^0-9 \t\r\n]\S*|[0-9]{19,}", re.ASCII)
 
 

@@ -30,8 +30,6 @@ CHUNK = 500_000  # rows of CSV turned into a frame at a time, the slow way
 DATES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # from this on it is ns, µs, ms: as seconds, 1e11 is the year 5138
 
-csv.field_size_limit(1 << 30)  # descriptions exceed csv's 128 KiB
-
 
 def kind_of_file(path: Path) -> str:
     """csv, tsv, json or parquet, by the file's name."""
