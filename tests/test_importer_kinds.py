@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import time
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
@@ -17,6 +18,8 @@ from common.errors import UserError
 from common.files import read_json
 from common.item_fields import read_item_fields
 from stage1_content_modality_semantic_alignment.prepare_dataset import main
+from stage1_content_modality_semantic_alignment.sources.raw import BadRows
+from stage1_content_modality_semantic_alignment.sources.rows import json_rows, read_interactions, read_parquet
 
 LOOSE: Dict[str, Any] = {"k_core": 0, "min_length": 3}
 
@@ -204,6 +207,25 @@ def test_tables_of_every_form_give_one_data_set(tmp_path: Path, form: str) -> No
     assert load_dataset(home, "Mine").titles_en == ["A, a", 'the "B"', "C"]
     assert read_item_fields(home, "Mine", 3) == {"main_colour": ["red", "", "blue"]}
     assert (home / "user_ids.csv").read_text() == "id,original_id\n0,u 1\n1,w\n"
+
+
+def test_lists_and_objects_of_parquet_are_those_of_json(tmp_path: Path) -> None:
+    table = pl.DataFrame({"id": ["a", "b"], "tags": [["x", 'é "y"'], None], "size": [{"w": 1}, {"w": 2}]})
+    table.write_parquet(tmp_path / "x.parquet")
+    table.write_ndjson(tmp_path / "x.jsonl")
+    names = ["id", "tags", "size"]
+    of_json = pl.concat(json_rows(tmp_path / "x.jsonl", names, BadRows()))
+    read = read_parquet(tmp_path / "x.parquet", names)
+    assert read["tags"].to_list() == ['["x", "é \\"y\\""]', None]
+    assert [list(map(json.loads, read[name].drop_nulls())) for name in names[1:]] == [
+        list(map(json.loads, of_json[name].drop_nulls())) for name in names[1:]
+    ]
+
+
+def test_a_time_of_day_is_no_point_in_time(tmp_path: Path) -> None:
+    pl.DataFrame({"user": ["u"], "item": ["i"], "time": [time(1, 2)]}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="x.parquet:1: timestamp '01:02:00' is not a number"):
+        read_interactions(tmp_path / "x.parquet", {name: name for name in ("user", "item", "time")}, BadRows())
 
 
 def test_pictures_of_a_table_are_found_by_id_in_any_format(tmp_path: Path) -> None:

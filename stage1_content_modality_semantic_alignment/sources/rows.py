@@ -198,15 +198,19 @@ class _Parquet:
 
 
 def read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """The named columns of a Parquet file as texts; points in time become seconds."""
+    """The named columns of a Parquet file as texts; points in time become seconds, lists and objects JSON."""
     try:
         there = pl.read_parquet_schema(path)
         require_columns(path, list(there), columns)
         frame = pl.read_parquet(path, columns=list(columns))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path}: not Parquet, or cut short: {str(error).splitlines()[0]}; fetch it again") from error
+    nested = [name for name in frame.columns if there[name].is_nested()]
+    frame = frame.with_columns(
+        pl.Series(name, [_text(value) for value in frame[name].to_list()], pl.String) for name in nested
+    )
     return frame.select(
-        (pl.col(name).dt.timestamp("us") / 1e6 if there[name].is_temporal() else pl.col(name))
+        (pl.col(name).dt.timestamp("us") / 1e6 if there[name] in (pl.Date, pl.Datetime) else pl.col(name))
         .cast(pl.String)
         .alias(name)
         for name in columns
@@ -283,4 +287,4 @@ def _text(value: Any) -> Optional[str]:
     if isinstance(value, float):
         plain = f"{Decimal(repr(value)):f}"
         return plain[:-2] if plain.endswith(".0") else plain
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)  # Parquet's lists may hold points in time
