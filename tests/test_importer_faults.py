@@ -20,7 +20,7 @@ from common.files import read_json
 from stage1_content_modality_semantic_alignment.prepare_dataset import main
 from stage1_content_modality_semantic_alignment.sources import blocks
 from stage1_content_modality_semantic_alignment.sources.raw import BadRows
-from stage1_content_modality_semantic_alignment.sources.rows import read_interactions
+from stage1_content_modality_semantic_alignment.sources.rows import json_rows, read_interactions
 
 LOOSE: Dict[str, Any] = {"k_core": 0, "min_length": 3}
 COLUMNS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
@@ -51,6 +51,12 @@ def test_a_bad_line_of_json_is_told_or_counted(tmp_path: Path, line: Any, told: 
     log = read_interactions(path, COLUMNS, bad)
     assert log["line"].to_list() == [1, 2, 3, 5]
     assert dict(bad.dropped) == {reason: 1}
+
+
+def test_half_an_emoji_read_line_by_line_is_a_question_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({"item": "a", "title": "cut \ud83d", "tags": ["\ud83d"]}) + "\n\n")
+    frames = list(json_rows(tmp_path / "x.json", ["item", "title", "tags"], BadRows()))
+    assert frames[0].rows() == [("a", "cut ?", '["?"]', 1)]
 
 
 def test_wrong_encoding_in_json(tmp_path: Path) -> None:
@@ -162,6 +168,12 @@ def test_items_without_a_title_stop_or_drop(tmp_path: Path) -> None:
         prepare(tmp_path, "Tools", data_dir=raw, preset="none", **LOOSE)
     with pytest.raises(UserError, match="the filters leave no interaction .*items without a title: 2.*; loosen them"):
         prepare(tmp_path, "Tools", data_dir=raw, missing_titles="drop", **LOOSE)
+
+
+def test_an_empty_file_of_products_is_told(tmp_path: Path) -> None:
+    raw = make_2018(tmp_path / "raw", meta=[])
+    with pytest.raises(UserError, match="meta_Tools.json.gz:1: holds no products; fetch it again"):
+        prepare(tmp_path, "Tools", data_dir=str(raw), **LOOSE)
 
 
 def test_short_users_stop_without_min_length(tmp_path: Path) -> None:

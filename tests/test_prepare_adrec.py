@@ -73,3 +73,6 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "Tools_process" / "train" / "label.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(UserError, match="label.npy: not an array of numbers"):
         prepare(tmp_path)
+    (tmp_path / "Tools_process" / "train" / "label.npy").write_bytes(b"")
+    with pytest.raises(UserError, match="label.npy: not an array of numbers"):
+        prepare(tmp_path)

@@ -54,7 +54,7 @@ def _array(path: Path) -> np.ndarray:
         array: np.ndarray = np.load(path, allow_pickle=False)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, EOFError) as error:  # EOFError: the file is empty
         raise UserError(f"{path}: not an array of numbers: {error}; fetch it again") from error
     return array
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Mapping
 
 import polars as pl
 
+from common.errors import UserError
 from stage1_content_modality_semantic_alignment.sources.raw import BadRows, RawLog
 from stage1_content_modality_semantic_alignment.sources.rows import json_rows, read_interactions
 
@@ -66,6 +67,8 @@ def _describe(kind: str, meta: Path, ids: pl.Series, bad: BadRows) -> pl.DataFra
     item = keys["item"][0]
     frames = (frame.with_columns(pl.col(item).str.strip_chars()) for frame in json_rows(meta, columns, bad))
     found = [frame.join(ids.to_frame(item), on=item, how="semi") for frame in frames]
+    if not found:
+        raise UserError(f"{meta}:1: holds no products; fetch it again")
     rows = pl.concat(found).unique(subset=item, keep="first", maintain_order=True)
     texts = {field: _texts(rows, names, field) for field, names in keys.items()}
     titles = ["" if "getTime" in title else title for title in texts.pop("title")]  # a page's script, say UCSD's notes

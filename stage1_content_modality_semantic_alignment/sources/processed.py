@@ -12,7 +12,13 @@ import polars as pl
 
 from common.errors import UserError
 from common.files import read_json, read_text
-from stage1_content_modality_semantic_alignment.sources.raw import BadRows, RawLog, log_of_histories, table_of_texts
+from stage1_content_modality_semantic_alignment.sources.raw import (
+    BadRows,
+    RawLog,
+    log_of_histories,
+    table_of_texts,
+    whole,
+)
 
 FIELDS = {"brand": "brand", "categories": "category", "category": "category", "description": "description"}
 HISTORY = ["user_id", "item_id_list", "item_id"]
@@ -123,7 +129,7 @@ def _texts(path: Path, meaning: str) -> Dict[str, Dict[str, str]]:
         plain = {name: ", ".join(map(str, one)) if isinstance(one, list) else one or "" for name, one in named.items()}
         if not isinstance(entry, dict) or not all(isinstance(text, str) for text in plain.values()):
             raise UserError(f"{path}: item {item}: not an object of texts (title, {', '.join(FIELDS)}); correct it")
-        texts[item] = plain
+        texts[item] = {name: whole(text) for name, text in plain.items()}
     return texts
 
 

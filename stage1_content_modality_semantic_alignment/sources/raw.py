@@ -137,6 +137,11 @@ def table_of_texts(rows: Iterable[Mapping[str, str]], fields: Sequence[str] = ()
     return pl.DataFrame({name: pl.Series([row[name] for row in listed], dtype=pl.String) for name in names})
 
 
+def whole(text: str) -> str:
+    """A text that UTF-8 holds: half of a surrogate pair, which JSON can name, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def natural(text: str) -> List[Any]:
     """A key that sorts 2 before 10, and numbers before words."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split("([0-9]+)", text) if part]

@@ -24,7 +24,7 @@ from stage1_content_modality_semantic_alignment.sources.blocks import (
     read_bytes,
     require_columns,
 )
-from stage1_content_modality_semantic_alignment.sources.raw import BadRows
+from stage1_content_modality_semantic_alignment.sources.raw import BadRows, whole
 
 CHUNK = 500_000  # rows of CSV turned into a frame at a time, the slow way
 DATES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
@@ -283,8 +283,8 @@ def _text(value: Any) -> Optional[str]:
     Numbers without exponent, whole ones without point: an id of 1.0 is 1 in every block, however that is read.
     """
     if value is None or isinstance(value, str) or value != value:
-        return value if isinstance(value, str) else None
+        return whole(value) if isinstance(value, str) else None
     if isinstance(value, float):
         plain = f"{Decimal(repr(value)):f}"
         return plain[:-2] if plain.endswith(".0") else plain
-    return json.dumps(value, ensure_ascii=False, default=str)  # Parquet's lists may hold points in time
+    return whole(json.dumps(value, ensure_ascii=False, default=str))  # Parquet's lists may hold points in time
