@@ -81,7 +81,11 @@ def test_covers_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypat
         ("Raw_pair.csv", "u,v1,1\nu,v7,2\nu,v3,3\n", "Raw_pair.csv:2: item v7 has no row in"),
         ("Raw_pair.csv", "user,item,timestamp\n", "Raw_pair.csv:1: holds no interactions"),
         ("Raw_item.csv", "v1,a,b\nv2,c,d\nv1,e,f\n", "Raw_item.csv:3: item v1 stands already on line 1"),
-        ("Raw_item.csv", "v1,a,b\nv2,,\n", "Raw_item.csv:2: the title is empty"),
+        (
+            "Raw_item.csv",
+            "v1,a,b\nv2,,\nv3,e,f\nv4,g,h\n",
+            "Raw_pair.csv:3: item v2 has no title in .*Raw_item.csv; .*missing_titles=drop",
+        ),
         ("Raw_item.csv", "v1,a\n", "Raw_item.csv:1: 2 columns where 3 belong"),
     ],
 )
@@ -91,6 +95,14 @@ def test_ninerec_faults_name_file_and_line(tmp_path: Path, name: str, text: str,
     with pytest.raises(UserError, match=place):
         prepare(tmp_path, "Raw", data_dir=str(raw))
     assert not (tmp_path / "datasets" / "Raw" / "sequential_data.txt").exists()
+
+
+def test_ninerecs_items_without_a_title_can_be_dropped(tmp_path: Path) -> None:
+    raw = make_ninerec(tmp_path / "raw", covers="")
+    (raw / "Raw_item.csv").write_text("v1,a,b\nv2,c,d\nv3,e,f\nv4, ,\n")
+    home = prepare(tmp_path, "Raw", data_dir=str(raw), missing_titles="drop")
+    assert json.loads((home / "prepare.json").read_text())["dropped"] == {"items without a title": 1}
+    assert load_dataset(home, "Raw").titles_en == ["f", "b", "d"]
 
 
 def test_missing_covers_stop_or_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import polars as pl
 
-from common.dataset import fill_titles, read_rows
+from common.dataset import read_rows
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment.sources.blocks import header_of, require_columns
 from stage1_content_modality_semantic_alignment.sources.raw import BadRows, RawLog, table_of_texts
@@ -41,7 +41,7 @@ def _ninerec_titles(path: Path, ids: pl.Series, bad: BadRows) -> pl.DataFrame:
             told = f"item {item} stands already on line {lines[item]}; keep one of the two"
             bad.found(f"{path}:{line}", "item described twice", told)
         elif item in wanted:
-            cn, en = fill_titles(path, line, cn, en) if bad.stops else (cn or en, en or cn)
+            cn, en = (cn if cn.strip() else en), (en if en.strip() else cn)
             rows.append({"item": item, "title_cn": cn, "title_en": en})
         lines.setdefault(item, line)
     return table_of_texts(rows)
