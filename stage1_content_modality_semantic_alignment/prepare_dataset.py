@@ -203,7 +203,8 @@ def _retract(home: Path, name: str, keep_data: bool) -> None:
     _record_path(home).unlink(missing_ok=True)
     if not keep_data:
         sequences_path(home).unlink(missing_ok=True)
-        item_fields_path(home, name).unlink(missing_ok=True)
+        for written_for_some in (item_fields_path(home, name), home / "user_ids.csv", home / "item_ids.csv"):
+            written_for_some.unlink(missing_ok=True)
 
 
 def _prepared_items(folder: Path, name: str) -> List[str]:

@@ -146,6 +146,14 @@ def test_prepared_files_are_copied_as_they_are(tmp_path: Path) -> None:
     assert (dataset.titles_cn, dataset.titles_en) == tiny_titles()
 
 
+def test_original_ids_of_raw_data_do_not_outlive_it(tmp_path: Path) -> None:
+    home = prepare(tmp_path, "Tiny", data_dir=str(make_ninerec(tmp_path / "raw", "Tiny", covers="")))
+    assert (home / "item_ids.csv").is_file()
+    make_tiny_dataset(tmp_path / "prepared", covers=False)
+    prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "prepared"))
+    assert not (home / "item_ids.csv").exists() and not (home / "user_ids.csv").exists()
+
+
 def test_prepared_files_already_in_place_are_checked_and_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
