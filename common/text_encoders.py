@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from common.dataset import Dataset, items_path
@@ -39,7 +40,7 @@ def fetch(kind: Any, name: str, cure: str, **keywords: Any) -> Any:
         raise UserError(f"{name}: no such folder; {cure}")
     try:
         return kind.from_pretrained(name, **keywords)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # the last: weights cut short
         place = "the folder" if Path(name).is_dir() else "the Hugging Face hub and its local cache"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason} {cure}") from error
@@ -77,7 +78,7 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[BertModel, Any]:
     """A BERT in fp32 with its tokenizer.
 
     Raises:
-        UserError: it cannot be had, is of another architecture, lacks weights, or reads fewer tokens.
+        UserError: it cannot be had, is of another architecture, lacks weights or its vocabulary, or reads fewer tokens.
     """
     model = load_encoder(BertModel, name, "bert", ("pooler.",))
     if max_text_tokens > model.config.max_position_embeddings:
@@ -85,7 +86,14 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[BertModel, Any]:
             f"'{name}' reads at most {model.config.max_position_embeddings} tokens; lower max_text_tokens "
             f"({max_text_tokens})"
         )
-    return model, fetch(AutoTokenizer, name, ENCODER_CURE)
+    tokenizer = fetch(AutoTokenizer, name, ENCODER_CURE)
+    known, trained = len(tokenizer), model.config.vocab_size  # some models' are padded to a round number
+    if 2 * known < trained:  # transformers makes a tokenizer of special tokens alone where the vocabulary is missing
+        raise UserError(
+            f"'{name}': its tokenizer knows {known} tokens, the model {trained}: every word would be unknown; put the "
+            "vocabulary (vocab.txt or tokenizer.json) beside the weights, whole"
+        )
+    return model, tokenizer
 
 
 def save_bert(model: BertModel, tokenizer: Any, folder: Path) -> None:

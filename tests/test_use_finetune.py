@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import pytest
 import torch
-from stage1_helpers import make_tiny_run, run_python
+from stage1_helpers import make_tiny_run, run_python, save_tiny_encoders
 from tiny import N_ITEMS, tiny_titles
 
 from common import text_encoders
@@ -25,6 +25,23 @@ from stage1_content_modality_semantic_alignment import (
     use_finetune_swinbase,
 )
 from stage1_content_modality_semantic_alignment.covers import normalise, read_covers
+
+
+@pytest.mark.parametrize("length", [0, 5, 1000])
+def test_weights_that_are_cut_short_are_told(tmp_path: Path, length: int) -> None:
+    weights = Path(save_tiny_encoders(tmp_path)["text_model"]) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:length])
+    with pytest.raises(UserError, match="bert' cannot be loaded .tried the folder.* give the folder of a downloaded"):
+        text_encoders.load_bert(str(weights.parent), 40)
+
+
+@pytest.mark.parametrize("vocabulary", [None, "", "[PAD]\n[UNK]\n"])
+def test_a_bert_without_its_vocabulary_is_refused(tmp_path: Path, vocabulary: Optional[str]) -> None:
+    path = Path(save_tiny_encoders(tmp_path)["text_model"]) / "vocab.txt"
+    path.unlink() if vocabulary is None else path.write_text(vocabulary)
+    with pytest.raises(UserError, match="bert'(: its tokenizer knows . tokens, the model 57| cannot be loaded)"):
+        text_encoders.load_bert(str(path.parent), 40)
+
 
 SHARED = ("dataset", "datasets_dir", "finetune_dir", "strategy", "modalities", "device", "precision")
 
