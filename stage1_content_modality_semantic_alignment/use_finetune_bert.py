@@ -49,6 +49,12 @@ class Settings(ExportSettings):
     )
     fields: List[str] = setting(["title"], "text fields of an item, in their order; more than the title are ours")
 
+    def check(self) -> None:
+        """An item has a text."""
+        super().check()
+        if not self.fields:
+            raise UserError("setting 'fields' is empty; name one or more, as in fields=[title]")
+
 
 def texts_of(dataset: Dataset, language: str, fields: List[str]) -> List[str]:
     """The fields of each item, by id, with commas between them; empty ones are left out.

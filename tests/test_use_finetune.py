@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.features import features_path, load_features
 from common.files import read_json
 from common.item_fields import write_item_fields
-from common.settings import as_dict
+from common.settings import as_dict, build
 from stage1_content_modality_semantic_alignment import (
     image_encoders,
     llm_driven_sample,
@@ -25,6 +25,11 @@ from stage1_content_modality_semantic_alignment import (
     use_finetune_swinbase,
 )
 from stage1_content_modality_semantic_alignment.covers import normalise, read_covers
+
+
+def test_no_fields_are_no_text() -> None:
+    with pytest.raises(UserError, match="setting 'fields' is empty"):
+        build(use_finetune_bert.Settings, {"fields": []})
 
 
 @pytest.mark.parametrize("length", [0, 5, 1000])
