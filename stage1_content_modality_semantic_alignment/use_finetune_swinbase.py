@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 
@@ -34,6 +34,7 @@ from stage1_content_modality_semantic_alignment.feature_export import (
     finetuned_encoder,
 )
 from stage1_content_modality_semantic_alignment.item_inputs import Covers
+from stage1_content_modality_semantic_alignment.strategy import seed_suffix
 
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_swinbase"
 
@@ -68,7 +69,9 @@ def run(settings: Settings, force: bool = False) -> None:
 
         return Features(items, encode_all(logits, Covers(pixels), settings.export_batch_size, compute), missing)
 
-    shaping = {"model": settings.model_path or "fine-tuned", "missing_covers": settings.missing_covers}
+    shaping: Dict[str, Any] = {"model": settings.model_path or "fine-tuned", "missing_covers": settings.missing_covers}
+    if settings.model_path is not None and seed_suffix(settings.seed):
+        shaping["seed"] = settings.seed  # a classifier that such an encoder lacks starts at random
     inputs = {"items": items_path(dataset.folder, dataset.name), **text_encoders.model_inputs("model", path)}
     if dataset.covers is not None:
         inputs["covers"] = covers_path(dataset.folder)

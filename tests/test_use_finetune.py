@@ -7,8 +7,8 @@ from typing import Any, Dict, Optional
 
 import pytest
 import torch
-from stage1_helpers import make_tiny_run, run_python, save_tiny_encoders
-from tiny import N_ITEMS, tiny_titles
+from stage1_helpers import make_tiny_run, run_python, save_tiny_encoders, tiny_swin
+from tiny import N_ITEMS, make_tiny_dataset, tiny_titles
 
 from common import text_encoders
 from common.dataset import load_dataset
@@ -208,3 +208,15 @@ def test_the_command_line_of_each_step(step: Any, capsys: pytest.CaptureFixture[
         assert done.value.code == 0 and "datasets_dir" in capsys.readouterr().out
     with pytest.raises(UserError, match="did you mean 'strategy'"):
         step.main(["strategi=x"])
+
+
+def test_a_classifier_that_starts_at_random_makes_other_features_by_another_seed(tmp_path: Path) -> None:
+    make_tiny_dataset(tmp_path / "datasets")
+    tiny_swin().swin.save_pretrained(tmp_path / "backbone")
+    values = {"dataset": "Tiny", "datasets_dir": str(tmp_path / "datasets"), "device": "cpu", "precision": "fp32"}
+    values.update(model_path=str(tmp_path / "backbone"), features_dir=str(tmp_path / "features"))
+    made = []
+    for seed in (1, 2, 1):
+        use_finetune_swinbase.run(use_finetune_swinbase.Settings(**values, seed=seed))
+        made.append(load_features(features_path(tmp_path / "features", "Tiny", "image"), N_ITEMS))
+    assert not torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
