@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import torch
+from safetensors import SafetensorError
 
 from common.errors import UserError
 from common.files import atomic
 
 
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """A `UserError` for what torch's and safetensors' writers raise on a full disk, which is no OSError."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
+
+
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Save tensors and plain containers; what `load_checkpoint` could not read back is refused by it."""
-    with atomic(path) as temporary:
-        try:
-            torch.save(dict(content), temporary)
-        except RuntimeError as error:  # torch's writer reports a full disk so
-            raise UserError(f"{path}: cannot be written: {error}") from error
+    with atomic(path) as temporary, full_disk_told(path):
+        torch.save(dict(content), temporary)
 
 
 def _fault(path: Path, kind: str, error: Exception) -> UserError:

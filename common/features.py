@@ -7,7 +7,7 @@ from typing import Any, List, Mapping, Optional, Sequence
 
 import torch
 
-from common.checkpoints import load_published
+from common.checkpoints import full_disk_told, load_published
 from common.errors import UserError
 from common.files import atomic, checksum, read_json, record
 
@@ -42,7 +42,7 @@ def save_features(
     if not torch.isfinite(features).all():
         rows = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
         raise UserError(f"{path}: not written, for these items' features are not finite: {rows[:20]}")
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, full_disk_told(path):
         torch.save(features, temporary)
     extra = {"item_ids": list(range(len(features))), "shape": list(features.shape), "zero_rows": list(zero_rows)}
     record(path.with_suffix(".json"), made_from, {"features": path}, extra)

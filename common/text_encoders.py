@@ -13,6 +13,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
+from common.checkpoints import full_disk_told
 from common.dataset import Dataset, items_path
 from common.errors import UserError
 from common.files import atomic_folder, exclusive, recipe, record, stands, write_json, write_text
@@ -98,7 +99,7 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[BertModel, Any]:
 
 def save_bert(model: BertModel, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer in Hugging Face format."""
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, full_disk_told(folder):
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 
@@ -162,7 +163,7 @@ def make_once(folder: Path, made_from: Dict[str, Any], seed: int, make: Any) -> 
     with exclusive(folder.parent):
         if stands(about, made_from):
             return
-        with atomic_folder(folder) as part, torch.random.fork_rng(devices=[]):
+        with atomic_folder(folder) as part, full_disk_told(folder), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             make(part)
         record(about, made_from, {"encoder": folder})

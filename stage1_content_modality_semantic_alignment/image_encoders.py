@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import SwinConfig, SwinForImageClassification
 
+from common.checkpoints import full_disk_told
 from common.dataset import Dataset
 from common.files import atomic_folder, recipe
 from common.text_encoders import SMALL, SMALL_WIDTH, load_encoder, make_once
@@ -24,7 +25,7 @@ def load_swin(name: str) -> SwinForImageClassification:
 
 def save_swin(model: SwinForImageClassification, folder: Path) -> None:
     """Write model and image processor in Hugging Face format."""
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, full_disk_told(folder):
         model.save_pretrained(temporary)
         write_processor_config(temporary, model.config)
 

@@ -5,6 +5,7 @@ Items are addressed by position in the list of items that occur in pairs.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, List, Protocol, Sequence, Tuple
@@ -14,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from common.device import Compute
+from common.errors import UserError
 from stage1_content_modality_semantic_alignment.covers import normalise
 from stage1_content_modality_semantic_alignment.towers import Tower
 
@@ -119,5 +121,11 @@ class CachedItems:
 
 
 def _scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
-    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  the map keeps it
+    try:
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  the map keeps it
+        if hasattr(os, "posix_fallocate"):  # macOS has none. Writing to a map that the disk does not hold is a SIGBUS
+            os.posix_fallocate(file.fileno(), 0, rows * width * 4)
+    except OSError as error:
+        told = f"{rows * width * 4 / 2**30:.1f} GiB for what is computed once per item: {error.strerror or error}"
+        raise UserError(f"{folder}: no room for {told}; make room, or move finetune_dir") from error
     return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, width)))

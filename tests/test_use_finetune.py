@@ -220,3 +220,28 @@ def test_a_classifier_that_starts_at_random_makes_other_features_by_another_seed
         use_finetune_swinbase.run(use_finetune_swinbase.Settings(**values, seed=seed))
         made.append(load_features(features_path(tmp_path / "features", "Tiny", "image"), N_ITEMS))
     assert not torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "save_features(folder / 'x.pth', torch.zeros(100, 1000), {})",
+        "save_bert(*load_bert(str(folder / 'bert'), 40), folder / 'new')",
+        "save_swin(load_swin(str(folder / 'swin')), folder / 'new')",
+        "_scratch_rows(folder, 100, 1000)",
+    ],
+)
+def test_a_full_disk_is_told(tmp_path: Path, write: str) -> None:
+    """As far as a limit on the length of a file stands for one."""
+    save_tiny_encoders(tmp_path)
+    done = run_python(
+        "import resource, signal, torch\nfrom pathlib import Path\n"
+        "from common.errors import UserError\nfrom common.features import save_features\n"
+        "from common.text_encoders import load_bert, save_bert\n"
+        "from stage1_content_modality_semantic_alignment.image_encoders import load_swin, save_swin\n"
+        "from stage1_content_modality_semantic_alignment.item_inputs import _scratch_rows\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        f"folder = Path({str(tmp_path)!r})\ntry:\n    {write}\n"
+        "except UserError as error:\n    print('told:', error)\n"
+    )
+    assert done.stdout.startswith(f"told: {tmp_path}"), done.stderr
