@@ -8,7 +8,7 @@ from typing import List, Optional
 
 from common.errors import UserError
 from common.runs import check_name
-from common.settings import ComputeSettings, setting
+from common.settings import LARGEST_SEED, ComputeSettings, setting
 
 PROPS = Path(__file__).parent / "props"
 SWITCHES = ("mean_over_real", "mask_token", "enqueue_last", "plain_init")
@@ -18,7 +18,7 @@ SWITCHES = ("mean_over_real", "mask_token", "enqueue_last", "plain_init")
 class ADRecSettings(ComputeSettings):
     """Training of ADRec."""
 
-    seed: int = setting(22, "seed of every random choice", minimum=0)
+    seed: int = setting(22, "seed of every random choice", minimum=0, maximum=LARGEST_SEED)
     results_dir: str = setting("results", "results and checkpoints, <model>/<dataset>/<run>/")
     run: Optional[str] = setting(None, "name of the run; null names it after variant, seed and what made it")
     variant: str = setting(

@@ -48,6 +48,19 @@ def save_features(
     record(path.with_suffix(".json"), made_from, {"features": path}, extra)
 
 
+def check_made_from(path: Path, items: Path) -> None:
+    """Whether features are of the items as they are now, where the JSON beside them tells what they were made from.
+
+    Raises:
+        UserError: they were made from another file of items.
+    """
+    described = path.with_suffix(".json")
+    about = read_json(described) if described.is_file() else {}
+    told = about.get("inputs", {}).get("items", {}).get("sha256")
+    if told is not None and told != checksum(items):
+        raise UserError(f"{path}: was made from other titles than {items} has now; make the features again (stage 1)")
+
+
 def load_features(path: Path, n_items: int) -> torch.Tensor:
     """Load features as (n_items, width) float32, row = zero-based item id.
 

@@ -19,6 +19,7 @@ from common.arguments import Parser
 from common.errors import UserError, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+LARGEST_SEED = 2**63 - 1  # that every generator takes
 
 
 def setting(
@@ -81,7 +82,7 @@ class DeviceSettings(CommonSettings):
 class ComputeSettings(DeviceSettings):
     """What every script that draws random numbers knows as well."""
 
-    seed: int = setting(2024, "seed of every random choice", minimum=0)
+    seed: int = setting(2024, "seed of every random choice", minimum=0, maximum=LARGEST_SEED)
 
 
 S = TypeVar("S", bound=CommonSettings)

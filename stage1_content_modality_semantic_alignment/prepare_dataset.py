@@ -114,6 +114,18 @@ class Settings(CommonSettings):
     html: Optional[str] = setting(None, "HTML in texts: keep it, or clean it away", choices=("keep", "clean"))
     sample_seed: int = setting(2024, "seed of the sample of users", minimum=0)
 
+    def check(self) -> None:
+        """Own files have a name of their own, and no filter leaves a user nothing to be tested on."""
+        super().check()
+        if self.dataset == "ml-100k" and self.source not in ("auto", "ml-100k", "prepared"):
+            raise UserError(
+                f"ml-100k is recbole's MovieLens, and --from {self.source} is not: name your data set: -d NAME"
+            )
+        if self.max_length in (1, 2):
+            raise UserError(
+                f"max_length={self.max_length}: a user needs 3 items to train, validate and test; 0 keeps all"
+            )
+
 
 def run(settings: Settings, force: bool = False) -> None:
     """Prepare the data set, unless it stands, made from the same. Without ``data_dir``, what stands is taken."""

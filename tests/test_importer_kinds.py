@@ -271,12 +271,21 @@ def test_covers_out_of_an_lmdb(tmp_path: Path) -> None:
         (["--from", "table"], "inter_file=FILE item_file=FILE"),
         (["inter_file=x.csv"], "say --from table"),
         (["--from", "ml-100k", "k_core=5"], "setting 'k_core' is for"),
-        (["--from", "table", "inter_file=c.txt", "item_file=i.csv"], "c.txt: cannot be read"),
+        (["--from", "table", "inter_file=c.txt", "item_file=i.csv"], "inter_file: .*c.txt: no such file"),
     ],
 )
 def test_commands_that_are_refused(tmp_path: Path, words: List[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        main([*words, f"datasets_dir={tmp_path}"])
+        main([*words, "-d", "Mine", f"datasets_dir={tmp_path}"])
+
+
+def test_own_files_do_not_take_the_place_of_movielens(tmp_path: Path) -> None:
+    words = make_table(tmp_path / "raw", "csv")
+    with pytest.raises(UserError, match="ml-100k is recbole's MovieLens, and --from table is not: .* -d NAME"):
+        main(["--from", "table", f"datasets_dir={tmp_path}/datasets", *words])
+    with pytest.raises(UserError, match="max_length=2: a user needs 3 items"):
+        main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, "max_length=2"])
+    assert not (tmp_path / "datasets").exists()
 
 
 def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import torch
 from stage2 import make_model, make_ready
 
 from common.errors import UserError
+from common.features import features_path, save_features
+from common.files import recipe
 from common.settings import REPOSITORY
 from stage2_sequence_preference_learning import (
     SICSRec_main1,
@@ -324,6 +326,19 @@ def test_recommend_prints_titles_and_leaves_out_what_was_seen(datasets_dir, tmp_
 def test_missing_features_name_the_cure(datasets_dir, tmp_path):
     with pytest.raises(UserError, match=r"no such features; run stage 1.*modalities=\[text\]"):
         SICSRec_main1.run(settings_of(datasets_dir, tmp_path / "r", pretrain_id="none", features_dir=str(tmp_path)))
+
+
+def test_features_of_other_titles_are_refused(tmp_path):
+    home = make_ready(tmp_path)
+    items, path = home / "Tiny_item_sort.csv", features_path(home, "Tiny", "text")
+    save_features(path, torch.randn(15, 4), recipe("test", {}, {"items": items}))
+    settings = settings_of(
+        tmp_path, tmp_path / "r", modalities=["text"], epochs=1, pretrain_id="none", id_tuning="full"
+    )
+    SICSRec_main1.run(settings)
+    items.write_text(items.read_text(encoding="utf-8").replace("0,", "0,other ", 1), encoding="utf-8")
+    with pytest.raises(UserError, match="was made from other titles than .*Tiny_item_sort.csv has now"):
+        SICSRec_main1.run(settings)
 
 
 def test_unknown_setting_and_run_made_otherwise(datasets_dir, tmp_path):

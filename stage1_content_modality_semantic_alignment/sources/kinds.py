@@ -98,8 +98,8 @@ def find_source(settings: Any) -> Source:
     first = [next(files_of(kind, folders[0], settings.dataset)) for kind in kinds]
     wanted = [" and ".join(path.name for path in files.values()) for files in first]
     raise UserError(
-        f"{' and '.join(map(str, folders))}: no files of {settings.dataset}: none of {'; '.join(wanted)}. "
-        "Put them there, or say data_dir=FOLDER (docs/data_formats.md)"
+        f"{' and '.join(map(str, folders))}: no files of {settings.dataset}; say data_dir=FOLDER, or for tables of "
+        f"your own --from table and their columns (docs/data_formats.md). Known by name are {'; '.join(wanted)}"
     )
 
 
@@ -147,7 +147,12 @@ def _named_files(settings: Any) -> Dict[str, Path]:
     if not settings.inter_file or not settings.item_file:
         raise UserError("name the tables of interactions and of items: inter_file=FILE item_file=FILE")
     folder = Path(settings.data_dir or ".")
-    return {"inter": folder / settings.inter_file, "item": folder / settings.item_file}
+    files = {"inter": folder / settings.inter_file, "item": folder / settings.item_file}
+    for meaning, path in files.items():
+        if not path.is_file():
+            near = nearest(path.name, [file.name for file in path.parent.glob("*")])
+            raise UserError(f"{meaning}_file: {path}: no such file{near}")
+    return files
 
 
 def _folders(settings: Any) -> List[Path]:
@@ -183,7 +188,9 @@ def _find_covers(settings: Any, folder: Path, kind: str) -> Optional[Covers]:
         places = [Path(settings.covers_dir)]
     found = next((covers for covers in map(open_covers, places) if covers), None)
     if settings.covers_dir is not None and found is None:
-        raise UserError(f"{settings.covers_dir}: holds no .jpg file, nor .png or .webp; correct covers_dir")
+        there = Path(settings.covers_dir).exists() and settings.covers_dir
+        told = "holds no .jpg file, nor .png or .webp" if there else "no such folder or LMDB"
+        raise UserError(f"covers_dir={settings.covers_dir}: {told}; correct it")
     if kind != "prepared" and found is not None and found.path.resolve() == standing.resolve():
         raise UserError(
             f"{found.path}: is where this step writes its covers; move the folder, and say covers_dir=FOLDER"
