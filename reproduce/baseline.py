@@ -71,6 +71,11 @@ class Baseline:
         return stage2_settings.schema_of(self.model)
 
     @property
+    def source(self) -> Optional[Path]:
+        """The file of a user's model."""
+        return models.model_class(self.model).source
+
+    @property
     def CONFIGS(self) -> Path:
         """Its YAMLs."""
         return PROPS / self.model

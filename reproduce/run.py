@@ -8,7 +8,8 @@
 Other key=value go to each model that knows the key; {dataset} in a value stands for the data set. Suites:
 reproduce/suites/*.yaml, or the path of a YAML of yours (reproduce/suite.py describes it).
 
-Writes: what the models write, and <results_dir>/suite-runs/<run>.json (state, seconds, folder) and .log
+Writes: what the models write, and <results_dir>/suite-runs/<run>.json (state, seconds, folder) and .log. A run is done
+        until its settings change, in a YAML too, or the file of a model of yours; --check looks at data and features
 Then:   python -m reproduce.table with the same words makes the table
 """
 
@@ -114,7 +115,7 @@ def start(run: SuiteRun, results_dir: str, jobs: int) -> subprocess.Popen[bytes]
     ledger = run.ledger(results_dir)
     before = read_json(ledger) if ledger.is_file() else {}
     seconds = {"seconds": before["seconds"]} if "seconds" in before else {}
-    write_json(ledger, {"state": "begun", "arguments": run.arguments, **seconds})
+    write_json(ledger, {"state": "begun", "arguments": run.arguments, "made_of": run.made_of, **seconds})
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -127,7 +128,7 @@ def finish(run: SuiteRun, results_dir: str, code: int, seconds: float) -> Tuple[
     """Write the ledger of a run that ended: its state (done, failed or held) and the log's last line."""
     ledger = run.ledger(results_dir)
     lines = read_text(ledger.with_suffix(".log")).strip().splitlines() or ["no output"]
-    told: Dict[str, Any] = {"arguments": run.arguments, "seconds": round(seconds, 1)}
+    told: Dict[str, Any] = {"arguments": run.arguments, "made_of": run.made_of, "seconds": round(seconds, 1)}
     if code == 0:
         made = read_json(ledger.with_suffix(".part"))
         earlier = read_json(ledger).get("seconds", 0.0)  # a resumed run took both, a repeated one the longer
@@ -140,13 +141,18 @@ def finish(run: SuiteRun, results_dir: str, code: int, seconds: float) -> Tuple[
     return told["state"], lines[-1]
 
 
-def run_all(suite: Suite, results_dir: str, jobs: int) -> List[SuiteRun]:
-    """Run what is not done, ``jobs`` at a time; a run that another holds up waits for it. Returns those that failed."""
-    waiting = [run for run in suite.runs if run.state(results_dir)["state"] != "done"]
+def run_all(suite: Suite, results_dir: str, jobs: int, check: bool = False) -> List[SuiteRun]:
+    """Run what is not done (``check``: ask all), ``jobs`` at a time; a run that another holds up waits for it.
+
+    Returns:
+        Those that failed.
+    """
+    waiting = [run for run in suite.runs if check or run.state(results_dir)["state"] != "done"]
     held: List[SuiteRun] = []
     failed: List[SuiteRun] = []
     active: Dict[SuiteRun, Tuple[Any, float]] = {}
-    print(f"{suite.name}: {len(suite.runs) - len(waiting)} of {len(suite.runs)} runs stand, {len(waiting)} to do")
+    stand, what = len(suite.runs) - len(waiting), "check" if check else "do"
+    print(f"{suite.name}: {stand} of {len(suite.runs)} runs stand, {len(waiting)} to {what}")
     try:
         while waiting or held or active:
             while waiting and len(active) < jobs:
@@ -179,13 +185,14 @@ def run_all(suite: Suite, results_dir: str, jobs: int) -> List[SuiteRun]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """List or run."""
-    asked = command_line(__doc__, argv, {"--dry-run": "list what is to be done, and stop"})
+    check = "start done runs too: each skips what still stands, and does again what data or features changed"
+    asked = command_line(__doc__, argv, {"--dry-run": "list what is to be done, and stop", "--check": check})
     if asked.flags.dry_run:
         print(listing(asked.suite, asked.results_dir))
         return
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # run_all ends its processes
     try:
-        failed = run_all(asked.suite, asked.results_dir, asked.jobs)
+        failed = run_all(asked.suite, asked.results_dir, asked.jobs, asked.flags.check)
     finally:
         signal.signal(signal.SIGTERM, before)
     for run in failed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Type
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Type
 
 from adrec import main as adrec_main
 from common.errors import UserError, nearest
@@ -42,6 +42,11 @@ class Step:
         """Where its YAML per data set lies."""
         folder: Path = self.script.CONFIGS
         return folder
+
+    @property
+    def source(self) -> Optional[Path]:
+        """The file of a user's model."""
+        return getattr(self.script, "source", None)
 
     @property
     def keys(self) -> List[str]:

@@ -24,13 +24,14 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from omegaconf import ListConfig, OmegaConf
 
 from common.errors import UserError, nearest
-from common.files import read_json
-from common.settings import read_yaml
+from common.files import checksum, read_json
+from common.settings import as_dict, read_yaml
 from reproduce.steps import pipeline
 from reproduce.train import plan, with_config
 
 SUITES = Path(__file__).parent / "suites"
 KEYS = ("datasets", "seeds", "against", "base", "settings", "of_dataset", "models")
+SEED = 2024  # by which a row's settings are checked
 ENTRY_KEYS = ("model", "name", "settings", "datasets", "seeds")
 
 
@@ -43,6 +44,7 @@ class SuiteRun:
     dataset: str
     seed: int
     words: Tuple[str, ...]  # key=value
+    made_of: str = ""  # digest of all its settings but the seed, those of YAMLs too
 
     @property
     def arguments(self) -> List[str]:
@@ -64,10 +66,11 @@ class SuiteRun:
         return Path(results_dir) / "suite-runs" / f"{self.key}.json"
 
     def state(self, results_dir: str) -> Dict[str, Any]:
-        """What the ledger tells; ``state`` is ``to do`` without one, or where the results are gone."""
+        """What the ledger tells; ``to do`` without one, or where the results are gone or a YAML was changed since."""
         path = self.ledger(results_dir)
         told: Dict[str, Any] = read_json(path) if path.is_file() else {"state": "to do"}
-        if told["state"] == "done" and not (Path(told["folder"]) / "metrics.json").is_file():
+        gone = told["state"] == "done" and not (Path(told["folder"]) / "metrics.json").is_file()
+        if gone or told.get("made_of", self.made_of) != self.made_of:
             told["state"] = "to do"
         return told
 
@@ -189,11 +192,10 @@ def load_suite(
             values = {k: v for k, v in {**shared, **(of_dataset.get(dataset) or {})}.items() if k in known}
             values.update(with_config(entry.get("settings") or {}, pipeline(model)))
             values.update({k: v for k, v in given.items() if k in known})
-            for number, seed in enumerate(listed(own_seeds)):
+            made_of = _check_run(path, row, model, dataset, values)
+            for seed in listed(own_seeds):
                 words = [_word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
-                if number == 0:
-                    _check_run(path, row, model, dataset, words)
-                runs.append(SuiteRun(row, model, dataset, seed, tuple(words)))
+                runs.append(SuiteRun(row, model, dataset, seed, tuple(words), made_of))
     of_datasets = [key for own in of_dataset.values() for key in own or {}]
     for key in (*shared, *of_datasets, *given):
         if key not in known_to_one:
@@ -213,9 +215,17 @@ def load_suite(
     return Suite(path.stem, runs, against, base)
 
 
-def _check_run(path: Path, row: str, model: str, dataset: str, words: Sequence[str]) -> None:
+def _check_run(path: Path, row: str, model: str, dataset: str, values: Mapping[str, Any]) -> str:
+    """Digest of what makes a run of any seed: settings that are not default, and the file of a user's model."""
+    words = [_word(key, value, dataset, SEED) for key, value in {**values, "seed": SEED}.items()]
     try:
-        plan(model, dataset, words)
+        planned = plan(model, dataset, words)
     except UserError as error:
         told = str(error).replace("command line: ", "", 1)  # it may stand in the YAML as well
         raise UserError(f"{path}: {row} on {dataset}: {told}") from error
+    source = pipeline(model)[-1].source
+    made_of: List[Any] = [source and checksum(source)]
+    for step, settings in planned:
+        default = as_dict(type(settings)())
+        made_of.append([step.name, {k: v for k, v in as_dict(settings).items() if v != default[k]}])
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]

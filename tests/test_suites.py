@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from stage2 import make_ready
 from common.dataset import Dataset
 from common.errors import UserError
 from common.ranking import train_counts
-from reproduce import formats, run, significance, suite, table
+from reproduce import baseline, formats, run, significance, suite, table
 from reproduce.steps import PIPELINES
 from reproduce.train import plan
 
@@ -107,6 +108,25 @@ def test_done_runs_are_skipped_and_failed_ones_tried_again(ran, capsys):
     run.main([*words, "--dry-run"])
     assert "3 of 5" in capsys.readouterr().out
     gone.write_text(text)
+
+
+def test_a_run_is_done_until_a_yaml_changes_and_check_asks_all_again(ran, capsys, tmp_path, monkeypatch):
+    folder, words = ran
+    props = tmp_path / "props"
+    shutil.copytree(baseline.PROPS, props)
+    monkeypatch.setattr(baseline, "PROPS", props)
+    run.main([*words, "rows=[Pop,Markov]", "--dry-run"])
+    assert "2 of 2 runs done" in capsys.readouterr().out
+    (props / "Markov" / "default.yaml").write_text("window: 3\n")
+    run.main([*words, "rows=[Pop,Markov]", "--dry-run"])
+    told = capsys.readouterr().out
+    assert "1 of 2 runs done" in told and "to do" in [line[:5] for line in told.splitlines() if "Markov:" in line]
+    monkeypatch.undo()
+    run.main([*words, "rows=[Pop,Markov]", "--check"])
+    told = capsys.readouterr().out
+    assert "0 of 2 runs stand, 2 to check" in told and told.count("done    ") == 2
+    logs = [path.read_text() for path in (folder / "r" / "suite-runs").glob("*.log")]
+    assert sum("stands, nothing to train" in log for log in logs) == 2  # and the runs say so themselves
 
 
 def test_some_rows_are_taken_and_a_mistyped_one_is_told(ran, capsys):
