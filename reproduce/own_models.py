@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Tuple, Type
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import UserError, nearest
+from common.files import checksum
 from reproduce.baselines.neural import latest, prefixes
 from reproduce.baselines.settings import BaselineSettings
 from stage2_sequence_preference_learning.packing import Batch
@@ -77,7 +79,9 @@ def load_own(name: str) -> Tuple[Type[RankingModel], Type[Any]]:
         UserError: the file does not import, has no such class, or the class is none of a sequential model.
     """
     file, _, wanted = name.rpartition(":")
-    module = _imported(Path(file))
+    if not Path(file).is_file():
+        raise UserError(f"{file}: no such file; a model of yours is FILE.py:CLASS")
+    module = _imported(Path(file).resolve(), checksum(Path(file)))
     classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
     found = classes.get(wanted)
     if found is None:
@@ -93,10 +97,10 @@ def load_own(name: str) -> Tuple[Type[RankingModel], Type[Any]]:
     return type(wanted, (RecBolesWay,), {"net_class": found, **source}), settings
 
 
-def _imported(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; a model of yours is FILE.py:CLASS")
-    name = f"own_models_{path.resolve().as_posix().replace('/', '_').replace('.', '_')}"
+@lru_cache(maxsize=None)
+def _imported(path: Path, sha256: str) -> Any:
+    """The module, run once as long as the file stays as it is."""
+    name = f"own_model_{sha256}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
