@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Tuple, Type
 
@@ -97,7 +97,7 @@ def load_own(name: str) -> Tuple[Type[RankingModel], Type[Any]]:
     return type(wanted, (RecBolesWay,), {"net_class": found, **source}), settings
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imported(path: Path, sha256: str) -> Any:
     """The module, run once as long as the file stays as it is."""
     name = f"own_model_{sha256}"
