@@ -31,10 +31,9 @@ from reproduce.formats import aligned
 from reproduce.steps import ID, pipeline
 from reproduce.train import command_line, read_command_line
 from stage2_sequence_preference_learning.evaluation import test_run
-from stage2_sequence_preference_learning.settings import NOT_SHAPING
+from stage2_sequence_preference_learning.settings import CHECKPOINTS, NOT_SHAPING
 from stage2_sequence_preference_learning.settings import SWITCHES as STAGE2_SWITCHES
 from stage2_sequence_preference_learning.settings import schema_of as stage2_schema_of
-from stage2_sequence_preference_learning.spine import CHECKPOINTS
 
 SWITCHES = (*STAGE2_SWITCHES, *ADREC_SWITCHES)
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Type
 
 import numpy as np
 import torch
@@ -23,7 +23,13 @@ from common.runs import METRICS, RANKS, TOP, write_ranks, write_top
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, inter_files, load_splits
 from stage2_sequence_preference_learning.models import MODELS, model_class
 from stage2_sequence_preference_learning.ranking_model import RankingModel
-from stage2_sequence_preference_learning.settings import SWITCHES, recbole_config, resolve_switches, schema_of
+from stage2_sequence_preference_learning.settings import (
+    CHECKPOINTS,
+    SWITCHES,
+    recbole_config,
+    resolve_switches,
+    schema_of,
+)
 
 
 @dataclass
@@ -78,6 +84,20 @@ def check_split(checkpoint: Path, trained_on: Mapping[str, str], folder: Path, d
             raise UserError(f"{checkpoint}: was trained on another {split} split than {path}; train again on this one")
 
 
+def check_parts(checkpoint: Path, trained_on: Mapping[str, str], kind: Type[RankingModel], settings: Any) -> None:
+    """Whether what a model is made of beside its weights is as it was: a user's file, the checkpoints of an ensemble.
+
+    Raises:
+        UserError: names the file that is another.
+    """
+    parts = {key: Path(getattr(settings, key)) for key in CHECKPOINTS if getattr(settings, key, None)}
+    if kind.source is not None:
+        parts["code"] = kind.source
+    for name, path in parts.items():
+        if name in trained_on and checksum(path) != trained_on[name]:
+            raise UserError(f"{checkpoint}: was trained with another {path} than lies there now; train again")
+
+
 def load_model(
     checkpoint: Path, dataset: str, datasets_dir: str, compute: Compute, overrides: Optional[Mapping[str, Any]] = None
 ) -> Loaded:
@@ -109,6 +129,7 @@ def load_model(
     values = {k: v for k, v in {**own, **given}.items() if k in fields}
     settings: Any = schema(**{**values, "dataset": dataset, "datasets_dir": datasets_dir})
     resolve_switches(settings)
+    check_parts(checkpoint, about.get("inputs", {}), kind, settings)
 
     with tempfile.TemporaryDirectory() as unused:  # RecBole wants a folder for checkpoints
         config = recbole_config(kind, settings, compute.device, Path(unused))

@@ -162,6 +162,7 @@ NOT_SHAPING = (
     "search_seed",
 )
 ABLATIONS = ("branches", "id_tuning")
+CHECKPOINTS = ("id_checkpoint", "text_checkpoint")  # settings that name another run's best.pth
 
 
 def schema_of(model: str) -> Type[Any]:

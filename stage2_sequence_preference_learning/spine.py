@@ -18,10 +18,14 @@ from common.seeding import seed_everything
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, inter_files, load_splits
 from stage2_sequence_preference_learning.evaluation import test_run
 from stage2_sequence_preference_learning.models import SICSRec, model_class
-from stage2_sequence_preference_learning.settings import features_folder, recbole_config, resolve_switches, shaping
+from stage2_sequence_preference_learning.settings import (
+    CHECKPOINTS,
+    features_folder,
+    recbole_config,
+    resolve_switches,
+    shaping,
+)
 from stage2_sequence_preference_learning.trainer import SequenceTrainer, ValidationTrainer
-
-CHECKPOINTS = ("id_checkpoint", "text_checkpoint")  # settings that name another run's best.pth
 
 
 def train(model_name: str, settings: Any, force: bool = False) -> Path:

@@ -133,6 +133,36 @@ def test_from_a_file_to_recommendations_and_a_changed_file_is_another_run(
     assert len(list((tmp_path / "r" / "MyRec" / "Tiny").glob("*/metrics.json"))) == 2
 
 
+def test_a_checkpoint_is_not_ranked_by_a_file_that_was_changed_since(
+    mine: str, words: List[str], tmp_path: Path
+) -> None:
+    baseline.main([mine, "-d", "Tiny", *words, *SMALL, "test=false"])
+    made = only(tmp_path / "r" / "MyRec" / "Tiny")
+    file = Path(mine.split(":")[0])
+    worst_first = (
+        "    def full_sort_predict(self, interaction):\n        return -super().full_sort_predict(interaction)\n"
+    )
+    file.write_text(MINE.replace("class MyText(", f"{worst_first}\nclass MyText("), encoding="utf-8")
+    with pytest.raises(UserError, match="was trained with another .*mine.py than lies there now"):
+        test_script.main([mine, "Tiny", *words[:3]])
+    assert "test" not in read(made)
+    file.write_text(MINE, encoding="utf-8")
+    test_script.main([mine, "Tiny", *words[:3]])
+    assert "test" in read(made)
+
+
+def test_an_ensemble_is_not_ranked_with_a_part_that_was_trained_again(words: List[str], tmp_path: Path) -> None:
+    parts = {"id": ["SASRec"], "text": ["SASRecText"]}
+    for kind, (model,) in parts.items():
+        baseline.main([model, "-d", "Tiny", *words, *SMALL, f"run={kind}"])
+        parts[kind].append(f"{kind}_checkpoint={tmp_path / 'r' / model / 'Tiny' / kind / 'best.pth'}")
+    given = [parts["id"][1], parts["text"][1], "max_seq_length=10", "test=false"]
+    baseline.main(["Ensemble", "-d", "Tiny", *words, *given])
+    baseline.main(["SASRec", "-d", "Tiny", *words, *SMALL, "run=id", "seed=9", "--force"])
+    with pytest.raises(UserError, match="was trained with another .*SASRec/Tiny/id/best.pth"):
+        test_script.main(["Ensemble", "Tiny", *words[:3]])
+
+
 def test_one_that_reads_features_is_tested_from_its_checkpoint_alone(
     mine: str, words: List[str], tmp_path: Path, datasets_dir: Path
 ) -> None:
