@@ -24,7 +24,7 @@ import torch
 from common.dataset import load_dataset
 from common.device import Compute
 from common.errors import UserError, run_script
-from common.files import read_json, write_json
+from common.files import checksum, read_json, write_json
 from common.processes import Processes
 from common.ranking import metrics, target_ranks
 from common.runs import METRICS, RANKS, TOP, carry_out, run_recipe, shaping, write_ranks, write_result, write_top
@@ -82,10 +82,15 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Optional[Compute] = None
     if "test" in result:
         return result
     made = read_json(run_dir / "made.json")
+    splits = inter_files(Path(datasets_dir) / result["dataset"] / "recbole" / result["dataset"], result["dataset"])
+    here = {**splits, "scores": Path(made["inputs"]["scores"]["path"])}
+    for name, path in here.items():
+        if checksum(path) != made["inputs"][name]["sha256"]:
+            raise UserError(f"{run_dir}: was made with another {path} than lies there now; run reproduce.scores again")
     settings = Settings(dataset=result["dataset"], datasets_dir=datasets_dir)
     settings.max_seq_length = made["settings"]["max_seq_length"]
     _, _, split = _splits(settings)
-    ranks, masked, top = rank(Path(made["inputs"]["scores"]["path"]), split, settings)
+    ranks, masked, top = rank(here["scores"], split, settings)
     targets = split.item_of_row()[split.inter_feat[split.iid_field].numpy()]
     write_ranks(run_dir / RANKS, user_ids(split), targets, ranks, masked)
     write_top(run_dir, split.item_of_row()[top])

@@ -205,6 +205,23 @@ def test_scores_of_a_model_have_its_ranks(words: List[str], tmp_path: Path) -> N
     assert (np.load(again / "top.npy") == np.load(made / "top.npy")).all()
 
 
+@pytest.mark.parametrize("changed", ["s.npy", "test.inter"])
+def test_what_was_validated_is_tested(words: List[str], tmp_path: Path, datasets_dir: Path, changed: str) -> None:
+    data, path = tmp_path / "data", tmp_path / "s.npy"
+    shutil.copytree(datasets_dir, data)
+    np.save(path, np.random.default_rng(0).normal(size=(12, 15)))
+    given = [f"datasets_dir={data}", *words[1:]]
+    scores.main(["-d", "Tiny", f"scores={path}", f"valid_scores={path}", "max_seq_length=10", "test=false", *given])
+    if changed == "s.npy":
+        np.save(path, np.random.default_rng(1).normal(size=(12, 15)))
+    else:
+        split = data / "Tiny" / "recbole" / "Tiny" / "Tiny.test.inter"
+        split.write_text(split.read_text().rsplit("\t", 1)[0] + "\t1\n")
+    with pytest.raises(UserError, match=f"was made with another .*{changed} than lies there now"):
+        test_script.main(["Scores", "Tiny", *given[:3]])
+    assert "test" not in read(only(tmp_path / "r" / "Scores" / "Tiny"))
+
+
 def test_a_suite_compares_both_with_ours(mine: str, words: List[str], tmp_path: Path) -> None:
     exported(words, tmp_path)
     files = (
