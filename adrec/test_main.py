@@ -21,12 +21,13 @@ from adrec.checkpoint import CHECKPOINT, asked_for, load_encoders
 from adrec.data import held_out_rows
 from adrec.embedding_out import Settings, item_embeddings
 from adrec.evaluation import TOPK, rank_rows
-from common.dataset import load_dataset
+from common.dataset import Dataset, load_dataset, sequences_path
 from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
 from common.files import checksum, read_json, write_json
+from common.item_fields import text_files
 from common.ranking import metrics, metrics_by_frequency
-from common.runs import METRICS, RANKS, TOP, write_ranks, write_top
+from common.runs import MADE, METRICS, RANKS, TOP, write_ranks, write_top
 from common.settings import parse
 
 
@@ -41,6 +42,7 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Compute, force: bool = F
     if not force and "test" in result and result.get("checkpoint") == checksum(checkpoint):
         return result
     dataset = load_dataset(Path(datasets_dir) / result["dataset"], result["dataset"])
+    _check_data(run_dir, dataset)
     loaded = load_encoders(checkpoint, dataset.name, datasets_dir, compute)
     items = item_embeddings(loaded, dataset, checkpoint, compute)
     rows = held_out_rows(dataset, "test", loaded.settings.max_seq_length)
@@ -57,6 +59,17 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Compute, force: bool = F
     write_top(run_dir, top)
     write_json(path, result)
     return result
+
+
+def _check_data(run_dir: Path, dataset: Dataset) -> None:
+    """Stop where sequences or texts are not those of the training: what was trained on might be tested."""
+    trained_on = read_json(run_dir / MADE)["inputs"]
+    here = {"sequences": sequences_path(dataset.folder), **text_files(dataset.folder, dataset.name)}
+    for name in ("sequences", "items", "fields"):
+        now = checksum(here[name]) if name in here else None
+        if trained_on.get(name, {}).get("sha256") != now:
+            told = f"was trained on other {name} than lie in {dataset.folder} now"
+            raise UserError(f"{run_dir}: {told}; train again, or correct datasets_dir")
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,23 @@ def test_ranks_equal_cosines_sorted_by_hand(home: Path, trained: Path) -> None:
         assert line.split(",") == [str(user), str(target), str(rank), str(masked)]
         top = torch.from_numpy(np.load(trained / "top.npy")[user]).long()  # near ties may change places
         assert torch.allclose(cosines[top], cosines.sort(descending=True).values[:10], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sequences", "fields"])
+def test_other_data_than_it_was_trained_on_is_not_tested(home: Path, tmp_path: Path, name: str) -> None:
+    """A sequence that lost its end would be tested on what was trained on, without a word."""
+    own = tmp_path / "datasets"
+    shutil.copytree(home / "datasets", own)
+    run = main.run(settings_of(home, tmp_path, datasets_dir=str(own), epochs=1, test=False))
+    if name == "sequences":
+        path = own / "Tiny" / "sequential_data.txt"
+        lines = [line.split() for line in path.read_text().splitlines()]
+        path.write_text("\n".join(" ".join(line[: max(5, len(line) - 2)]) for line in lines) + "\n")
+    else:
+        (own / "Tiny" / "Tiny_item_fields.csv").unlink()
+    with pytest.raises(UserError, match=f"was trained on other {name} than lie in .*Tiny now"):
+        test_main.test_run(run, str(own), CPU)
+    assert "test" not in json.loads((run / "metrics.json").read_text())
 
 
 def test_same_seed_same_bits_and_a_finished_run_is_skipped(
