@@ -163,7 +163,7 @@ def search(model: str, settings: Any, force: bool = False) -> Path:
         study = _open_study(folder, model, settings)
         cells = grid_of(settings.search_space)[: settings.n_trials]
         _enqueue_grid(study, cells)
-        if not cells and not study.trials:
+        if not cells and not study.get_trials(states=(*ENDED, TrialState.WAITING)):  # Ctrl-C leaves the first failed
             _enqueue_as_it_stands(study, settings)
         wanted = len(cells) or settings.n_trials
 

@@ -85,6 +85,24 @@ def test_the_first_trial_over_ranges_is_the_settings_as_they_stand(datasets_dir,
     assert second.split(",")[2] != "0.002"
 
 
+def test_a_search_stopped_in_its_first_trial_tries_what_an_uninterrupted_one_does(datasets_dir, tmp_path, monkeypatch):
+    def stopped(model, settings, force=False):
+        raise KeyboardInterrupt
+
+    space = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "lora_rank": {"low": 1, "high": 3}}
+    found = {}
+    for name in ("stopped", "whole"):
+        settings = settings_of(datasets_dir, tmp_path / name, search_space=space, n_trials=2, epochs=1)
+        if name == "stopped":
+            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+                patched.setattr(search, "train", stopped)
+                search.search("SICSRec", settings)
+        search.search("SICSRec", settings)
+        lines = (search_folder(tmp_path / name) / "trials.csv").read_text().splitlines()[1:]
+        found[name] = [line.split(",")[1:] for line in lines]
+    assert found["stopped"] == found["whole"] and found["whole"][0][0] == "0.001"
+
+
 def test_a_setting_that_stands_at_null_has_its_own_type(datasets_dir, tmp_path):
     space = {"clip_grad_norm": {"low": 0.5, "high": 2}}
     best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space, n_trials=1))
