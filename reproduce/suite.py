@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -25,7 +26,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from common.errors import UserError, nearest
 from common.files import checksum, read_json
-from common.settings import as_dict, read_yaml
+from common.settings import as_dict, read_yaml, split_overrides
 from reproduce.steps import pipeline
 from reproduce.train import plan, with_config
 
@@ -122,8 +123,16 @@ def _word(key: str, value: Any, dataset: str, seed: int) -> str:
     if isinstance(value, (dict, list)):
         text = json.dumps(value)
     elif isinstance(value, str):
-        text = value.replace("{dataset}", dataset).replace("{seed}", str(seed))
+        text = _as_read_back(key, value.replace("{dataset}", dataset).replace("{seed}", str(seed)))
     return f"{key}={text}"
+
+
+def _as_read_back(key: str, text: str) -> str:
+    """A string as a word gives it, in quotes where YAML would make something else of it, as of ``a # b``."""
+    with suppress(UserError):
+        if split_overrides([f"{key}={text}"])[key] == text:
+            return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def listed(value: Any) -> List[Any]:

@@ -59,6 +59,14 @@ def test_faults_stop_before_anything_starts(tmp_path, text, message):
         suite.load_suite(write(tmp_path, text))
 
 
+@pytest.mark.parametrize("value", [" ", " | ", "a # b", "a: b", "[MASK] für 😀", "null", "1e3", "two\nlines", "plain"])
+def test_a_string_reaches_the_model_as_it_is(tmp_path, value):
+    rows = json.dumps([{"model": "ADRec", "settings": {"prompt": value}}], ensure_ascii=False)
+    (one,) = suite.load_suite(write(tmp_path, f"datasets: [a]\nmodels: {rows}")).runs
+    assert plan("ADRec", "a", one.words)[-1][1].prompt == value
+    assert value != "plain" or "prompt=plain" in one.words  # quotes only where they are needed: a run keeps its name
+
+
 def test_settings_reach_the_models_that_know_them(tmp_path):
     text = """
 datasets: [a, b]
