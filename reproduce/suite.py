@@ -26,7 +26,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from common.errors import UserError, nearest
 from common.files import checksum, read_json
-from common.settings import as_dict, read_yaml, split_overrides
+from common.settings import LARGEST_SEED, as_dict, read_yaml, split_overrides
 from reproduce.steps import pipeline
 from reproduce.train import plan, with_config
 
@@ -196,13 +196,17 @@ def load_suite(
         known = {key for step in pipeline(model) for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
         known_to_one |= known
         row = str(entry.get("name", model))
-        own_seeds = seeds or entry.get("seeds") or content.get("seeds") or [2024]
+        own_seeds = listed(seeds or entry.get("seeds") or content.get("seeds") or [SEED])
+        for seed in own_seeds:
+            if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+                source = "command line" if seeds else path
+                raise UserError(f"{source}: seeds: {seed!r} must be a number from 0 to {LARGEST_SEED}")
         for dataset in datasets or entry.get("datasets") or content.get("datasets") or []:
             values = {k: v for k, v in {**shared, **(of_dataset.get(dataset) or {})}.items() if k in known}
             values.update(with_config(entry.get("settings") or {}, pipeline(model)))
             values.update({k: v for k, v in given.items() if k in known})
             made_of = _check_run(path, row, model, dataset, values)
-            for seed in listed(own_seeds):
+            for seed in own_seeds:
                 words = [_word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
                 runs.append(SuiteRun(row, model, dataset, seed, tuple(words), made_of))
     of_datasets = [key for own in of_dataset.values() for key in own or {}]

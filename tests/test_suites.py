@@ -51,12 +51,19 @@ def test_each_suite_fits_the_models(name):
         ("models: [Pop]", "no runs"),
         ("datasets: Mine\nmodels: [Pop]", r"'datasets' must be a list, as in datasets: \[Mine\]"),
         ("datasets: [a]\nmodels: [Pop]\nsettings: [1]", "'settings' must be a mapping"),
+        ("datasets: [a]\nmodels: [Pop]\nseeds: [1, -1]", "mine.yaml: seeds: -1 must be a number from 0"),
+        ("datasets: [a]\nmodels: [{model: Pop, seeds: [x]}]", "mine.yaml: seeds: 'x' must be a number"),
         ("datasets: [a]\nmodels: [Pop]\nagainst: [Markov]", "unknown key 'Markov'"),
     ],
 )
 def test_faults_stop_before_anything_starts(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         suite.load_suite(write(tmp_path, text))
+
+
+def test_seeds_of_the_command_line_are_checked_before_anything_starts(tmp_path):
+    with pytest.raises(UserError, match="command line: seeds: -1 must be a number from 0"):
+        run.asked_for(write(tmp_path, "datasets: [a]\nmodels: [Pop]"), ["seeds=[-1]"], None)
 
 
 @pytest.mark.parametrize("value", [" ", " | ", "a # b", "a: b", "[MASK] für 😀", "null", "1e3", "two\nlines", "plain"])
