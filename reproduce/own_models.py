@@ -34,6 +34,20 @@ from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
 
 
+class Rows(Interaction):
+    """A batch as RecBole's loader would give it, without users and sampled negatives."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """A field, or rows.
+
+        Raises:
+            UserError: there is no such field.
+        """
+        if isinstance(index, str) and index not in self.interaction:
+            raise UserError(f"the model reads '{index}' of its batch, which holds {', '.join(self.interaction)} alone")
+        return super().__getitem__(index)
+
+
 class RecBolesWay(RankingModel):
     """A model of RecBole's kind by its own loss and scores; each prefix is a row of ``max_seq_length`` positions."""
 
@@ -43,17 +57,17 @@ class RecBolesWay(RankingModel):
         super().__init__(config, dataset)
         self.net: nn.Module = self.net_class(config, dataset)
 
-    def interaction(self, batch: Batch) -> Interaction:
+    def interaction(self, batch: Batch) -> Rows:
         """What RecBole's loader would give: N rows."""
         items, lengths = latest(*prefixes(batch), self.max_seq_length)
         items = F.pad(items, (0, self.max_seq_length - items.shape[1]))
-        return Interaction({self.ITEM_SEQ: items, self.ITEM_SEQ_LEN: lengths, self.ITEM_ID: batch.targets})
+        return Rows({self.ITEM_SEQ: items, self.ITEM_SEQ_LEN: lengths, self.ITEM_ID: batch.targets})
 
     def terms(self, batch: Batch) -> Terms:
         """Its loss, or each of its losses."""
         found = self.net.calculate_loss(self.interaction(batch))  # type: ignore[operator]
         parts = found if isinstance(found, tuple) else (found,)
-        return {"loss" if len(parts) == 1 else f"loss {n}": part for n, part in enumerate(parts, start=1)}
+        return {"loss" if len(parts) == 1 else f"loss {n}": part.reshape(()) for n, part in enumerate(parts, start=1)}
 
     def candidates(self) -> Tensor:
         """Nothing per item that we know of."""

@@ -277,6 +277,50 @@ def test_what_is_no_model_is_told(mine: str, words: List[str], tmp_path: Path, n
         baseline.main([f"{tmp_path}/{name}", "-d", "Tiny", *words])
 
 
+ODD = """
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.sequential_recommender.sasrec import SASRec
+from reproduce.baselines.settings import AttentionSettings
+
+class OneElementSettings(AttentionSettings): pass
+class OneElement(SASRec):
+    def calculate_loss(self, rows):
+        return super().calculate_loss(rows).view(1)
+
+class ReadsUsersSettings(AttentionSettings): pass
+class ReadsUsers(SASRec):
+    def calculate_loss(self, rows):
+        return super().calculate_loss(rows) + 0 * rows[self.USER_ID].sum()
+"""
+
+
+def test_one_whose_loss_is_a_row_runs_as_under_recbole(
+    words: List[str], tmp_path: Path
+) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    (tmp_path / "mine.py").write_text(ODD.replace(".view(1)", ""))
+    for file, run_name in (("odd", "row"), ("mine", "scalar")):
+        baseline.main([f"{tmp_path}/{file}.py:OneElement", "-d", "Tiny", *words, *SMALL, f"run={run_name}"])
+    row, scalar = (read(tmp_path / "r" / "OneElement" / "Tiny" / name) for name in ("row", "scalar"))
+    assert row["test"] == scalar["test"] and row["valid"] == scalar["valid"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("ReadsUsers", "the model reads 'user_id' of its batch, which holds item_id_list, item_length, item_id alone"),
+    ],
+)
+def test_what_a_model_cannot_have_here_is_told_before_it_is_trained(
+    words: List[str], tmp_path: Path, name: str, told: str
+) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    with pytest.raises(UserError, match=told):
+        baseline.main([f"{tmp_path}/odd.py:{name}", "-d", "Tiny", *words, *SMALL])
+    assert not list((tmp_path / "r").rglob("best.pth"))
+
+
 def test_a_checkpoint_of_a_model_that_is_not_known_here_is_told(mine: str, words: List[str], tmp_path: Path) -> None:
     baseline.main([mine, "-d", "Tiny", *words, *SMALL])
     made = only(tmp_path / "r" / "MyRec" / "Tiny")
