@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Dict, Iterator, Optional
+from typing import Any, ClassVar, Dict, Iterator, Optional, Tuple
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -28,6 +28,7 @@ class RankingModel(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    options: Tuple[float, ...] = (0.0,)  # of a model that nothing trains by gradient: it validates each
     source: ClassVar[Optional[Path]] = None  # of a user's model: its file, which belongs to what makes a run
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -45,6 +46,9 @@ class RankingModel(SequentialRecommender):
     def terms(self, batch: Batch) -> Terms:
         """The weighted terms of the loss, by name; the loss is their sum."""
         raise NotImplementedError
+
+    def choose(self, option: float) -> None:
+        """Take one of ``options``; of one alone there is nothing to choose."""
 
     def as_batch(self, interaction: Any, with_targets: bool = True) -> Batch:
         """RecBole's interaction as a `Batch`."""

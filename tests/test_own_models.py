@@ -283,6 +283,15 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.sequential_recommender.sasrec import SASRec
 from reproduce.baselines.settings import AttentionSettings
 
+class UntrainedSettings(AttentionSettings): pass
+class Untrained(SequentialRecommender):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        counts = torch.bincount(dataset.inter_feat["item_id"], minlength=self.n_items)
+        self.register_buffer("counts", counts.float())
+    def full_sort_predict(self, rows):
+        return self.counts.expand(len(rows["item_length"]), -1)
+
 class OneElementSettings(AttentionSettings): pass
 class OneElement(SASRec):
     def calculate_loss(self, rows):
@@ -295,10 +304,13 @@ class ReadsUsers(SASRec):
 """
 
 
-def test_one_whose_loss_is_a_row_runs_as_under_recbole(
+def test_one_without_parameters_and_one_whose_loss_is_a_row_run_as_under_recbole(
     words: List[str], tmp_path: Path
 ) -> None:
     (tmp_path / "odd.py").write_text(ODD)
+    baseline.main([f"{tmp_path}/odd.py:Untrained", "-d", "Tiny", *words, *SMALL])
+    found = read(only(tmp_path / "r" / "Untrained" / "Tiny"))
+    assert "test" in found and found["parameters"]["trained"] == 0
     (tmp_path / "mine.py").write_text(ODD.replace(".view(1)", ""))
     for file, run_name in (("odd", "row"), ("mine", "scalar")):
         baseline.main([f"{tmp_path}/{file}.py:OneElement", "-d", "Tiny", *words, *SMALL, f"run={run_name}"])

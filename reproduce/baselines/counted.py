@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple, Type
+from typing import Any, Dict, Type
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from stage2_sequence_preference_learning.ranking_model import RankingModel, Term
 
 class CountedModel(RankingModel):
     """Scores of a history, from counts over the training rows (user, history, target)."""
-
-    options: Tuple[float, ...] = (0.0,)
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -47,9 +45,6 @@ class CountedModel(RankingModel):
         ones = sparse.csr_matrix((np.ones(len(users), np.float32), (users, items)), (self.n_users, self.n_items))
         ones.data[:] = 1.0
         return ones
-
-    def choose(self, option: float) -> None:
-        """There is nothing to choose."""
 
     def candidates(self) -> Tensor:
         """Nothing per item."""
