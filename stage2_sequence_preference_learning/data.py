@@ -57,6 +57,11 @@ class SequenceDataset(SequentialDataset):
             self._features[modality] = table
         return self._features[modality]
 
+    @property
+    def features_read(self) -> List[str]:
+        """Modalities whose features were asked for."""
+        return list(self._features)
+
     def use_features(self, modality: str, table: Tensor) -> None:
         """Take (n_items, width) features by internal ids as they are, in place of stage 1's file."""
         self._features[modality] = table

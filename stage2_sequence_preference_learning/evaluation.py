@@ -70,6 +70,12 @@ def infer_settings(weights: Mapping[str, Tensor]) -> Dict[str, Any]:
     return {"model": model, "settings": found}
 
 
+def feature_table(weights: Mapping[str, Tensor], modality: str) -> Optional[Tensor]:
+    """A modality's features among a model's weights, also within a user's model."""
+    name = f"plm_{modality}_embedding.weight"
+    return next((weights[key] for key in (name, f"net.{name}") if key in weights), None)
+
+
 def check_split(checkpoint: Path, trained_on: Mapping[str, str], folder: Path, dataset: str) -> None:
     """Whether a checkpoint belongs to the split that lies in a data set's folder: rows of items are numbered by it.
 
@@ -135,8 +141,7 @@ def load_model(
         config = recbole_config(kind, settings, compute.device, Path(unused))
         train, valid, test = load_splits(config)
     for modality in MODALITIES:
-        name = f"plm_{modality}_embedding.weight"  # also within a user's model
-        table = next((weight for key, weight in weights.items() if key in (name, f"net.{name}")), None)
+        table = feature_table(weights, modality)
         if table is not None:
             train.use_features(modality, torch.zeros_like(table))
     model = kind(config, train)

@@ -16,7 +16,7 @@ from common.processes import Processes, start_processes
 from common.runs import about_run, carry_out, count_parameters, run_recipe, write_result
 from common.seeding import seed_everything
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, inter_files, load_splits
-from stage2_sequence_preference_learning.evaluation import test_run
+from stage2_sequence_preference_learning.evaluation import feature_table, test_run
 from stage2_sequence_preference_learning.models import SICSRec, model_class
 from stage2_sequence_preference_learning.settings import (
     CHECKPOINTS,
@@ -103,6 +103,12 @@ def _train(
     model = model_class(model_name)(config, train_split).to(compute.device)
     if isinstance(model, SICSRec) and settings.pretrain_id != "none":
         load_id_encoder(model, Path(settings.pretrain_id), made_from["inputs"])
+    for modality in train_split.features_read:
+        if feature_table(model.state_dict(), modality) is None:
+            kept = f"self.plm_{modality}_embedding = nn.Embedding.from_pretrained(…)"
+            raise UserError(
+                f"{model_name}: its checkpoint would be without the {modality} features; keep them as {kept}"
+            )
     parameters = count_parameters(model)
     logger = logging.getLogger()
     logger.info(f"{model_name} on {compute.device} in {compute.precision}: {run_dir}")

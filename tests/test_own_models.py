@@ -281,7 +281,7 @@ ODD = """
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.sequential_recommender.sasrec import SASRec
-from reproduce.baselines.settings import AttentionSettings
+from reproduce.baselines.settings import AttentionSettings, TextSettings
 
 class UntrainedSettings(AttentionSettings): pass
 class Untrained(SequentialRecommender):
@@ -301,6 +301,12 @@ class ReadsUsersSettings(AttentionSettings): pass
 class ReadsUsers(SASRec):
     def calculate_loss(self, rows):
         return super().calculate_loss(rows) + 0 * rows[self.USER_ID].sum()
+
+class KeepsNothingSettings(TextSettings): pass
+class KeepsNothing(SASRec):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.table = dataset.item_features("text")
 """
 
 
@@ -322,6 +328,7 @@ def test_one_without_parameters_and_one_whose_loss_is_a_row_run_as_under_recbole
     ("name", "told"),
     [
         ("ReadsUsers", "the model reads 'user_id' of its batch, which holds item_id_list, item_length, item_id alone"),
+        ("KeepsNothing", "checkpoint would be without the text features; keep them as self.plm_text_embedding"),
     ],
 )
 def test_what_a_model_cannot_have_here_is_told_before_it_is_trained(
