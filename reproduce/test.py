@@ -23,7 +23,7 @@ from adrec.settings import ADRecSettings
 from common.device import Compute, pick_compute
 from common.errors import UserError, nearest, run_script
 from common.features import MODALITIES
-from common.files import read_json, read_text, write_text
+from common.files import checksum, read_json, read_text, write_text
 from common.processes import Processes
 from common.settings import DeviceSettings, as_dict, build, help_of_settings, setting, split_overrides
 from reproduce import scores
@@ -90,10 +90,21 @@ class Run:
         inputs = self.made_from["inputs"]
         own = (*OWN, *(["text_model"] if self.made_from["settings"].get("text_model") == "small" else []))
         data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name not in own)
+        parts = [(name, self._kind_of_part(name)) for name in OWN if name in inputs]
         defaults = as_dict(schema_of(self.result["model"])())  # of settings that are younger than the run
         told = {**defaults, **self.made_from["settings"]}
         settings = sorted((k, str(v)) for k, v in told.items() if k not in ("seed", *CHECKPOINTS))
-        return repr((self.result["model"], settings, data, "id_encoder" in inputs))
+        return repr((self.result["model"], settings, data, parts))
+
+    def _kind_of_part(self, name: str) -> str:
+        """`kind` of the run whose checkpoint this one starts from; of a checkpoint without its run, the checksum."""
+        path, sha256 = Path(self.made_from["inputs"][name]["path"]), self.made_from["inputs"][name]["sha256"]
+        moved = self.folder.parents[2].joinpath(*path.parts[-4:])  # with all results
+        for file in (path, moved):
+            made, result = file.with_name("made.json"), file.with_name("metrics.json")
+            if made.is_file() and result.is_file() and file.is_file() and checksum(file) == sha256:
+                return Run(file.parent, read_json(made), read_json(result)).kind()
+        return str(sha256)
 
 
 def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]) -> List[Run]:
@@ -130,14 +141,15 @@ def table(runs: List[Run], split: str) -> List[List[str]]:
     for run in runs:
         kinds.setdefault(run.kind(), []).append(run)
     rows = [["model", "seeds", *(m.upper() for m in METRICS), "valid HIT@10", "epochs", "train s"]]
-    for group in kinds.values():
+    labels = [group[0].label() for group in kinds.values()]
+    for label, group in zip(labels, kinds.values()):
         valid = statistics.fmean(run.result["valid"]["hit@10"] for run in group)
         epochs = statistics.fmean(run.result["epochs"] for run in group)
         seconds = statistics.fmean(run.result["seconds"] for run in group)
         seeds = {run.made_from["settings"]["seed"] for run in group}
         again = f" ({len(group)} runs)" if len(group) > len(seeds) else ""
         row = [
-            group[0].label(),
+            label if labels.count(label) == 1 else f"{label}: {group[0].folder.name}",
             f"{len(seeds)}{again}",
             *(mean_and_deviation([run.result[split][m] for run in group]) for m in METRICS),
         ]

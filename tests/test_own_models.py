@@ -163,6 +163,27 @@ def test_an_ensemble_is_not_ranked_with_a_part_that_was_trained_again(words: Lis
         test_script.main(["Ensemble", "Tiny", *words[:3]])
 
 
+def test_ensembles_of_other_parts_are_not_averaged_but_those_of_other_seeds_are(
+    words: List[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(model: str, *given: str) -> str:
+        baseline.main([model, "-d", "Tiny", *words, *given, "epochs=1"])
+        return str(max((tmp_path / "r" / model).glob("Tiny/*/best.pth"), key=lambda path: path.stat().st_mtime_ns))
+
+    text = trained("SASRecText", *SMALL[:3])
+    parts = [trained("SASRec", *SMALL[:3], f"seed={seed}") for seed in (1, 2)]
+    parts.append(trained("SASRec", "max_seq_length=10", "hidden_size=16", "seed=3"))
+    for seed, part in enumerate(parts, start=1):
+        given = [f"id_checkpoint={part}", f"text_checkpoint={text}", f"seed={seed}", "max_seq_length=10"]
+        baseline.main(["Ensemble", "-d", "Tiny", *words, *given])
+    shutil.move(tmp_path / "r", tmp_path / "moved")
+    capsys.readouterr()
+    test_script.main(["Ensemble", "Tiny", words[0], f"results_dir={tmp_path / 'moved'}", words[2]])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| Ensemble")]
+    assert sorted(row.split("|")[2].strip() for row in rows) == ["1", "2"]
+    assert len({row.split("|")[1] for row in rows}) == 2  # told apart by a run's name
+
+
 def test_one_that_reads_features_is_tested_from_its_checkpoint_alone(
     mine: str, words: List[str], tmp_path: Path, datasets_dir: Path
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tiny import make_tiny_dataset
 
 from common.errors import UserError
+from common.files import checksum, write_json, write_text
 from common.settings import REPOSITORY
 from reproduce import test as test_script
 from reproduce import train
@@ -142,7 +143,12 @@ def test_covers_and_encoders_are_looked_for_before_an_llm_is_asked(tmp_path, mon
 
 
 def run_of(folder, seed, **settings):
-    made = {"settings": {"seed": seed, "variant": "paper", **settings}, "inputs": {"id_encoder": {"sha256": str(seed)}}}
+    encoder = folder / f"id{seed}" / "best.pth"
+    write_text(encoder, str(seed))
+    write_json(encoder.with_name("made.json"), {"settings": {"seed": seed}, "inputs": {}})
+    write_json(encoder.with_name("metrics.json"), {"model": "ID_SeqEncoder"})
+    started_from = {"id_encoder": {"path": str(encoder), "sha256": checksum(encoder)}}
+    made = {"settings": {"seed": seed, "variant": "paper", **settings}, "inputs": started_from}
     metrics = dict.fromkeys(test_script.METRICS, seed / 10)
     result = {"model": "SICSRec", "test": metrics, "valid": {"hit@10": 0.5}, "epochs": 4, "seconds": 2.0}
     return test_script.Run(folder, made, result)
