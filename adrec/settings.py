@@ -69,7 +69,7 @@ class ADRecSettings(ComputeSettings):
         "encoders that rank: query, the trained ones; key (ours), their averages over some 1 / (1 - momentum) steps",
         choices=("query", "key"),
     )
-    scale: float = setting(18.0, "s, the inverse temperature", minimum=0)
+    scale: float = setting(18.0, "s, the inverse temperature", minimum=1e-6)
     margin: float = setting(0.1, "m of the angle, in radians", minimum=0, maximum=3.15)
     weight_seq_item: float = setting(0.3, "weight of L(sequence → item key)", minimum=0)
     weight_item_seq: float = setting(0.3, "weight of L(item → sequence key)", minimum=0)
