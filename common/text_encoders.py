@@ -41,7 +41,7 @@ def fetch(kind: Any, name: str, cure: str, **keywords: Any) -> Any:
         raise UserError(f"{name}: no such folder; {cure}")
     try:
         return kind.from_pretrained(name, **keywords)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # the last: weights cut short
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # of broken folders
         place = "the folder" if Path(name).is_dir() else "the Hugging Face hub and its local cache"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason} {cure}") from error

@@ -210,16 +210,18 @@ def test_tables_of_every_form_give_one_data_set(tmp_path: Path, form: str) -> No
 
 
 def test_lists_and_objects_of_parquet_are_those_of_json(tmp_path: Path) -> None:
-    table = pl.DataFrame({"id": ["a", "b"], "tags": [["x", 'é "y"'], None], "size": [{"w": 1}, {"w": 2}]})
+    table = pl.DataFrame({"id": ["a", "b"], "tags": [["x", "é y"], None], "size": [{"w": 1}, {"w": 2}]})
     table.write_parquet(tmp_path / "x.parquet")
     table.write_ndjson(tmp_path / "x.jsonl")
     names = ["id", "tags", "size"]
     of_json = pl.concat(json_rows(tmp_path / "x.jsonl", names, BadRows()))
     read = read_parquet(tmp_path / "x.parquet", names)
-    assert read["tags"].to_list() == ['["x", "é \\"y\\""]', None]
+    assert read["tags"].to_list() == ['["x", "é y"]', None]
     assert [list(map(json.loads, read[name].drop_nulls())) for name in names[1:]] == [
         list(map(json.loads, of_json[name].drop_nulls())) for name in names[1:]
     ]
+    pl.DataFrame({"tags": [['"y"']]}).write_parquet(tmp_path / "y.parquet")  # polars 1.36 reads it from JSON unescaped
+    assert read_parquet(tmp_path / "y.parquet", ["tags"])["tags"].to_list() == ['["\\"y\\""]']
 
 
 def test_a_time_of_day_is_no_point_in_time(tmp_path: Path) -> None:
