@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import List, Optional
 
 from common.errors import UserError
-from common.runs import check_name
-from common.settings import LARGEST_SEED, ComputeSettings, setting
+from common.settings import LARGEST_SEED, ComputeSettings, check_folder_names, setting
 
 PROPS = Path(__file__).parent / "props"
 SWITCHES = ("mean_over_real", "mask_token", "enqueue_last", "plain_init")
@@ -119,7 +118,7 @@ class ADRecSettings(ComputeSettings):
     def check(self) -> None:
         """No setting is without effect, ``run`` is a folder's name."""
         super().check()
-        check_name(self.run)
+        check_folder_names(run=self.run)
         default = ADRecSettings()
         for name, needs, given in (
             ("offset_dropout", "item_offsets=true", self.item_offsets),

@@ -70,12 +70,6 @@ def run_recipe(
     return recipe(model, {**counted, "precision": precision, "processes": n_processes}, inputs)
 
 
-def check_name(run: Optional[str]) -> None:
-    """Raise a `UserError` where the setting ``run`` cannot be the name of one folder."""
-    if run is not None and (run != Path(run).name or run.startswith(".")):
-        raise UserError(f"run={run}: is not the name of a folder; name it without / and without a dot in front")
-
-
 def run_folder(model_name: str, settings: Any, made_from: Dict[str, Any]) -> Path:
     """``<results_dir>/<model>/<dataset>/<run>``; the name tells variant and seed, a digest tells all the rest."""
     variant = f"{settings.variant}-" if hasattr(settings, "variant") else ""

@@ -47,6 +47,13 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def check_folder_names(**names: Optional[str]) -> None:
+    """Raise a `UserError` where the value of a setting, given under its name, cannot be the name of one folder."""
+    for key, name in names.items():
+        if name is not None and (name != Path(name).name or name.startswith(".")):
+            raise UserError(f"{key}={name}: is not the name of a folder; name it without / and without a dot in front")
+
+
 @dataclass
 class CommonSettings:
     """What every script of both papers knows."""
@@ -61,8 +68,7 @@ class CommonSettings:
 
     def check(self) -> None:
         """Raise a `UserError` for values that do not go together; `build` calls it."""
-        if self.dataset != Path(self.dataset).name or self.dataset.startswith("."):
-            raise UserError(f"dataset={self.dataset}: is not the name of a folder; name it without / and a leading dot")
+        check_folder_names(dataset=self.dataset)
 
 
 @dataclass
@@ -159,7 +165,8 @@ def check_values(settings: Any, source: str) -> None:
         value, meta = getattr(settings, f.name), f.metadata
         many = value if isinstance(value, list) else [value]
         if not many and not meta.get("may_be_empty", True):
-            raise UserError(f"{source}: setting '{f.name}' is empty; name one or more of: {', '.join(meta['choices'])}")
+            known = f" of: {', '.join(meta['choices'])}" if meta.get("choices") else ""
+            raise UserError(f"{source}: setting '{f.name}' is empty; name one or more{known}")
         if meta.get("choices") and len(set(many)) < len(many):
             raise UserError(f"{source}: setting '{f.name}' is {many}; name each once")
         for one in many:

@@ -105,8 +105,8 @@ def rank(path: Path, split: SequenceDataset, settings: Settings) -> Tuple[np.nda
     Raises:
         UserError: the file is no array of numbers for these users and items.
     """
-    scores = _opened(path, int(user_ids(split).max()) + 1, load_dataset(settings.dataset_dir, settings.dataset).n_items)
     users, items = user_ids(split), split.item_of_row()[1:]
+    scores = _opened(path, int(users.max()) + 1, load_dataset(settings.dataset_dir, settings.dataset).n_items)
     loader = EvalLoader(split)
     ranks, masked = np.zeros(len(users)), np.zeros(len(users))
     top = np.zeros((len(users), min(TOP, len(items))), dtype=np.int64)

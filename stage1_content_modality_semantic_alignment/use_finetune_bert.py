@@ -47,13 +47,9 @@ class Settings(ExportSettings):
     pooling: str = setting(
         "cls", "an item's vector: that of [CLS], or (ours) the mean of its tokens'", choices=("cls", "mean")
     )
-    fields: List[str] = setting(["title"], "text fields of an item, in their order; more than the title are ours")
-
-    def check(self) -> None:
-        """An item has a text."""
-        super().check()
-        if not self.fields:
-            raise UserError("setting 'fields' is empty; name one or more, as in fields=[title]")
+    fields: List[str] = setting(
+        ["title"], "text fields of an item, in their order; more than the title are ours", may_be_empty=False
+    )
 
 
 def texts_of(dataset: Dataset, language: str, fields: List[str]) -> List[str]:

@@ -32,7 +32,7 @@ class RunSettings(ComputeSettings):
     def check(self) -> None:
         """``run`` is a folder's name."""
         super().check()
-        common.runs.check_name(self.run)
+        common.settings.check_folder_names(run=self.run)
 
 
 @dataclass
