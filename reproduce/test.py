@@ -12,35 +12,32 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Type
+from typing import Any, Dict, List, Optional
 
 from adrec import test_main as adrec_test
 from adrec.settings import SWITCHES as ADREC_SWITCHES
-from adrec.settings import ADRecSettings
 from common.device import Compute, pick_compute
 from common.errors import UserError, nearest, run_script
 from common.features import MODALITIES
-from common.files import checksum, read_json, read_text, write_text
+from common.files import read_json, read_text, write_text
 from common.processes import Processes
 from common.settings import DeviceSettings, as_dict, build, help_of_settings, setting, split_overrides
 from reproduce import scores
 from reproduce.formats import aligned
+from reproduce.lineage import OTHER_SCHEMAS, lineage_of_run, schema_of
 from reproduce.steps import ID, pipeline
 from reproduce.train import command_line, read_command_line
 from stage2_sequence_preference_learning.evaluation import test_run
 from stage2_sequence_preference_learning.settings import CHECKPOINTS, NOT_SHAPING
 from stage2_sequence_preference_learning.settings import SWITCHES as STAGE2_SWITCHES
-from stage2_sequence_preference_learning.settings import schema_of as stage2_schema_of
 
 SWITCHES = (*STAGE2_SWITCHES, *ADREC_SWITCHES)
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 UNTOLD = ("dataset", "seed", "variant", "precision", "modalities")  # told elsewhere, or alike in all rows
-
-OTHER_SCHEMAS: Dict[str, Type[Any]] = {"ADRec": ADRecSettings, "Scores": scores.Settings}
-OWN = ("id_encoder", *CHECKPOINTS)  # inputs that differ by seed
 
 
 @dataclass
@@ -49,11 +46,6 @@ class Settings(DeviceSettings):
 
     results_dir: str = setting("results", "where runs lie")
     masked: bool = setting(False, "print the metrics with the history masked (NineRec's protocol)")
-
-
-def schema_of(model: str) -> Type[Any]:
-    """The settings' dataclass of any model."""
-    return OTHER_SCHEMAS[model] if model in OTHER_SCHEMAS else stage2_schema_of(model)
 
 
 @dataclass
@@ -79,32 +71,16 @@ class Run:
         for source in {
             Path(entry["path"]).parent for name, entry in self.made_from["inputs"].items() if name in MODALITIES
         }:
-            if source.name != settings.get("dataset"):
-                told.append(f"features of {source.name}/")
+            name = re.sub(r"-seed\d+$", "", source.name)
+            if name != settings.get("dataset"):
+                told.append(f"features of {name}/")
         if self.result["model"] == "SICSRec" and "id_encoder" not in self.made_from["inputs"]:
             told.append("pretrain_id=none")
         return self.result["model"] + (f" ({', '.join(told)})" if told else "")
 
     def kind(self) -> str:
         """What runs that differ by their seed alone have in common."""
-        inputs = self.made_from["inputs"]
-        own = (*OWN, *(["text_model"] if self.made_from["settings"].get("text_model") == "small" else []))
-        data = sorted((name, entry["sha256"]) for name, entry in inputs.items() if name not in own)
-        parts = [(name, self._kind_of_part(name)) for name in OWN if name in inputs]
-        defaults = as_dict(schema_of(self.result["model"])())  # of settings that are younger than the run
-        told = {**defaults, **self.made_from["settings"]}
-        settings = sorted((k, str(v)) for k, v in told.items() if k not in ("seed", *CHECKPOINTS))
-        return repr((self.result["model"], settings, data, parts))
-
-    def _kind_of_part(self, name: str) -> str:
-        """`kind` of the run whose checkpoint this one starts from; of a checkpoint without its run, the checksum."""
-        path, sha256 = Path(self.made_from["inputs"][name]["path"]), self.made_from["inputs"][name]["sha256"]
-        moved = self.folder.parents[2].joinpath(*path.parts[-4:])  # with all results
-        for file in (path, moved):
-            made, result = file.with_name("made.json"), file.with_name("metrics.json")
-            if made.is_file() and result.is_file() and file.is_file() and checksum(file) == sha256:
-                return Run(file.parent, read_json(made), read_json(result)).kind()
-        return str(sha256)
+        return repr(lineage_of_run(self.result["model"], self.folder, self.made_from))
 
 
 def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]) -> List[Run]:

@@ -215,7 +215,7 @@ def what_makes_it(settings: Settings, dataset: Dataset, selector: Selector) -> D
         "titles": settings.language,
         **asdict(settings.plan()),
         "answers_checked": follow_variant(settings.answers_checked, settings.variant),
-        "sample": settings.sample and [settings.sample, settings.seed],
+        "sample": settings.sample and {"prompts": settings.sample, "seed": settings.seed},
         "limit": settings.limit,
         "both_ways": settings.both_ways,
         "merge_duplicates": settings.merge_duplicates,

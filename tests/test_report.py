@@ -136,9 +136,8 @@ def test_a_run_that_two_rows_share_counts_once(tmp_path: Path) -> None:
     runs = []
     for seed, alpha, score in ((1, 0.1, 0.3), (2, 0.1, 0.5), (1, 0.2, 0.7)):
         folder = tmp_path / f"{seed} {alpha}"
-        folder.mkdir()
-        write_json(folder / "made.json", {"settings": {"seed": seed, "alpha": alpha}})
-        runs.append((folder, {"model": "M", "test": {"ndcg@10": score}}))
+        write_json(folder / "made.json", {"settings": {"seed": seed, "alpha": alpha}, "inputs": {}})
+        runs.append((folder, {"model": "SICSRec", "test": {"ndcg@10": score}}))
     rows = [
         Row(name, "D", [], [folder for folder, _ in own], [result for _, result in own], len(own))
         for name, own in (("full", runs[:2]), ("alpha=0.1", runs[:2]), ("alpha=0.2", runs[2:]))

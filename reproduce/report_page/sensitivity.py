@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from common.files import digest, read_json, read_text
 from common.runs import MADE
+from reproduce.lineage import lineage_of_run
 from reproduce.table import Row, history_of
 
 METRIC = "ndcg@10"
@@ -38,23 +38,22 @@ def _is_number(value: Any) -> bool:
 def of_rows(rows: List[Row], split: str) -> List[Sweep]:
     """A sweep for each numeric setting in which runs of a model differ while all else that shapes them is equal.
 
-    A run that several rows share counts once.
+    A run that several rows share counts once. What runs were made from, such as features or an ID encoder, may differ
+    by the same setting and by nothing else.
     """
     results = {folder: result for row in rows for folder, result in zip(row.folders, row.results)}
-    runs = [
-        (result["model"], {k: v for k, v in read_json(folder / MADE)["settings"].items() if k != "seed"}, result)
-        for folder, result in results.items()
-    ]
+    runs = [(result["model"], folder, read_json(folder / MADE), result) for folder, result in results.items()]
     told = f"test {METRIC}, {history_of(split)}"
     found = []
-    for model in dict.fromkeys(model for model, _, _ in runs):
-        own = [(settings, result) for name, settings, result in runs if name == model]
-        for key in dict.fromkeys(key for settings, _ in own for key, value in settings.items() if _is_number(value)):
+    for model in dict.fromkeys(model for model, *_ in runs):
+        own = [told for told in runs if told[0] == model]
+        numbers = (key for *_, made, _ in own for key, value in made["settings"].items() if _is_number(value))
+        for key in dict.fromkeys(key for key in numbers if key != "seed"):
             alike: Dict[str, Dict[Any, List[float]]] = defaultdict(lambda: defaultdict(list))
-            for settings, result in own:
-                if _is_number(settings.get(key)):
-                    rest = json.dumps({k: v for k, v in settings.items() if k != key}, sort_keys=True)
-                    alike[rest][settings[key]].append(result[split][METRIC])
+            for _, folder, made, result in own:
+                if _is_number(value := made["settings"].get(key)):
+                    rest = repr(lineage_of_run(model, folder, made, ("seed", key)))
+                    alike[rest][value].append(result[split][METRIC])
             for by_value in alike.values():
                 if len(by_value) > 1:
                     values = sorted(by_value)
