@@ -15,7 +15,8 @@ from tiny import N_ITEMS, make_tiny_dataset
 
 from common.errors import UserError
 from common.features import features_path, load_features, save_features
-from common.files import read_json
+from common.files import read_json, write_json
+from common.settings import split_overrides
 from reproduce import test as test_script
 from reproduce import train
 from reproduce.run import HELD
@@ -100,6 +101,17 @@ def test_each_trains_from_the_id_encoder_and_is_tested(
         assert same == (settings.id_tuning != "full") or name.endswith("key.bias"), name
     wanted = {"branches": settings.branches, "id_tuning": settings.id_tuning}
     assert [found.folder for found in test_script.find_runs(str(results), "SICSRec", "Tiny", wanted)] == [run]
+
+
+def test_runs_are_picked_by_what_a_value_means_however_it_is_spelled(tmp_path: Path) -> None:
+    folder = tmp_path / "SICSRec" / "Tiny" / "one"
+    write_json(folder / "made.json", {"settings": {"learning_rate": 0.001, "seed": 7}, "inputs": {}})
+    write_json(folder / "metrics.json", {"model": "SICSRec"})
+    for words, count in (("learning_rate=1e-3", 1), ("seed=007", 1), ("seed=8", 0)):
+        found = test_script.find_runs(str(tmp_path), "SICSRec", "Tiny", split_overrides([words]))
+        assert len(found) == count, words
+    with pytest.raises(UserError, match="id_tuning"):
+        test_script.find_runs(str(tmp_path), "SICSRec", "Tiny", {"id_tuning": "frozn"})
 
 
 def test_the_full_methods_runs_keep_their_names() -> None:
