@@ -18,12 +18,12 @@ ITEMS_AT_ONCE = 128
 AT_MOST = 2048  # items that uniformity is taken over: it costs their square
 COLOURS = {"text": "#3b6fb6", "image": "#d1742f"}
 MEANINGS = {
-    "pair_cosine": "mean cosine of target and similar item",
+    "pair_cosine": "mean cosine of target and similar item, higher than random_cosine is better",
     "random_cosine": "mean cosine of as many random pairs",
     "alignment": "mean squared distance of a pair (Wang & Isola), lower is better",
     "uniformity": "log mean exp(-2 squared distance) over items (Wang & Isola), lower is better",
-    "recall@1": "text finds its own image first",
-    "recall@10": "text finds its own image among ten",
+    "recall@1": "text finds its own image first, higher is better",
+    "recall@10": "text finds its own image among ten, higher is better",
 }
 
 

@@ -32,6 +32,7 @@ from common.seeding import seed_everything
 from common.settings import follow_variant, parse, setting
 from stage1_content_modality_semantic_alignment import image_encoders
 from stage1_content_modality_semantic_alignment.alignment_report import (
+    MEANINGS,
     encode_items,
     measure,
     plot_alignment,
@@ -286,11 +287,13 @@ def save_encoders(model: ContentModel, tokenizer: Any, folder: Path) -> Dict[str
 
 
 def print_report(before: Dict[str, Dict[str, float]], after: Dict[str, Dict[str, float]]) -> None:
-    """The metrics as a table."""
+    """The metrics as a table, and what each means."""
     print(f"{'':31}{'before':>9}{'after':>9}")
     for space, metrics in before.items():
         for name, value in metrics.items():
             print(f"{space:16}{name:15}{value:>9.4f}{after[space][name]:>9.4f}")
+    for name in dict.fromkeys(name for metrics in before.values() for name in metrics):
+        print(f"{name:16}{MEANINGS[name]}")
 
 
 def main(argv: Optional[List[str]] = None) -> None:

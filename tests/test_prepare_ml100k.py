@@ -81,7 +81,8 @@ def test_ml100k_takes_covers_by_original_id(tmp_path: Path, capsys: pytest.Captu
         tiny_cover(original % 9).save(tmp_path / "posters" / f"{original}.jpg")
     raw = str(make_ratings(tmp_path / "raw"))
     home = prepare(tmp_path, "Small", data_dir=raw, last_items=3, covers_dir=str(tmp_path / "posters"))
-    assert "with cover 100.0%\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "with cover 100.0%\n" in told and "field category 100.0%\n" in told
     for item, original in enumerate((2, 9, 10, 30)):
         assert (home / "covers" / f"{item}.jpg").samefile(tmp_path / "posters" / f"{original}.jpg")
 
