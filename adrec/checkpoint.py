@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Mapping
 
 from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -36,11 +36,12 @@ def asked_for(arguments: Any, results_dir: str, dataset: str) -> Path:
 
 @dataclass
 class Loaded:
-    """Trained encoders, their settings and their tokenizer."""
+    """Trained encoders, their settings, their tokenizer, and checksums of what they were trained on."""
 
     encoders: Encoders
     settings: ADRecSettings
     tokenizer: Any
+    trained_on: Mapping[str, str]
 
     @property
     def padding(self) -> Dict[str, Any]:
@@ -94,4 +95,5 @@ def load_encoders(checkpoint: Path, dataset: str, datasets_dir: str, compute: Co
     weights = content["state_dict"]
     encoders = make_encoders(text, settings, len(weights.get("offsets.weight", ())))
     load_weights(encoders, weights, checkpoint)
-    return Loaded(encoders.to(compute.device).eval(), settings, fetch(AutoTokenizer, folder, ENCODER_CURE))
+    tokenizer = fetch(AutoTokenizer, folder, ENCODER_CURE)
+    return Loaded(encoders.to(compute.device).eval(), settings, tokenizer, about.get("inputs", {}))

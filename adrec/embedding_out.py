@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from adrec.checkpoint import CHECKPOINT, Loaded, asked_for, load_encoders
 from adrec.evaluation import encode_items
 from common.checkpoints import full_disk_told, load_checkpoint, save_checkpoint
-from common.dataset import Dataset, load_dataset
+from common.dataset import Dataset, items_path, load_dataset
 from common.device import Compute, pick_compute
-from common.errors import run_script
-from common.files import atomic, recipe, record, stands
+from common.errors import UserError, run_script
+from common.files import atomic, checksum, recipe, record, stands
 from common.item_fields import text_files
 from common.settings import DeviceSettings, parse, setting
 
@@ -38,7 +38,15 @@ class Settings(DeviceSettings):
 def item_embeddings(
     loaded: Loaded, dataset: Dataset, checkpoint: Path, compute: Compute, force: bool = False
 ) -> torch.Tensor:
-    """The vectors of a data set's items, not normalised: (items, d) float32. Written once, then read."""
+    """The vectors of a data set's items, not normalised: (items, d) float32. Written once, then read.
+
+    Raises:
+        UserError: the run has offsets, which go by item id, and the items are others than it was trained on.
+    """
+    items = items_path(dataset.folder, dataset.name)
+    if loaded.settings.item_offsets and loaded.trained_on.get("items", checksum(items)) != checksum(items):
+        told = f"its item_offsets go by item id, and {items} is another than it was trained on"
+        raise UserError(f"{checkpoint}: {told}; train again, or correct datasets_dir")
     path = checkpoint.with_name("item_embeddings.pth")
     inputs = {"checkpoint": checkpoint, **text_files(dataset.folder, dataset.name)}
     made_from = recipe("embedding_out", {"dataset": dataset.name, "precision": compute.precision}, inputs)

@@ -9,6 +9,7 @@ file whose header names text fields, title among them, and whose rows are items 
 set's). Without --checkpoint the run of ADRec on this data set that is best on validation serves.
 
 Reads:  a run's best.pth and text_encoder/; the data set's texts and sequences
+Writes: item_embeddings.{pth,safetensors,json} beside best.pth, unless those of these texts and this precision are there
 """
 
 from __future__ import annotations

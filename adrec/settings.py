@@ -122,6 +122,7 @@ class ADRecSettings(ComputeSettings):
         default = ADRecSettings()
         for name, needs, given in (
             ("offset_dropout", "item_offsets=true", self.item_offsets),
+            ("queue_size", "a queue", bool(self.queues)),
             ("text_learning_rate", "train_text=true", self.train_text),
             ("frozen_text_layers", "train_text=true", self.train_text),
         ):

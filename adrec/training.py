@@ -22,11 +22,11 @@ from adrec.model import TERMS, ADRec
 from adrec.text_encoder import Vocabulary
 from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.device import Compute
-from common.errors import UserError
+from common.errors import Diverged, UserError
 from common.operations import operations_of_step
 from common.optimizer import fused_adam
 from common.processes import Processes
-from common.ranking import metrics
+from common.ranking import NotFinite, metrics
 from common.seeding import rng_state, set_rng_state
 
 TABLE = "text.embeddings.word_embeddings.weight"
@@ -87,10 +87,12 @@ class Trainer:
     def fit(self) -> Dict[str, Any]:
         """Train until the last epoch or the early stop; returns the best validation's metrics, epoch and step."""
         self._open_tensorboard()
-        while not self.done:
-            self._epoch()
-        if self.tensorboard:
-            self.tensorboard.close()
+        try:
+            while not self.done:
+                self._epoch()
+        finally:
+            if self.tensorboard:
+                self.tensorboard.close()
         return self.best
 
     def _epoch(self) -> None:
@@ -210,14 +212,11 @@ class Trainer:
         items = encode_items(encoders, self.tokens, self.compute, **self.padding)
         try:
             return metrics(rank_rows(encoders, items, self.valid_rows), TOPK)
-        except ValueError as error:  # a score is NaN
+        except NotFinite as error:
             raise self._diverged("the weights are not finite") from error
 
-    def _diverged(self, what: str) -> UserError:
-        return UserError(
-            f"step {self.total_steps}: {what}; lower learning_rate ({self.settings.learning_rate}), "
-            "set clip_grad_norm=1, or use precision=fp32"
-        )
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(f"step {self.total_steps}: {what}")
 
     def _log(self, told: str, losses: Dict[str, float], found: Dict[str, float], better: bool) -> None:
         terms = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())

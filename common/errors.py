@@ -14,6 +14,9 @@ class UserError(Exception):
 class Diverged(UserError):
     """A loss or a weight is not finite: the settings do not train. A search goes on with other settings."""
 
+    def __init__(self, told: str) -> None:
+        super().__init__(f"{told}; lower learning_rate, set clip_grad_norm=1, or use precision=fp32")
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'alpha'?`` for a mistyped name, or nothing."""

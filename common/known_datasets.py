@@ -70,5 +70,7 @@ def known_counts(dataset: str, kind: str) -> Optional[Statistics]:
 def origins_of(dataset: str) -> Dict[str, str]:
     """Kind → where the data set is to be had as such; for an unknown name, every kind."""
     kinds = [kind for kind, sets in KNOWN.items() if dataset in sets]
+    if not kinds:
+        return dict(ORIGINS)
     kinds += [kind for kind in ORIGINS if kind.startswith("amazon") and kinds != ["ninerec"]]
     return {kind: ORIGINS[kind] for kind in kinds}

@@ -10,6 +10,10 @@ import torch
 TOPK = (5, 10)
 
 
+class NotFinite(ValueError):
+    """A score is NaN, so nothing can be ranked."""
+
+
 def target_ranks(
     scores: torch.Tensor, targets: torch.Tensor, excluded: Optional[Sequence[torch.Tensor]] = None
 ) -> torch.Tensor:
@@ -25,10 +29,10 @@ def target_ranks(
         (B,) float64 ranks.
 
     Raises:
-        ValueError: a score is NaN, which would compare as worse than everything.
+        NotFinite: a score is NaN, which would compare as worse than everything.
     """
     if torch.isnan(scores).any():
-        raise ValueError("a score is NaN")
+        raise NotFinite("a score is NaN")
     own = scores.gather(1, targets[:, None])
     if excluded is not None:
         scores = scores.clone()

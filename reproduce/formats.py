@@ -54,7 +54,18 @@ def markdown(tables: Sequence[Table]) -> str:
     return "\n".join(parts)
 
 
-_TEX = str.maketrans({**{c: "\\" + c for c in "&%$#_{}"}, "±": "$\\pm$", "≤": "$\\le$", "→": "$\\to$"})
+_TEX = str.maketrans(
+    {
+        **{c: "\\" + c for c in "&%$#_{}"},
+        "±": "$\\pm$",
+        "≤": "$\\le$",
+        "→": "$\\to$",
+        "<": "$<$",
+        ">": "$>$",
+        "…": "\\dots{}",
+        "–": "--",
+    }
+)
 
 
 def latex(tables: Sequence[Table]) -> str:

@@ -105,6 +105,9 @@ def load_own(name: str) -> Tuple[Type[RankingModel], Type[Any]]:
     settings = classes.get(f"{wanted}Settings", BaselineSettings)
     if not (dataclasses.is_dataclass(settings) and issubclass(settings, BaselineSettings)):
         raise UserError(f"{file}:{wanted}Settings: must be a dataclass, and a subclass of BaselineSettings")
+    of_features = {"features_dir", "modalities"} & {field.name for field in dataclasses.fields(settings)}
+    if len(of_features) == 1:
+        raise UserError(f"{file}:{wanted}Settings: a model that reads features needs features_dir and modalities, both")
     source = {"source": Path(file).resolve(), "__doc__": found.__doc__}
     if issubclass(found, RankingModel):
         return type(wanted, (found,), source), settings

@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from common.arguments import Parser
-from common.errors import UserError, run_script
+from common.errors import UserError, nearest, run_script
 from common.files import read_json, read_text, write_json
 from common.settings import REPOSITORY, split_overrides
 from reproduce.suite import Suite, SuiteRun, listed, load_suite, suite_names
 
 HELD = "is writing here"  # of common.files.exclusive: another run makes what this one needs too
 HELD_SECONDS = 10.0
+BUILT_IN = "ml-100k"  # lies in the recbole package
 OWN = ("dataset", "seeds", "rows", "jobs")  # words that are not the models'
 
 
@@ -114,8 +115,8 @@ def start(run: SuiteRun, results_dir: str, jobs: int) -> subprocess.Popen[bytes]
     """Begin a run in its own process, which writes to its own log."""
     ledger = run.ledger(results_dir)
     before = read_json(ledger) if ledger.is_file() else {}
-    seconds = {"seconds": before["seconds"]} if "seconds" in before else {}
-    write_json(ledger, {"state": "begun", "arguments": run.arguments, "made_of": run.made_of, **seconds})
+    known = {"seconds": before["seconds"], "was": before["state"]} if "seconds" in before else {}
+    write_json(ledger, {"state": "begun", "arguments": run.arguments, "made_of": run.made_of, **known})
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -130,10 +131,10 @@ def finish(run: SuiteRun, results_dir: str, code: int, seconds: float) -> Tuple[
     lines = read_text(ledger.with_suffix(".log")).strip().splitlines() or ["no output"]
     told: Dict[str, Any] = {"arguments": run.arguments, "made_of": run.made_of, "seconds": round(seconds, 1)}
     if code == 0:
-        made = read_json(ledger.with_suffix(".part"))
-        earlier = read_json(ledger).get("seconds", 0.0)  # a resumed run took both, a repeated one the longer
+        made, before = read_json(ledger.with_suffix(".part")), read_json(ledger)
         told.update(state="done", folder=made["folder"], steps=made["seconds"])
-        told["seconds"] = max(told["seconds"], earlier)
+        earlier, now = before.get("seconds", 0.0), told["seconds"]  # a repeated run took the longer, a resumed one both
+        told["seconds"] = max(earlier, now) if before.get("was") == "done" else round(earlier + now, 1)
     else:
         told.update(state="held" if HELD in lines[-1] else "failed", error=lines[-1])
     write_json(ledger, told)
@@ -183,6 +184,21 @@ def run_all(suite: Suite, results_dir: str, jobs: int, check: bool = False) -> L
     return failed
 
 
+def check_data(asked: Asked) -> None:
+    """Whether each data set is there, or something to prepare it from is named, before the first run starts.
+
+    Raises:
+        UserError: it is neither.
+    """
+    for run in asked.suite.runs:
+        given = dict(word.split("=", 1) for word in run.words)
+        folder = Path(given.get("datasets_dir", asked.datasets_dir))
+        known = [BUILT_IN, *(path.name for path in folder.glob("*") if path.is_dir())]
+        if not {"data_dir", "prepare_dataset.data_dir"} & set(given) and run.dataset not in known:
+            cure = f"name what to prepare it from, data_dir=FOLDER{nearest(run.dataset, known)}"
+            raise UserError(f"no data set '{run.dataset}' in {folder}/; {cure}")
+
+
 def main(argv: Optional[List[str]] = None) -> None:
     """List or run."""
     check = "start done runs too: each skips what still stands, and does again what data or features changed"
@@ -190,6 +206,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if asked.flags.dry_run:
         print(listing(asked.suite, asked.results_dir))
         return
+    check_data(asked)
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # run_all ends its processes
     try:
         failed = run_all(asked.suite, asked.results_dir, asked.jobs, asked.flags.check)

@@ -21,7 +21,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 import torch
 
-from common.dataset import load_dataset
+from common.dataset import Dataset, load_dataset
 from common.device import Compute
 from common.errors import UserError, run_script
 from common.files import checksum, read_json, write_json
@@ -31,7 +31,13 @@ from common.runs import METRICS, RANKS, TOP, carry_out, run_recipe, shaping, wri
 from common.settings import parse, setting
 from reproduce.baselines.counted import Pop
 from reproduce.baselines.settings import PopSettings
-from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset, inter_files, load_splits
+from stage2_sequence_preference_learning.data import (
+    USERS_AT_ONCE,
+    EvalLoader,
+    SequenceDataset,
+    inter_files,
+    load_splits,
+)
 from stage2_sequence_preference_learning.evaluation import user_ids
 from stage2_sequence_preference_learning.settings import RunSettings, recbole_config
 
@@ -59,6 +65,9 @@ def run(settings: Settings, force: bool = False) -> Path:
             raise UserError(f"{key}: name the npy of the {'test' if key == 'scores' else 'validation'} split's scores")
         if not Path(getattr(settings, key)).is_file():
             raise UserError(f"{key}={getattr(settings, key)}: no such file")
+    dataset = load_dataset(settings.dataset_dir, settings.dataset)
+    for key in FILES:
+        check_scores(Path(getattr(settings, key)), dataset)
     inputs = {**inter_files(settings.dataset_dir / "recbole" / settings.dataset, settings.dataset)}
     inputs.update({key: Path(getattr(settings, key)) for key in FILES})
     shape = {key: value for key, value in shaping(settings).items() if key not in FILES}
@@ -73,7 +82,30 @@ def run(settings: Settings, force: bool = False) -> Path:
     def test(run_dir: Path) -> None:
         test_run(run_dir, settings.datasets_dir)
 
-    return carry_out("Scores", settings, made_from, force, Processes(), validate, test)
+    if made_from["inputs"]["scores"]["sha256"] == made_from["inputs"]["valid_scores"]["sha256"]:
+        print("warning: scores and valid_scores are the same: one of them was made after the wrong histories")
+    run_dir = carry_out("Scores", settings, made_from, force, Processes(), validate, test)
+    result = read_json(run_dir / METRICS)
+    for split in ("valid", "test", "test_masked"):
+        if split in result:
+            print(f"{split:<11} " + ", ".join(f"{name} {value:.4f}" for name, value in result[split].items()))
+    return run_dir
+
+
+def check_scores(path: Path, dataset: Dataset) -> None:
+    """Whether a file holds a number, or -inf, for each user and each item of the sequences.
+
+    Raises:
+        UserError: names the file, and the row.
+    """
+    users, items = np.array(dataset.users), np.unique(np.concatenate(dataset.sequences))
+    scores = _opened(path, int(users.max()) + 1, dataset.n_items)
+    for start in range(0, len(users), USERS_AT_ONCE):
+        block = users[start : start + USERS_AT_ONCE]
+        found = scores[block][:, items]
+        for faulty, told in ((np.isnan(found), "not a number"), (np.isposinf(found), "infinite")):
+            if faulty.any():
+                raise UserError(f"{path}: row {int(block[faulty.any(axis=1)][0])}: a score is {told}")
 
 
 def test_run(run_dir: Path, datasets_dir: str, compute: Optional[Compute] = None) -> Dict[str, Any]:
@@ -100,25 +132,19 @@ def test_run(run_dir: Path, datasets_dir: str, compute: Optional[Compute] = None
 
 
 def rank(path: Path, split: SequenceDataset, settings: Settings) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ranks of a split's targets, history unmasked and masked (N,), and the rows of the best items (N, TOP).
-
-    Raises:
-        UserError: the file is no array of numbers for these users and items.
-    """
+    """Ranks of a split's targets, history unmasked and masked (N,), and the rows of the best items (N, TOP)."""
     users, items = user_ids(split), split.item_of_row()[1:]
     scores = _opened(path, int(users.max()) + 1, load_dataset(settings.dataset_dir, settings.dataset).n_items)
     loader = EvalLoader(split)
     ranks, masked = np.zeros(len(users)), np.zeros(len(users))
     top = np.zeros((len(users), min(TOP, len(items))), dtype=np.int64)
     for rows, batch in loader:
-        own = np.full((len(rows), len(items) + 1), -np.inf)
-        own[:, 1:] = scores[users[rows]][:, items]
-        if np.isnan(own).any():
-            raise UserError(f"{path}: row {int(users[rows][np.isnan(own).any(axis=1)][0])}: a score is not a number")
-        of_rows = torch.from_numpy(own)
-        ranks[rows] = target_ranks(of_rows, batch.targets).numpy()
-        masked[rows] = target_ranks(of_rows, batch.targets, loader.history(rows)).numpy()
-        top[rows] = of_rows.topk(top.shape[1], dim=1).indices.numpy()
+        own = np.asarray(scores[users[rows]][:, items], dtype=np.float64)
+        of_rows, targets = torch.from_numpy(own), batch.targets - 1  # without the padding, with which -inf would tie
+        of_users, seen = loader.history(rows)
+        ranks[rows] = target_ranks(of_rows, targets).numpy()
+        masked[rows] = target_ranks(of_rows, targets, (of_users, seen - 1)).numpy()
+        top[rows] = of_rows.topk(top.shape[1], dim=1).indices.numpy() + 1
     return ranks, masked, top
 
 

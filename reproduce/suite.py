@@ -167,6 +167,8 @@ def load_suite(
         UserError: names the suite, the row and the key.
     """
     path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
+    if not path.is_file() and name.endswith(".yaml"):
+        raise UserError(f"{name}: no such file; the suites that are here: {', '.join(suite_names())}")
     if not path.is_file():
         raise UserError(f"no suite '{name}'{nearest(name, suite_names())}; there are {', '.join(suite_names())}")
     content = read_yaml(path)
@@ -174,6 +176,8 @@ def load_suite(
     for key in ("datasets", "models", "against"):
         if not isinstance(content.get(key, []), (list, type(None))):
             raise UserError(f"{path}: '{key}' must be a list, as in {key}: [{content[key]}]")
+    if content.get("against") and content.get("base"):
+        raise UserError(f"{path}: 'against' and 'base' both say what the table compares; leave one out")
     for key in ("settings", "of_dataset"):
         if not isinstance(content.get(key, {}), (dict, type(None))):
             raise UserError(f"{path}: '{key}' must be a mapping, as in {key}: {{KEY: VALUE}}")
@@ -196,7 +200,9 @@ def load_suite(
         known = {key for step in pipeline(model) for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
         known_to_one |= known
         row = str(entry.get("name", model))
-        own_seeds = listed(seeds or entry.get("seeds") or content.get("seeds") or [SEED])
+        own_seeds = listed(seeds or entry.get("seeds", content.get("seeds", [SEED])))
+        if not own_seeds or len(set(map(str, own_seeds))) < len(own_seeds):
+            raise UserError(f"{path}: seeds: {own_seeds}: name one or more, none of them twice")
         for seed in own_seeds:
             if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
                 source = "command line" if seeds else path
@@ -217,8 +223,10 @@ def load_suite(
             raise UserError(f"{source}: setting '{key}' is known to none of the suite's models{hint}")
     if not runs:
         raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
-    if len({(run.name, run.dataset, run.seed) for run in runs}) < len(runs):
-        raise UserError(f"{path}: two rows have the same name; give each entry a name of its own")
+    names = [str(entry.get("name", entry.get("model", ""))) for entry in entries]
+    twice = [run for run in dict.fromkeys(run.name for run in runs) if names.count(run) > 1]
+    if twice and len({(run.name, run.dataset, run.seed) for run in runs}) < len(runs):
+        raise UserError(f"{path}: two rows have the name '{twice[0]}'; give each entry a name of its own")
     against, base = content.get("against") or [], content.get("base")
     _check_keys(
         dict.fromkeys([*against, *([base] if base else [])]), [run.name for run in runs], f"{path}: against, base"

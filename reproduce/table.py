@@ -101,8 +101,8 @@ def _marks(means: Sequence[float]) -> List[str]:
     return [names.get(value, "") for value in printed]
 
 
-def quality(rows: List[Row], suite: Suite, split: str) -> Table:
-    """The main table, with improvement and significance of the suite's own rows."""
+def quality(rows: List[Row], split: str) -> Table:
+    """The main table: each metric's mean and standard deviation over seeds."""
     cells = [[Cell(row.name, anchor=row.anchor), Cell(f"{len(row.runs)}", anchor=row.anchor)] for row in rows]
     for metric in METRICS:
         values = [row.values(split, metric) for row in rows]
@@ -279,7 +279,7 @@ def make(asked: Asked, split: str) -> Path:
             continue
         everything += rows
         made = [
-            quality(rows, asked.suite, split),
+            quality(rows, split),
             significance(rows, asked.suite, split),
             published(name),
             cost(rows, split),

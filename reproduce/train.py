@@ -101,7 +101,12 @@ def _name_features(planned: Planned) -> None:
         if export.features_dir is None:
             usual = build(step.schema, {"dataset": export.dataset, "variant": export.variant}, step.configs)
             if export.encoders_name != usual.encoders_name:
-                export.features_dir = final.features_dir = str(export.dataset_dir / export.encoders_name)
+                export.features_dir = str(export.dataset_dir / export.encoders_name)
+    folders = sorted({export.features_dir or "null" for _, export in exports})
+    if len(folders) > 1:
+        raise UserError(f"features_dir: {' and '.join(folders)}: text and image features go into one folder")
+    if folders and folders != ["null"]:
+        final.features_dir = folders[0]
 
 
 def _is_needed(step: Step, final: Any) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, List, Mapping, Optional
 
-from common.errors import run_script
+from common.errors import UserError, run_script
 from common.settings import build, parse
 from stage2_sequence_preference_learning import id_encoder_main1
 from stage2_sequence_preference_learning.search import train_or_search
@@ -28,9 +28,19 @@ CONFIGS = PROPS / "SICSRec"
 
 
 def id_settings(settings: Settings, overrides: Optional[Mapping[str, Any]] = None) -> id_encoder_main1.Settings:
-    """Step 1's settings: its own YAML and ``overrides`` for how to train, step 2's values for what both share (S7)."""
+    """Step 1's settings: its own YAML and ``overrides`` for how to train, step 2's values for what both share (S7).
+
+    Raises:
+        UserError: an override of what both share.
+    """
     shared = {f.name: getattr(settings, f.name) for f in fields(StageSettings) if f.name != "run"}
-    return build(id_encoder_main1.Settings, {**(overrides or {}), **shared}, id_encoder_main1.CONFIGS)
+    given = {"dataset": settings.dataset, **(overrides or {})}
+    asked = build(id_encoder_main1.Settings, given, id_encoder_main1.CONFIGS)
+    for key in given:
+        if key in shared and getattr(asked, key) != shared[key]:
+            told = f"both steps share it, and SICSRec has {key}={shared[key]}"
+            raise UserError(f"ID_SeqEncoder.{key}={getattr(asked, key)}: {told}; {key}=VALUE is for both")
+    return build(id_encoder_main1.Settings, {**given, **shared}, id_encoder_main1.CONFIGS)
 
 
 def run(settings: Settings, force: bool = False, step_1: Optional[id_encoder_main1.Settings] = None) -> Path:

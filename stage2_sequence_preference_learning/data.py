@@ -49,6 +49,9 @@ class SequenceDataset(SequentialDataset):
             UserError: see `common.features.load_features`.
         """
         if modality not in self._features:
+            if "features_dir" not in self.config:
+                told = "the settings of a model that reads features need features_dir and modalities"
+                raise UserError(f"{self.config['model']}: {told} (docs/reproduce.md)")
             folder = Path(self.config["features_dir"])
             by_item = load_features(features_path(folder, self.dataset_name, modality), self.config["n_catalogue"])
             rows = torch.from_numpy(self.item_of_row())

@@ -21,7 +21,7 @@ from numpy.lib.format import open_memmap
 
 from common.dataset import load_dataset
 from common.device import pick_compute
-from common.errors import run_script
+from common.errors import UserError, run_script
 from common.files import atomic, check_folder
 from common.processes import start_processes
 from common.ranking import metrics
@@ -45,6 +45,9 @@ class Settings(DeviceSettings):
 def write_scores(path: Path, model: RankingModel, split: SequenceDataset, n_items: int, device: torch.device) -> None:
     """Scores of a split as float32 (users, items) by zero-based ids; -inf for items that never occur."""
     loader, users, items = EvalLoader(split), user_ids(split), split.item_of_row()
+    if users.max() >= 10 * len(users):
+        told = f"ids of users run to {users.max():,} and there are {len(users):,}, so that most rows would be empty"
+        raise UserError(f"{path}: not written: {told}; number users from 0 on")
     with atomic(path) as temporary:
         scores: Any = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(int(users.max()) + 1, n_items))
         scores[:] = -np.inf

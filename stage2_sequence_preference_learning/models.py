@@ -106,7 +106,7 @@ class ContentModel(SequenceModel):
 
     @contextmanager
     def fixed_items(self) -> Iterator[None]:
-        """As above, and the contents of all items."""
+        """Candidates as in any `RankingModel`, and the contents of all items."""
         self._fixed_contents = self.content(self.all_items())
         try:
             with super().fixed_items():
@@ -252,8 +252,8 @@ class SICSRec(ContentModel):
             outputs["mix"] = self.id_content_trm_decoder(
                 query, self.dropout(self.value_LayerNorm(outputs["content"])), allowed
             )
-        three = [outputs[branch][batch.rows, batch.columns] for branch in self.branches]
-        return F.normalize(self.aggregation_layer(torch.cat(three, dim=-1)).float(), dim=-1)
+        parts = [outputs[branch][batch.rows, batch.columns] for branch in self.branches]
+        return F.normalize(self.aggregation_layer(torch.cat(parts, dim=-1)).float(), dim=-1)
 
     def candidates(self) -> Tensor:
         """(n_items, d): the normalised ID table, as in training; as released (S11) the raw one."""

@@ -8,6 +8,7 @@ with its settings belongs, and it alone is tested.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import itertools
 import os
@@ -17,13 +18,14 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, get_type_hints
 
 import matplotlib
 import optuna
+from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from common.device import pick_compute
 from common.errors import Diverged, UserError, nearest
 from common.files import atomic, digest, exclusive, read_json, write_text
 from common.runs import MADE, METRICS, open_run, run_folder
-from common.settings import as_dict, check_values, to_yaml
+from common.settings import apply, as_dict, to_yaml
 from stage2_sequence_preference_learning.settings import NOT_SHAPING, StageSettings, resolve_switches
 from stage2_sequence_preference_learning.spine import train, what_makes
 
@@ -67,15 +69,24 @@ def check_space(settings: Any) -> None:
             low, high = values["low"], values["high"]
             if not all(isinstance(end, (int, float)) for end in (low, high)) or low > high:
                 raise UserError(f"search_space: '{key}': low and high must be numbers, low the lesser; it has {values}")
-            if values.get("log") and low <= 0:
-                raise UserError(f"search_space: '{key}': log: true needs low above 0; it has {values}")
-            values = [low, high]
-        if not isinstance(values, list) or not values:
+            if values.get("log") and (low <= 0 or "step" in values):
+                raise UserError(f"search_space: '{key}': log: true needs low above 0, and no step; it has {values}")
+            if "step" in values and not (isinstance(values["step"], (int, float)) and values["step"] > 0):
+                raise UserError(f"search_space: '{key}': step must be a number above 0; it has {values}")
+            if type(_typed(settings, key, low)) not in (int, float):
+                raise UserError(f"search_space: '{key}' is no number: it must be a list of values; it has {values}")
+            values.update({end: _typed(settings, key, values[end]) for end in ("low", "high")})
+        elif isinstance(values, list) and values:
+            values[:] = [_typed(settings, key, value) for value in values]
+        else:
             raise UserError(f"search_space: '{key}' must be a list of values, or {{low, high}}")
-        if isinstance(getattr(settings, key), float):
-            values[:] = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
-        for value in values:
-            check_values(dataclasses.replace(settings, **{key: value}), "search_space")
+
+
+def _typed(settings: Any, key: str, value: Any) -> Any:
+    """A value as the setting holds it, so that a run is the same searched or given; `UserError`: not admitted."""
+    config = OmegaConf.structured(type(settings))
+    apply(config, type(settings), {key: value}, "search_space")
+    return OmegaConf.to_container(config)[key]  # type: ignore[index, call-overload]
 
 
 def name_of(chosen: Dict[str, Any]) -> str:
@@ -107,7 +118,7 @@ def _folder(model: str, settings: Any) -> Path:
 
 def _open_study(folder: Path, model: str, settings: Any) -> optuna.Study:
     """The study, with trials that a killed process left running asked for again."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warning of a stopped trial shows a traceback
     study = optuna.create_study(
         study_name=f"{model}-{settings.dataset}",
         storage=f"sqlite:///{folder / 'study.db'}",
@@ -183,7 +194,7 @@ def search(model: str, settings: Any, force: bool = False) -> Path:
 
         done = len(study.get_trials(states=ENDED))
         for number in range(done, wanted):  # seeded per trial: a search that goes on draws what it would have drawn
-            study.sampler = optuna.samplers.TPESampler(seed=settings.seed + number)
+            study.sampler = optuna.samplers.TPESampler(seed=(settings.seed + number) % 2**32)
             study.optimize(objective, n_trials=1)
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             raise UserError(f"{folder}: all {max(wanted, done)} trials diverged; lower learning_rate in search_space")
@@ -238,19 +249,21 @@ def report(study: optuna.Study, folder: Path, metric: str) -> None:
     """trials.csv, and score over each searched setting as a picture."""
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     keys = sorted({key for trial in trials for key in trial.params})
-    with atomic(folder / "trials.csv") as temporary, open(temporary, "w") as out:
-        out.write(",".join(["trial", *keys, f"valid {metric}"]) + "\n")
-        for trial in trials:
-            out.write(",".join(map(str, [trial.number, *(trial.params.get(k, "") for k in keys), trial.value])) + "\n")
+    with atomic(folder / "trials.csv") as temporary, open(temporary, "w", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["trial", *keys, f"valid {metric}"])
+        writer.writerows([t.number, *(t.params.get(key, "") for key in keys), t.value] for t in trials)
     for key in keys:
         _plot(study, trials, key, metric, folder / f"score_over_{key}.png")
 
 
 def _plot(study: optuna.Study, trials: List[Any], key: str, metric: str, path: Path) -> None:
-    points: List[Tuple[Any, float]] = sorted((t.params[key], t.value) for t in trials)
+    numbers = all(isinstance(t.params[key], (int, float)) for t in trials)
+    shown = float if numbers else str
+    points: List[Tuple[Any, float]] = sorted((shown(t.params[key]), t.value) for t in trials)
     figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
     axes.plot(*zip(*points), "o-" if len(study.best_params) == 1 else "o", color="#1f6f8b")
-    axes.plot(study.best_params[key], study.best_value, "*", color="#c8553d", markersize=14, label="chosen")
+    axes.plot(shown(study.best_params[key]), study.best_value, "*", color="#c8553d", markersize=14, label="chosen")
     axes.set(xlabel="α" if key == "alpha" else key, ylabel=f"validation {metric.upper()}", title=study.study_name)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

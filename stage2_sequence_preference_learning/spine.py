@@ -104,6 +104,10 @@ def _train(
     if isinstance(model, SICSRec) and settings.pretrain_id != "none":
         load_id_encoder(model, Path(settings.pretrain_id), made_from["inputs"])
     for modality in train_split.features_read:
+        if modality not in made_from["inputs"]:
+            raise UserError(
+                f"{model_name} reads {modality} features, which modalities={settings.modalities} do not name"
+            )
         if feature_table(model.state_dict(), modality) is None:
             kept = f"self.plm_{modality}_embedding = nn.Embedding.from_pretrained(…)"
             raise UserError(
@@ -120,8 +124,10 @@ def _train(
     seed_everything(settings.seed + processes.rank)  # processes draw their own dropout
     if trainer.resume(loader):
         logger.info(f"goes on after epoch {trainer.start_epoch - 1}")
-    trainer.fit(loader, valid, verbose=False, show_progress=sys.stderr.isatty() and processes.first)
-    trainer.tensorboard.close()
+    try:
+        trainer.fit(loader, valid, verbose=False, show_progress=sys.stderr.isatty() and processes.first)
+    finally:
+        trainer.tensorboard.close()
     if processes.first:
         found = {
             "valid": trainer.best_valid_result,

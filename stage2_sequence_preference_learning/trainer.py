@@ -26,7 +26,7 @@ from common.errors import Diverged, UserError
 from common.operations import operations_of_step
 from common.optimizer import fused_adam
 from common.processes import Processes
-from common.ranking import metrics
+from common.ranking import NotFinite, metrics
 from common.seeding import rng_state, set_rng_state
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader
 from stage2_sequence_preference_learning.evaluation import rank_split
@@ -121,21 +121,16 @@ class SequenceTrainer(Trainer):
     def _valid_epoch(self, valid_data: EvalLoader, show_progress: bool = False) -> Tuple[float, Dict[str, float]]:
         try:
             self.last_valid = self.evaluate(valid_data, load_best_model=False)
-        except ValueError as error:
-            raise Diverged(
-                f"validation after epoch {len(self.train_loss_dict) - 1}: {error}: the weights are not finite; "
-                "lower learning_rate, set clip_grad_norm=1, or use precision=fp32"
-            ) from error
+        except NotFinite as error:
+            told = f"validation after epoch {len(self.train_loss_dict) - 1}: {error}: the weights are not finite"
+            raise Diverged(told) from error
         return self.last_valid[self.valid_metric], self.last_valid
 
     def _check_terms(self, terms: Dict[str, Tensor], values: Tensor, epoch: int, step: int) -> None:
         finite = torch.isfinite(values)
         if not bool(finite.all()):
             bad = ", ".join(name for name, ok in zip(terms, finite.tolist()) if not ok)
-            raise Diverged(
-                f"epoch {epoch}, step {step}: the loss is not finite, from its term: {bad}; "
-                "lower learning_rate, set clip_grad_norm=1, or use precision=fp32"
-            )
+            raise Diverged(f"epoch {epoch}, step {step}: the loss is not finite, from its term: {bad}")
 
     def _update(self, loss: Tensor) -> None:
         scaler, clip = self.scaler, self.clip_grad_norm

@@ -336,6 +336,26 @@ def test_faults_are_told_by_name(home: Path, tmp_path: Path) -> None:
         load_encoders(tmp_path / "best.pth", "Tiny", str(home / "datasets"), CPU)
 
 
+def test_offsets_are_of_the_items_that_were_trained_on(home: Path, tmp_path: Path) -> None:
+    """They go by item id; vectors of texts alone serve any items."""
+    other = tmp_path / "other"
+    shutil.copytree(home / "datasets", other)
+    items = other / "Tiny" / "Tiny_item_sort.csv"
+    lines = items.read_text(encoding="utf-8").splitlines()
+    (a, first), (b, second) = (line.split(",", 1) for line in lines[1:3])
+    items.write_text("\n".join([lines[0], f"{a},{second}", f"{b},{first}", *lines[3:]]) + "\n", encoding="utf-8")
+    for offsets in (False, True):
+        made = main.run(settings_of(home, tmp_path / "r", epochs=1, item_offsets=offsets))
+        words = ["-d", "Tiny", f"datasets_dir={other}", "--checkpoint", str(made / "best.pth"), "--items", "1,2"]
+        if not offsets:
+            recommend.main(words)
+            continue
+        before = (made / "item_embeddings.pth").read_bytes()
+        with pytest.raises(UserError, match="item_offsets go by item id, and .*Tiny_item_sort.csv is another"):
+            recommend.main(words)
+        assert (made / "item_embeddings.pth").read_bytes() == before
+
+
 def test_embeddings_are_made_once(home: Path, trained: Path) -> None:
     path = trained / "item_embeddings.pth"
     before = path.stat().st_mtime_ns

@@ -31,6 +31,7 @@ def test_counts_are_those_of_a_kind() -> None:
     assert known_counts("Bili_Food", "table") is None
     assert set(KNOWN) <= set(ORIGINS)
     assert list(origins_of("Bili_Food")) == ["ninerec"]
+    assert origins_of("Bili_Cinema") == ORIGINS
     assert list(origins_of("Arts")) == ["unisrec", "recformer", "amazon2018", "amazon2023"]
     assert Statistics(1, 2, 3).agrees(Statistics(1, 2, 3, 4, 5))
     assert not Statistics(1, 2, 3, 4, 5).agrees(Statistics(1, 2, 3, 4, 6))

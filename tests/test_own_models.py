@@ -258,10 +258,29 @@ def test_a_suite_compares_both_with_ours(mine: str, words: List[str], tmp_path: 
     assert "From elsewhere" in text and "mine.py:MyRec" in text and "p (Holm)" in text
 
 
-def nan_in_row_2(path: Path) -> None:
-    array = np.load(path)
-    array[2, 3] = np.nan
+def in_row_2(value: float) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        array = np.load(path)
+        array[2, 3] = value
+        np.save(path, array)
+
+    return spoil
+
+
+def test_items_without_a_score_stand_last_and_are_items_all_the_same(words: List[str], tmp_path: Path) -> None:
+    """As of a retrieval model: -inf but for three items. A target among the others shares their mean rank."""
+    array = np.full((12, 15), -np.inf)
+    array[:, :3] = [3.0, 2.0, 1.0]
+    path = tmp_path / "s.npy"
     np.save(path, array)
+    scores.main(["-d", "Tiny", f"scores={path}", f"valid_scores={path}", "max_seq_length=10", *words])
+    made = only(tmp_path / "r" / "Scores" / "Tiny")
+    assert np.load(made / "top.npy").min() >= 0 and (np.load(made / "top.npy")[:, :3] == [0, 1, 2]).all()
+    n_items = 15  # all occur
+    lines = [line.split(",") for line in (made / "ranks.csv").read_text().splitlines()[1:]]
+    assert {int(item) > 2 for _, item, _, _ in lines} == {True, False}
+    for _, item, rank, _ in lines:
+        assert float(rank) == (int(item) + 1 if int(item) < 3 else (4 + n_items) / 2)
 
 
 @pytest.mark.parametrize(
@@ -270,16 +289,42 @@ def nan_in_row_2(path: Path) -> None:
         (lambda path: path.unlink(), "no such file"),
         (lambda path: path.write_bytes(b"x"), "cannot be read as npy"),
         (lambda path: np.save(path, np.load(path)[:, 1:]), r"\(12, 14\).*of shape \(12, 15\) are needed"),
-        (nan_in_row_2, "row 2: a score is not a number"),
+        (in_row_2(np.nan), "row 2: a score is not a number"),
+        (in_row_2(np.inf), "row 2: a score is infinite"),
     ],
 )
 def test_faulty_scores_are_told(words: List[str], tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
     path = tmp_path / "s.npy"
     np.save(path, np.random.default_rng(0).normal(size=(12, 15)))
+    np.save(tmp_path / "valid.npy", np.load(path))
     spoil(path)
-    with pytest.raises(UserError, match=told):
-        scores.main(["-d", "Tiny", f"scores={path}", f"valid_scores={path}", "max_seq_length=10", *words])
+    files = [f"scores={path}", f"valid_scores={tmp_path / 'valid.npy'}"]
+    with pytest.raises(UserError, match=told):  # before the validation's ranks are written
+        scores.main(["-d", "Tiny", *files, "max_seq_length=10", *words])
     assert not list((tmp_path / "r").rglob("metrics.json"))
+
+
+@pytest.mark.parametrize("left_out", ["modalities: ", "features_dir: "])
+def test_settings_of_features_stand_together(mine: str, left_out: str) -> None:
+    path = Path(mine.partition(":")[0])
+    path = path if path.is_file() else Path(mine.rpartition(":")[0])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if left_out not in line))
+    with pytest.raises(UserError, match="needs features_dir and modalities, both"):
+        load_own(f"{path}:MyText")
+
+
+def test_features_that_no_setting_names_are_refused(mine: str, words: List[str], tmp_path: Path) -> None:
+    """They would not be in the recipe: another file would pass for the one that the run was trained on."""
+    path = Path(mine.rpartition(":")[0])
+    path.write_text(path.read_text().replace('["text"], "features"', '["image"], "features"'))
+    with pytest.raises(UserError, match=r"reads text features, which modalities=\['image'\] do not name"):
+        baseline.main([f"{path}:MyText", "-d", "Tiny", *words, *SMALL])
+    path.write_text(
+        path.read_text().replace("    modalities: List", "    # ").replace("    features_dir: Opt", "    # ")
+    )
+    with pytest.raises(UserError, match="need features_dir and modalities"):
+        baseline.main([f"{path}:MyText", "-d", "Tiny", *words, *SMALL])
 
 
 @pytest.mark.parametrize(

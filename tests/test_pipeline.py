@@ -142,6 +142,22 @@ def test_covers_and_encoders_are_looked_for_before_an_llm_is_asked(tmp_path, mon
         train.run_plan(planned, force=False)
 
 
+def test_what_both_steps_share_is_told_to_both(tmp_path):
+    words = [f"datasets_dir={tmp_path}", "hidden_size=64"]
+    for word in ("ID_SeqEncoder.hidden_size=128", "ID_SeqEncoder.seed=7"):
+        with pytest.raises(UserError, match="ID_SeqEncoder.* both steps share it"):
+            train.plan("SICSRec", "Tiny", [*words, word])
+    planned = {step.name: settings for step, settings in train.plan("SICSRec", "Tiny", words)}
+    assert [planned[name].hidden_size for name in ("ID_SeqEncoder", "SICSRec")] == [64, 64]
+
+
+def test_features_go_where_stage_2_looks(tmp_path):
+    words = [f"datasets_dir={tmp_path}", "modalities=[text]", f"use_finetune_bert.features_dir={tmp_path / 'own'}"]
+    assert train.plan("SICSRec", "Tiny", words)[-1][1].features_dir == str(tmp_path / "own")
+    with pytest.raises(UserError, match="text and image features go into one folder"):
+        train.plan("SICSRec", "Tiny", [words[0], words[2]])
+
+
 def run_of(folder, seed, **settings):
     encoder = folder / f"id{seed}" / "best.pth"
     write_text(encoder, str(seed))

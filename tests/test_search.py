@@ -1,5 +1,6 @@
 """The search: complete grids, resumed where it was cut, chosen on validation, tested once."""
 
+import csv
 import json
 
 import pytest
@@ -112,6 +113,40 @@ def test_a_setting_that_stands_at_null_has_its_own_type(datasets_dir, tmp_path):
     assert chosen == {"whiten": 3} and isinstance(chosen["whiten"], int)
 
 
+@pytest.mark.parametrize(
+    "space",
+    [{"clip_grad_norm": [None, 1.0]}, {"modalities": [["text"], ["image"], ["text", "image"]]}],
+)
+def test_values_of_any_kind_are_searched_and_told(datasets_dir, tmp_path, space):
+    best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space, epochs=1))
+    (key, values), folder = next(iter(space.items())), search_folder(tmp_path)
+    with open(folder / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row[key] for row in rows] == ["" if value is None else str(value) for value in values]
+    assert (folder / f"score_over_{key}.png").is_file() and "test" in read(best)
+
+
+def test_a_value_is_one_run_searched_or_given(datasets_dir, tmp_path):
+    """clip_grad_norm stands at null, which has no type to go by."""
+    best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space={"clip_grad_norm": [1]}, epochs=1))
+    assert SICSRec_main1.run(settings_of(datasets_dir, tmp_path, n_trials=0, clip_grad_norm=1.0, epochs=1)) == best
+
+
+def test_every_seed_can_search(datasets_dir, tmp_path):
+    space = {"learning_rate": {"low": 1e-4, "high": 1e-2}}
+    values = {"search_space": space, "n_trials": 1, "epochs": 1, "seed": 2**33, "search_seed": 2**33}
+    assert "test" in read(SICSRec_main1.run(settings_of(datasets_dir, tmp_path, **values)))
+
+
+def test_a_models_own_mistake_is_no_divergence(datasets_dir, tmp_path, monkeypatch):
+    def mistaken(*_):
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr("stage2_sequence_preference_learning.models.SICSRec.full_sort_scores", mistaken)
+    with pytest.raises(ValueError, match="not enough values to unpack"):
+        SICSRec_main1.run(settings_of(datasets_dir, tmp_path, n_trials=0))
+
+
 def test_a_trial_that_diverges_counts_and_the_search_goes_on(datasets_dir, tmp_path, monkeypatch, capsys):
     original = search.train
 
@@ -159,6 +194,12 @@ def test_seeds_share_a_search_and_each_starts_from_its_own_id_encoder(datasets_d
         ({"alpha": [-1]}, "at least 0"),
         ({"alpha": {"low": 1.0, "high": 0.1}}, "low and high must be numbers, low the lesser"),
         ({"alpha": {"low": 0.0, "high": 0.1, "log": True}}, "log: true needs low above 0"),
+        ({"alpha": {"low": 0.1, "high": 1.0, "log": True, "step": 0.1}}, "above 0, and no step"),
+        ({"alpha": {"low": 0.1, "high": 1.0, "step": 0}}, "step must be a number above 0"),
+        ({"learning_rate": [0.001, "fast"]}, "search_space: setting 'learning_rate': .*'fast'"),
+        ({"lora_rank": [1.5]}, "search_space: setting 'lora_rank'"),
+        ({"lora_rank": {"low": 1.5, "high": 3}}, "search_space: setting 'lora_rank'"),
+        ({"train_ffw_lora": {"low": 0, "high": 1}}, "'train_ffw_lora' is no number"),
         ({}, "search_space is empty"),
         ({"results_dir": ["a"]}, "cannot search 'results_dir'"),
         ({"variant": ["paper", "released"]}, "cannot search 'variant'"),

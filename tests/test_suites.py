@@ -12,6 +12,7 @@ from stage2 import make_ready
 
 from common.dataset import Dataset
 from common.errors import UserError
+from common.files import read_json, write_json
 from common.ranking import train_counts
 from reproduce import baseline, formats, run, significance, suite, table
 from reproduce.steps import PIPELINES
@@ -47,7 +48,10 @@ def test_each_suite_fits_the_models(name):
         ("datasets: [a]\nmodels: [SASRec]\nof_dataset: {a: {epocs: 3}}", "mine.yaml: .*'epocs'.*did you mean 'epochs'"),
         ("datasets: [a]\nmodels: [SASRec]\nof_dataset: {b: {epochs: 3}}", "of_dataset: unknown key 'b'"),
         ("datasets: [a]\nmodels: [SASRec]\nsettings: {epochs: two}", "mine.yaml: SASRec on a: setting 'epochs'"),
-        ("datasets: [a]\nmodels: [Pop, Pop]", "same name"),
+        ("datasets: [a]\nmodels: [SASRec, Pop, Pop]", "two rows have the name 'Pop'"),
+        ("datasets: [a]\nmodels: [Pop]\nseeds: []", r"seeds: \[\]: name one or more"),
+        ("datasets: [a]\nmodels: [{model: Pop, seeds: [3, 3]}]", "none of them twice"),
+        ("datasets: [a]\nmodels: [Pop, SASRec]\nagainst: [Pop]\nbase: SASRec", "'against' and 'base' both"),
         ("models: [Pop]", "no runs"),
         ("datasets: Mine\nmodels: [Pop]", r"'datasets' must be a list, as in datasets: \[Mine\]"),
         ("datasets: [a]\nmodels: [Pop]\nsettings: [1]", "'settings' must be a mapping"),
@@ -64,6 +68,32 @@ def test_faults_stop_before_anything_starts(tmp_path, text, message):
 def test_seeds_of_the_command_line_are_checked_before_anything_starts(tmp_path):
     with pytest.raises(UserError, match="command line: seeds: -1 must be a number from 0"):
         run.asked_for(write(tmp_path, "datasets: [a]\nmodels: [Pop]"), ["seeds=[-1]"], None)
+
+
+def test_a_suite_or_a_data_set_that_is_not_there_is_told_before_anything_starts(tmp_path):
+    with pytest.raises(UserError, match="mine.yaml: no such file"):
+        suite.load_suite("mine.yaml")
+    given = [write(tmp_path, "datasets: [ml100k]\nmodels: [Pop]"), f"results_dir={tmp_path / 'r'}"]
+    with pytest.raises(UserError, match="no data set 'ml100k' in .*data_dir=FOLDER; did you mean 'ml-100k'"):
+        run.main(given)
+    assert not (tmp_path / "r").exists()
+    run.main([*given, "--dry-run"])  # listing needs no data
+
+
+def test_seconds_of_a_resumed_run_are_those_of_both_parts_and_of_a_repeated_one_the_longer(tmp_path):
+    one = suite.SuiteRun("Pop", "Pop", "Tiny", 1, ())
+    ledger = one.ledger(str(tmp_path))
+
+    def go(before, code, seconds):
+        write_json(ledger, before)
+        run.start(one, str(tmp_path), 1).kill()
+        write_json(ledger.with_suffix(".part"), {"folder": "f", "seconds": {}})
+        run.finish(one, str(tmp_path), code, seconds)
+        return read_json(ledger)["seconds"]
+
+    assert go({"state": "failed", "seconds": 600.0}, 0, 400.0) == 1000.0
+    assert go({"state": "done", "seconds": 600.0}, 0, 400.0) == 600.0
+    assert go({"state": "to do"}, 0, 400.0) == 400.0
 
 
 @pytest.mark.parametrize("value", [" ", " | ", "a # b", "a: b", "[MASK] für 😀", "null", "1e3", "two\nlines", "plain"])
@@ -101,7 +131,11 @@ def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("suite")
     make_ready(folder / "d")
     adrec = "{model: ADRec, settings: {text_model: small, queue_size: 8, fields: [title], max_text_tokens: 40}}"
-    rows = "[Pop, Markov, {model: Markov, name: fails, datasets: [Nothing]}, SASRec, " + adrec + "]"
+    rows = (
+        "[Pop, Markov, {model: Markov, name: fails, datasets: [Nothing], settings: {data_dir: nowhere}}, SASRec, "
+        + adrec
+        + "]"
+    )
     text = f"datasets: [Tiny]\nseeds: [1]\nagainst: [Markov]\nsettings: {{epochs: 1}}\nmodels: {rows}"
     words = [write(folder, text), f"datasets_dir={folder / 'd'}", f"results_dir={folder / 'r'}", "device=cpu"]
     with pytest.raises(UserError, match="1 of 5 runs failed"):

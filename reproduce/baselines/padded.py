@@ -92,14 +92,14 @@ class FEARec(PaddedModel):
         chosen = torch.where(itself, self.starts[targets] + (draw + 1) % counts, first)
         return self.rows[chosen].to(self.device), self.row_lengths[chosen].to(self.device)
 
-    def of_same_user(self, batch: Batch) -> Tensor:
-        """Which of the 2N − 2 negatives are of the row's own user: (2N, 2N − 2). Our batches group by user."""
-        user = batch.sequences.repeat(2)
-        same = user[:, None] == user
-        return same[self.net.mask_correlated_samples(len(batch)).to(same.device)].reshape(len(user), -1)
+    def of_same_sequence(self, batch: Batch) -> Tensor:
+        """Which of the 2N − 2 negatives are of the row's own sequence: (2N, 2N − 2). Our batches group by sequence."""
+        sequence = batch.sequences.repeat(2)
+        same = sequence[:, None] == sequence
+        return same[self.net.mask_correlated_samples(len(batch)).to(same.device)].reshape(len(sequence), -1)
 
     def terms(self, batch: Batch) -> Terms:
-        """Cross entropy and the contrastive term, in which rows of one user are no negatives of each other."""
+        """Cross entropy and the contrastive term, in which rows of one sequence are no negatives of each other."""
         items, lengths = self.padded(*prefixes(batch))
         views = {"own": self.encode(items, lengths)}
         terms = {"rec": recommendation_loss(views["own"], self.candidates(), batch.targets)}
@@ -111,7 +111,7 @@ class FEARec(PaddedModel):
             views["same"] = self.encode(*self.same_target(items, batch.targets))
         for weight, left, right in pairs:
             logits, labels = self.net.info_nce(views[left], views[right], self.tau, len(batch), self.sim)
-            logits[:, 1:].masked_fill_(self.of_same_user(batch), -torch.inf)
+            logits[:, 1:].masked_fill_(self.of_same_sequence(batch), -torch.inf)
             terms[f"{left}-{right}"] = self.weights[weight] * F.cross_entropy(logits, labels)
         return terms
 

@@ -62,7 +62,7 @@ class Page:
         if any(part["anchor"] == anchor for part in self.parts):  # YAMLs of one name in two folders
             anchor = f"{anchor}-{len(self.parts) + 1}"
         made = [
-            table.quality(rows, asked.suite, self.split),
+            table.quality(rows, self.split),
             table.significance(rows, asked.suite, self.split),
             table.published(name),
         ]

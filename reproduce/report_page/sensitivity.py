@@ -46,7 +46,7 @@ def of_rows(rows: List[Row], split: str) -> List[Sweep]:
     told = f"test {METRIC}, {history_of(split)}"
     found = []
     for model in dict.fromkeys(model for model, *_ in runs):
-        own = [told for told in runs if told[0] == model]
+        own = [run for run in runs if run[0] == model]
         numbers = (key for *_, made, _ in own for key, value in made["settings"].items() if _is_number(value))
         for key in dict.fromkeys(key for key in numbers if key != "seed"):
             alike: Dict[str, Dict[Any, List[float]]] = defaultdict(lambda: defaultdict(list))
