@@ -51,11 +51,13 @@ class Asked:
     words: List[str]
     flags: argparse.Namespace
     asked_datasets: List[str]  # by dataset=; none: the suite's
+    some_rows: bool  # by rows=
 
     @property
     def selection(self) -> str:
-        """What sets a table or a page of some data sets, or of another protocol, apart in a file's name."""
-        told = [*self.asked_datasets, *(["masked"] if getattr(self.flags, "masked", False) else [])]
+        """What sets a table or a page of some data sets or rows, or of another protocol, apart in a file's name."""
+        masked = getattr(self.flags, "masked", False)
+        told = [*self.asked_datasets, *(["rows"] if self.some_rows else []), *(["masked"] if masked else [])]
         return "".join(f"-{word}" for word in told)
 
 
@@ -91,7 +93,7 @@ def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others
     if rows is not None:
         suite = suite.only([str(row) for row in listed(rows)])
     folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
-    return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments, names or [])
+    return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments, names or [], rows is not None)
 
 
 def listing(suite: Suite, results_dir: str) -> str:

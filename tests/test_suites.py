@@ -242,6 +242,20 @@ def test_a_base_is_compared_with_all_others(ran):
     assert page.count("Tiny: against Pop,ADRec") == 5
 
 
+def test_a_table_of_some_rows_does_not_take_the_place_of_the_whole(ran):
+    folder, words = ran
+    whole = folder / "r" / "suites" / "mine" / "table.md"
+    table.main(words)
+    before = whole.read_text()
+    table.main([*words, "rows=[Pop,Markov]"])
+    assert whole.read_text() == before and "SASRec" not in whole.with_name("table-rows.md").read_text()
+
+
+def test_signs_that_tex_does_not_print_are_spelled():
+    text = formats.latex([formats.Table("t", ["p < 0.05"], [[formats.Cell("-1 … 2 – 3")]])])
+    assert "p $<$ 0.05" in text and "-1 \\dots{} 2 -- 3" in text
+
+
 def test_popularity_is_counted_over_training_rows_alone():
     lists = [[0, 0, 1, 3, 0], [1, 2, 1], [0, 2, 3, 3]]  # the second user has no training row
     sequences = [np.array(items) for items in lists]
