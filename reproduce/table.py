@@ -8,7 +8,7 @@ compared with the strongest other row by each metric, paired by user; published 
 source and protocol; accuracy against cost; NDCG@10 by groups of targets and users; coverage and Gini of what is
 recommended.
 
-Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}; with dataset=, rows=, --masked table-<data set>-rows-masked.*
+Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}; with dataset=, rows=, --masked table-<set>-rows-masked.*
 """
 
 from __future__ import annotations
