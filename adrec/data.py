@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -19,18 +19,9 @@ from common.arrays import ranges
 from common.dataset import Dataset, train_part
 from common.errors import UserError, nearest
 from common.files import atomic
-from common.item_fields import read_item_fields
+from common.item_fields import text_fields
 
 MASK, SEP = "[MASK]", "[SEP]"
-
-
-def item_fields(dataset: Dataset, language: str) -> Dict[str, List[str]]:
-    """Every text field of a data set, by name; ``title`` is always there.
-
-    Titles of ``<D>_item_fields.csv`` win over those of ``<D>_item_sort.csv``.
-    """
-    titles = dataset.titles_en if language == "en" else dataset.titles_cn
-    return {"title": titles, **read_item_fields(dataset.folder, dataset.name, dataset.n_items)}
 
 
 def compose(fields: Mapping[str, str], settings: Any, tokenizer: Any) -> str:
@@ -47,7 +38,7 @@ def item_texts(dataset: Dataset, settings: Any, tokenizer: Any) -> List[str]:
     Raises:
         UserError: none of the items has any of the fields asked for, or a field is named that is not there.
     """
-    columns = item_fields(dataset, settings.title_language)
+    columns = text_fields(dataset, settings.title_language)
     known = {*columns, "brand", "category"}  # the paper's fields may be missing; others must be there
     for name in settings.fields:
         if name not in known:

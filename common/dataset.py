@@ -48,6 +48,10 @@ class Dataset:
         """Number of items; ids run from 0 to n_items - 1."""
         return len(self.titles_cn)
 
+    def titles(self, language: str) -> List[str]:
+        """Titles by item id; ``language`` is ``cn`` or ``en``."""
+        return self.titles_cn if language == "cn" else self.titles_en
+
 
 def sequences_path(folder: Path) -> Path:
     """Where the users' sequences lie."""

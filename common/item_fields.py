@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Dict, List, Mapping, Sequence
 
-from common.dataset import items_path, read_rows
+from common.dataset import Dataset, items_path, read_rows
 from common.errors import UserError
 from common.files import atomic
 
@@ -23,6 +23,11 @@ _NAME = re.compile("[a-z][a-z0-9_]*")
 def item_fields_path(folder: Path, name: str) -> Path:
     """Where the items' further fields lie; the file is optional."""
     return Path(folder) / f"{name}_item_fields.csv"
+
+
+def text_fields(dataset: Dataset, language: str) -> Dict[str, List[str]]:
+    """Every text field of a data set's items, by name; ``title`` is always there, this file's before the other's."""
+    return {"title": dataset.titles(language), **read_item_fields(dataset.folder, dataset.name, dataset.n_items)}
 
 
 def text_files(folder: Path, name: str) -> Dict[str, Path]:

@@ -7,6 +7,8 @@ from typing import Any, Dict, Optional, Sequence
 import numpy as np
 import torch
 
+from common.dataset import train_part
+
 TOPK = (5, 10)
 
 
@@ -65,7 +67,8 @@ FREQUENCIES = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, None)}
 
 def train_counts(sequences: Sequence[np.ndarray], n_items: int) -> np.ndarray:
     """How often each item occurs in training rows: in the users' train parts of two items or more. (n_items,)."""
-    trained = [sequence[:-2] for sequence in sequences if len(sequence) > 3]  # a row needs a history and a target
+    parts = map(train_part, sequences)
+    trained = [part for part in parts if len(part) > 1]  # a row needs a history and a target
     return np.bincount(np.concatenate(trained), minlength=n_items) if trained else np.zeros(n_items, dtype=np.int64)
 
 

@@ -66,7 +66,7 @@ def history_of(dataset: Dataset, user: Optional[int], items: Optional[str]) -> n
 
 def labels(dataset: Dataset, language: str) -> List[str]:
     """Each item's title, and what the raw files call the item where the preparation wrote that down."""
-    titles = dataset.titles_en if language == "en" else dataset.titles_cn
+    titles = dataset.titles(language)
     path = dataset.folder / "item_ids.csv"
     if not path.is_file():
         return list(titles)

@@ -141,11 +141,6 @@ def _make_small_bert(titles: Sequence[str], folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", about)
 
 
-def titles_in(dataset: Dataset, language: str) -> List[str]:
-    """Titles by item id; ``language`` is ``cn`` or ``en``."""
-    return dataset.titles_cn if language == "cn" else dataset.titles_en
-
-
 def text_model_path(name: str, dataset: Dataset, language: str, seed: int) -> str:
     """Where to load the text encoder from; ``small`` is made first where it does not stand."""
     if name != SMALL:
@@ -153,7 +148,7 @@ def text_model_path(name: str, dataset: Dataset, language: str, seed: int) -> st
     folder = dataset.folder / "encoders" / f"bert-small-{language}-seed{seed}"
     inputs = {"items": items_path(dataset.folder, dataset.name)}
     made_from = recipe("small_bert", {"seed": seed, "language": language}, inputs)
-    make_once(folder, made_from, seed, lambda part: _make_small_bert(titles_in(dataset, language), part))
+    make_once(folder, made_from, seed, lambda part: _make_small_bert(dataset.titles(language), part))
     return str(folder)
 
 

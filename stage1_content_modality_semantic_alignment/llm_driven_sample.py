@@ -188,15 +188,10 @@ def run(settings: Settings, force: bool = False, dry_run: bool = False) -> None:
         write_results(settings, dataset, folder, questions, answers, passed_over, made_from)
 
 
-def titles_of(settings: Settings, dataset: Dataset) -> List[str]:
-    """The titles that prompts show, by item id."""
-    return dataset.titles_en if settings.language == "en" else dataset.titles_cn
-
-
 def make_selector(settings: Settings, dataset: Dataset) -> Selector:
     """Who answers."""
     if settings.selector == "tfidf":
-        return TfidfSelector(titles_of(settings, dataset), settings.tfidf_threshold)
+        return TfidfSelector(dataset.titles(settings.language), settings.tfidf_threshold)
     if settings.selector == "random":
         return RandomSelector(settings.seed)
     if settings.selector == "openai":
@@ -230,7 +225,7 @@ def all_questions(settings: Settings, dataset: Dataset) -> List[Question]:
 
     Both count distinct prompts. A sample of more holds the sample of fewer.
     """
-    by_user = make_questions(dataset.sequences, titles_of(settings, dataset), settings.template(), settings.plan())
+    by_user = make_questions(dataset.sequences, dataset.titles(settings.language), settings.template(), settings.plan())
     questions = [question for of_user in by_user for question in of_user]
     if not questions:
         raise UserError(f"{dataset.folder}: no user has an item before the target: the histories are too short")

@@ -195,7 +195,7 @@ def load_inputs(
     if "text" in models:
         bert, tokenizer = text_encoders.load_bert(models["text"], settings.max_text_tokens)
         towers["text"] = TextTower(bert)
-        titles = text_encoders.titles_in(dataset, settings.title_language)
+        titles = dataset.titles(settings.title_language)
         shown = [titles[item] for item in distinct_items(pairs)]
         raw["text"] = Titles(tokenizer, shown, settings.max_text_tokens)
     if len(distinct_items(pairs)) < 2:

@@ -23,7 +23,7 @@ from common import text_encoders
 from common.dataset import Dataset, items_path, load_dataset
 from common.device import Compute
 from common.errors import UserError, nearest, run_script
-from common.item_fields import read_item_fields, text_files
+from common.item_fields import text_fields, text_files
 from common.settings import parse, setting
 from stage1_content_modality_semantic_alignment.feature_export import (
     ExportSettings,
@@ -58,13 +58,9 @@ def texts_of(dataset: Dataset, language: str, fields: List[str]) -> List[str]:
     Raises:
         UserError: the data set has no such field.
     """
-    titles = text_encoders.titles_in(dataset, language)
     if fields == ["title"]:
-        return titles
-    columns = {
-        "title": titles,
-        **read_item_fields(dataset.folder, dataset.name, dataset.n_items),
-    }
+        return dataset.titles(language)
+    columns = text_fields(dataset, language)
     for field in fields:
         if field not in columns:
             known = ", ".join(sorted(columns))

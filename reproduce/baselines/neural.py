@@ -223,8 +223,7 @@ class FDSA(RecBoleModel):
     def make_net(self, config: Any, dataset: Any) -> Any:
         """Give RecBole's data set the titles' words as a feature of items, as an .item file would."""
         prepared = load_dataset(Path(config["datasets_dir"]) / dataset.dataset_name, dataset.dataset_name)
-        titles = prepared.titles_en if config["title_language"] == "en" else prepared.titles_cn
-        table, words = title_words(titles, config["title_words"])
+        table, words = title_words(prepared.titles(config["title_language"]), config["title_words"])
         of_row = np.vstack([np.zeros((1, table.shape[1]), np.int64), table[dataset.item_of_row()[1:]]])
         rows = torch.arange(self.n_items)
         dataset.item_feat = Interaction({dataset.iid_field: rows, "title": torch.from_numpy(of_row)})
