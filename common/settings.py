@@ -155,6 +155,14 @@ def apply(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], sour
     check_values(OmegaConf.to_object(config), source)
 
 
+def typed(schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str, Any]:
+    """Values as the fields of a schema hold them, each checked by itself as by `apply`."""
+    config: DictConfig = OmegaConf.structured(schema)
+    apply(config, schema, values, source)
+    settings = as_dict(OmegaConf.to_object(config))
+    return {key: settings[key] for key in values}
+
+
 def check_values(settings: Any, source: str) -> None:
     """Compare each value with what its field admits; ``source`` names where the settings come from.
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,10 +168,9 @@ def load_suite(
         UserError: names the suite, the row and the key.
     """
     path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
-    if not path.is_file() and name.endswith(".yaml"):
-        raise UserError(f"{name}: no such file; the suites that are here: {', '.join(suite_names())}")
     if not path.is_file():
-        raise UserError(f"no suite '{name}'{nearest(name, suite_names())}; there are {', '.join(suite_names())}")
+        fault = f"{name}: no such file" if path == Path(name) else f"no suite '{name}'{nearest(name, suite_names())}"
+        raise UserError(f"{fault}; there are {', '.join(suite_names())}")
     content = read_yaml(path)
     _check_keys(content, KEYS, str(path))
     for key in ("datasets", "models", "against"):
@@ -223,10 +223,9 @@ def load_suite(
             raise UserError(f"{source}: setting '{key}' is known to none of the suite's models{hint}")
     if not runs:
         raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
-    names = [str(entry.get("name", entry.get("model", ""))) for entry in entries]
-    twice = [run for run in dict.fromkeys(run.name for run in runs) if names.count(run) > 1]
-    if twice and len({(run.name, run.dataset, run.seed) for run in runs}) < len(runs):
-        raise UserError(f"{path}: two rows have the name '{twice[0]}'; give each entry a name of its own")
+    for (row, _, _), count in Counter((run.name, run.dataset, run.seed) for run in runs).items():
+        if count > 1:
+            raise UserError(f"{path}: two rows have the name '{row}'; give each entry a name of its own")
     against, base = content.get("against") or [], content.get("base")
     _check_keys(
         dict.fromkeys([*against, *([base] if base else [])]), [run.name for run in runs], f"{path}: against, base"

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from omegaconf import OmegaConf
-
 from adrec import test_main as adrec_test
 from adrec.settings import SWITCHES as ADREC_SWITCHES
 from common.device import Compute, pick_compute
@@ -27,7 +25,7 @@ from common.errors import UserError, nearest, run_script
 from common.features import MODALITIES
 from common.files import read_json, read_text, write_text
 from common.processes import Processes
-from common.settings import DeviceSettings, apply, as_dict, build, help_of_settings, setting, split_overrides
+from common.settings import DeviceSettings, as_dict, build, help_of_settings, setting, split_overrides, typed
 from reproduce import scores
 from reproduce.formats import aligned
 from reproduce.lineage import OTHER_SCHEMAS, lineage_of_run, schema_of
@@ -92,14 +90,12 @@ def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]
         UserError: a setting that the model does not have, or a value that it does not admit.
     """
     folder = Path(results_dir) / model / dataset
-    schema = OmegaConf.structured(schema_of(model))
-    apply(schema, schema_of(model), wanted, "command line")
-    typed = as_dict(OmegaConf.to_object(schema))  # 007 is a word, and 7 what it says
+    wanted = typed(schema_of(model), wanted, "command line")  # 007 is a word, and 7 what it says
     runs = []
     for path in sorted(folder.glob("*/metrics.json")):
         run = Run(path.parent, read_json(path.parent / "made.json"), read_json(path))
         settings = {**as_dict(schema_of(model)()), **run.made_from["settings"]}
-        if all(settings[key] == typed[key] for key in wanted):
+        if all(settings[key] == value for key, value in wanted.items()):
             runs.append(run)
     return runs
 

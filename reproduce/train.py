@@ -18,13 +18,11 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from omegaconf import OmegaConf
-
 from common.arguments import Parser
 from common.errors import UserError, run_script
 from common.features import features_path
 from common.files import checksum, write_json
-from common.settings import REPOSITORY, apply, build, read_yaml, split_overrides
+from common.settings import REPOSITORY, build, read_yaml, split_overrides, typed
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
 from stage1_content_modality_semantic_alignment import llm_driven_sample, sft_content_encoder
 from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
@@ -52,7 +50,7 @@ def with_config(values: Mapping[str, Any], steps: Sequence[Step] = ()) -> Dict[s
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     for step in asked:
-        apply(OmegaConf.structured(step.schema), step.schema, routed[step.name], str(path))
+        typed(step.schema, routed[step.name], str(path))
     return {**from_file, **given}
 
 

@@ -199,7 +199,8 @@ def _prepare(settings: Settings, source: Source, made_from: Dict[str, Any]) -> N
     with_cover = dataset.n_items - len(faults) if dataset.covers else 0
     dropped = dict(raw.dropped) if raw else {}
     print(describe(dataset, source.kind, with_cover, DRAWN if source.covers is None else ""))
-    for field, texts in read_item_fields(home, name, dataset.n_items).items():
+    fields = raw.fields if raw else read_item_fields(home, name, dataset.n_items)
+    for field, texts in fields.items():
         print(f"  field {field} {sum(map(bool, texts)) / dataset.n_items:.1%}")
     for reason, count in dropped.items():
         print(f"  left out: {count:,} interactions, {reason}")

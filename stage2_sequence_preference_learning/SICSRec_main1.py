@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional
 
 from common.errors import UserError, run_script
-from common.settings import build, parse
+from common.settings import build, parse, typed
 from stage2_sequence_preference_learning import id_encoder_main1
 from stage2_sequence_preference_learning.search import train_or_search
 from stage2_sequence_preference_learning.settings import PROPS, SICSRecSettings, StageSettings
@@ -34,13 +34,12 @@ def id_settings(settings: Settings, overrides: Optional[Mapping[str, Any]] = Non
         UserError: an override of what both share.
     """
     shared = {f.name: getattr(settings, f.name) for f in fields(StageSettings) if f.name != "run"}
-    given = {"dataset": settings.dataset, **(overrides or {})}
-    asked = build(id_encoder_main1.Settings, given, id_encoder_main1.CONFIGS)
-    for key in given:
-        if key in shared and getattr(asked, key) != shared[key]:
+    own = typed(id_encoder_main1.Settings, overrides or {}, "command line")
+    for key, value in own.items():
+        if value != shared.get(key, value):
             told = f"both steps share it, and SICSRec has {key}={shared[key]}"
-            raise UserError(f"ID_SeqEncoder.{key}={getattr(asked, key)}: {told}; {key}=VALUE is for both")
-    return build(id_encoder_main1.Settings, {**given, **shared}, id_encoder_main1.CONFIGS)
+            raise UserError(f"ID_SeqEncoder.{key}={value}: {told}; {key}=VALUE is for both")
+    return build(id_encoder_main1.Settings, {**own, **shared}, id_encoder_main1.CONFIGS)
 
 
 def run(settings: Settings, force: bool = False, step_1: Optional[id_encoder_main1.Settings] = None) -> Path:

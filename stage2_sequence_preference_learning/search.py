@@ -18,14 +18,13 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, get_type_hints
 
 import matplotlib
 import optuna
-from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from common.device import pick_compute
 from common.errors import Diverged, UserError, nearest
 from common.files import atomic, digest, exclusive, read_json, write_text
 from common.runs import MADE, METRICS, open_run, run_folder
-from common.settings import apply, as_dict, to_yaml
+from common.settings import as_dict, to_yaml, typed
 from stage2_sequence_preference_learning.settings import NOT_SHAPING, StageSettings, resolve_switches
 from stage2_sequence_preference_learning.spine import train, what_makes
 
@@ -84,9 +83,7 @@ def check_space(settings: Any) -> None:
 
 def _typed(settings: Any, key: str, value: Any) -> Any:
     """A value as the setting holds it, so that a run is the same searched or given; `UserError`: not admitted."""
-    config = OmegaConf.structured(type(settings))
-    apply(config, type(settings), {key: value}, "search_space")
-    return OmegaConf.to_container(config)[key]  # type: ignore[index, call-overload]
+    return typed(type(settings), {key: value}, "search_space")[key]
 
 
 def name_of(chosen: Dict[str, Any]) -> str:

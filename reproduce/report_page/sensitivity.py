@@ -49,6 +49,8 @@ def of_rows(rows: List[Row], split: str) -> List[Sweep]:
         own = [run for run in runs if run[0] == model]
         numbers = (key for *_, made, _ in own for key, value in made["settings"].items() if _is_number(value))
         for key in dict.fromkeys(key for key in numbers if key != "seed"):
+            if len({str(made["settings"].get(key)) for *_, made, _ in own}) == 1:
+                continue  # nothing to sweep: what the runs were made from need not be read
             alike: Dict[str, Dict[Any, List[float]]] = defaultdict(lambda: defaultdict(list))
             for _, folder, made, result in own:
                 if _is_number(value := made["settings"].get(key)):
