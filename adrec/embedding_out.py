@@ -25,11 +25,11 @@ from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
 from common.files import atomic, checksum, recipe, record, stands
 from common.item_fields import text_files
-from common.settings import DeviceSettings, parse, setting
+from common.settings import PrecisionSettings, parse, setting
 
 
 @dataclass
-class Settings(DeviceSettings):
+class Settings(PrecisionSettings):
     """Where runs lie."""
 
     results_dir: str = setting("results", "where runs lie")

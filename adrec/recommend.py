@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -31,13 +32,18 @@ from common.dataset import load_dataset, read_rows
 from common.device import Compute, fp32_product, pick_compute
 from common.errors import UserError, run_script
 from common.files import read_text
-from common.recommending import ARGUMENTS, Settings, check_arguments, history_of, labels, print_recommendations
-from common.settings import parse
+from common.recommending import ARGUMENTS, RecommendSettings, check_arguments, history_of, labels, print_recommendations
+from common.settings import PrecisionSettings, parse
 
 NEW_ITEMS = (
     ("--new-items",),
     {"type": Path, "metavar": "FILE.csv", "help": "further items: a header of text fields, one row an item"},
 )
+
+
+@dataclass
+class Settings(RecommendSettings, PrecisionSettings):
+    """Settings of ADRec's recommendations."""
 
 
 def read_new_items(path: Path) -> List[Dict[str, str]]:

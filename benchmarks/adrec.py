@@ -171,7 +171,7 @@ def plain(rows: Rows, texts: List[str], tokenizer: Any, own: ADRecSettings, sett
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Measure both, print the table."""
-    settings = parse(Settings, __doc__, None, argv).settings
+    settings = parse(Settings, __doc__, None, argv, redoes=False).settings
     compute = pick_compute(settings.device, settings.precision)
     seed_everything(settings.seed)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)

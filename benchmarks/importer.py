@@ -201,7 +201,7 @@ def table(results: List[Dict[str, Any]]) -> str:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Measure, and add to what was measured before in the same folder."""
-    settings = parse(Settings, __doc__, None, argv).settings
+    settings = parse(Settings, __doc__, None, argv, redoes=False).settings
     path = Path(settings.folder) / "importer.json"
     results: List[Dict[str, Any]] = read_json(path) if path.is_file() else []
     for rows in settings.rows:

@@ -171,7 +171,7 @@ def print_error(settings: Settings, ranks: str) -> None:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Command line."""
-    settings = parse(Settings, __doc__, None, argv).settings
+    settings = parse(Settings, __doc__, None, argv, redoes=False).settings
     if settings.ranks is not None:
         print_error(settings, settings.ranks)
     else:

@@ -128,7 +128,7 @@ def plain(name: str, model: Any, own: Any, train: SequenceDataset, steps: int) -
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Measure both models, print the table."""
-    settings = parse(Settings, __doc__, None, argv).settings
+    settings = parse(Settings, __doc__, None, argv, redoes=False).settings
     compute = pick_compute(settings.device, settings.precision)
     seed_everything(settings.seed)
     rows, validations = [], []

@@ -24,7 +24,7 @@ ARGUMENTS: Tuple[Tuple[Tuple[str, ...], Dict[str, Any]], ...] = (
 
 
 @dataclass
-class Settings(DeviceSettings):
+class RecommendSettings(DeviceSettings):
     """Where to look, and whether what a user has seen may come again."""
 
     results_dir: str = setting("results", "where runs lie")

@@ -76,6 +76,12 @@ class DeviceSettings(CommonSettings):
     """What every script that runs a network knows as well."""
 
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+
+
+@dataclass
+class PrecisionSettings(DeviceSettings):
+    """What every script knows as well whose network may compute in less than fp32."""
+
     precision: str = setting(
         "auto",
         "auto takes bf16 on Ampere and later and on CPUs that compute in it, fp16 with loss scaling "
@@ -85,10 +91,15 @@ class DeviceSettings(CommonSettings):
 
 
 @dataclass
-class ComputeSettings(DeviceSettings):
+class SeedSettings(CommonSettings):
     """What every script that draws random numbers knows as well."""
 
     seed: int = setting(2024, "seed of every random choice", minimum=0, maximum=LARGEST_SEED)
+
+
+@dataclass
+class ComputeSettings(SeedSettings, PrecisionSettings):
+    """What every script that trains a network, or draws what it reads, knows."""
 
 
 S = TypeVar("S", bound=CommonSettings)
@@ -277,16 +288,19 @@ def parse(
     argv: Optional[List[str]] = None,
     extra: Sequence[Tuple[Tuple[str, ...], Dict[str, Any]]] = (),
     aliases: Sequence[Tuple[str, str, str]] = (),
+    redoes: bool = True,
 ) -> Run[S]:
     """Parse a script's command line: ``-d DATASET [--config FILE] [key=value …]``.
 
     ``extra`` holds further ``add_argument`` calls as (names, keywords), ``aliases`` options that give a setting, as
-    (option, setting, placeholder). Prints the settings and exits for ``--print-config``.
+    (option, setting, placeholder). ``redoes``: the script keeps what it made, and takes ``--force``. Prints the
+    settings and exits for ``--print-config``.
     """
     parser = Parser(doc, help_of_settings(schema))
     parser.add_argument("-d", "--dataset", help="name of the data set")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML to use in place of the data set's")
-    parser.add_argument("--force", action="store_true", help="do the step again though its output stands")
+    if redoes:
+        parser.add_argument("--force", action="store_true", help="do the step again though its output stands")
     parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and stop")
     for names, keywords in extra:
         parser.add_argument(*names, **keywords)
@@ -304,4 +318,4 @@ def parse(
     if arguments.print_config:
         print(to_yaml(settings), end="")
         raise SystemExit(0)
-    return Run(settings, arguments.force, arguments)
+    return Run(settings, redoes and arguments.force, arguments)

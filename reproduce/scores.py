@@ -39,14 +39,14 @@ from stage2_sequence_preference_learning.data import (
     load_splits,
 )
 from stage2_sequence_preference_learning.evaluation import user_ids
-from stage2_sequence_preference_learning.settings import RunSettings, recbole_config
+from stage2_sequence_preference_learning.settings import FolderSettings, recbole_config
 
 CONFIGS = Path(__file__).parent / "props" / "Scores"
 FILES = ("valid_scores", "scores")
 
 
 @dataclass
-class Settings(RunSettings):
+class Settings(FolderSettings):
     """Settings of scores from elsewhere."""
 
     scores: Optional[str] = setting(None, "npy of the test split's scores (users, items)")

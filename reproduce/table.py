@@ -3,10 +3,10 @@
     python -m reproduce.table quickstart
     python -m reproduce.table bili dataset=Bili_Food data_dir=DIR/{dataset} --masked     the words of reproduce.run
 
-Per data set: mean ± standard deviation over seeds, best bold, second underlined; the suite's own rows (its ``against``)
-compared with the strongest other row by each metric, paired by user; published values in a table of their own, with
-source and protocol; accuracy against cost; NDCG@10 by groups of targets and users; coverage and Gini of what is
-recommended.
+Of several data sets HIT@10 and NDCG@10 side by side. Per data set: mean ± standard deviation over seeds, best bold,
+second underlined; the suite's own rows (its ``against``) compared with the strongest other row by each metric, paired
+by user; published values in a table of their own, with source and protocol; accuracy against cost; NDCG@10 by groups of
+targets and users; coverage and Gini of what is recommended.
 
 Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}; with dataset=, rows=, --masked table-<set>-rows-masked.*
 """
@@ -14,21 +14,18 @@ Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}; with dataset=, rows
 from __future__ import annotations
 
 import csv
-import html
 import io
-import os
-import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from common.dataset import Dataset, load_dataset
 from common.errors import UserError, run_script
-from common.files import read_json, read_text, write_text
+from common.files import read_text, write_text
 from reproduce.formats import Cell, Table, as_csv, latex, markdown, page
-from reproduce.run import Asked, command_line, log_of
+from reproduce.rows import Row, collect, history_of, incomplete, runs_listed
+from reproduce.run import Asked, command_line
 from reproduce.significance import (
     compare,
     coverage_and_gini,
@@ -39,58 +36,10 @@ from reproduce.significance import (
     read_ranks,
     same_targets,
 )
-from reproduce.suite import Suite, SuiteRun
+from reproduce.suite import Suite
 from reproduce.test import METRICS, mean_and_deviation
 
 PUBLISHED = Path(__file__).parent / "published.csv"
-
-
-def anchor_of(*names: str) -> str:
-    """Names as an anchor of a page."""
-    return re.sub(r"[\W_]+", "-", " ".join(names).lower()).strip("-")
-
-
-def history_of(split: str) -> str:
-    """How a split of metrics.json ranks: ``history unmasked``, ``history masked`` for ``test_masked``."""
-    return "history masked" if split == "test_masked" else "history unmasked"
-
-
-@dataclass
-class Row:
-    """A row of a suite on one data set: its finished runs, their folders and results."""
-
-    name: str
-    dataset: str
-    runs: List[SuiteRun]
-    folders: List[Path]
-    results: List[Dict[str, Any]]
-    planned: int
-
-    @property
-    def anchor(self) -> str:
-        """Of its list of runs."""
-        return anchor_of(self.dataset, self.name)
-
-    def values(self, split: str, metric: str) -> List[float]:
-        """One a run."""
-        return [result[split][metric] for result in self.results]
-
-
-def collect(suite: Suite, results_dir: str, dataset: str) -> List[Row]:
-    """Rows with at least one finished run, in the suite's order."""
-    rows = []
-    for name in suite.rows:
-        planned = [run for run in suite.runs if (run.name, run.dataset) == (name, dataset)]
-        told = [(run, run.state(results_dir)) for run in planned]
-        done = [(run, Path(state["folder"])) for run, state in told if state["state"] == "done"]
-        if done:
-            results = [read_json(folder / "metrics.json") for _, folder in done]
-            for (run, folder), result in zip(done, results):
-                if "test" not in result:
-                    cure = f"bash run_test.sh {run.model} {dataset} tests it"
-                    raise UserError(f"{folder}: {name}, seed {run.seed}, is trained and not tested; {cure}")
-            rows.append(Row(name, dataset, [r for r, _ in done], [f for _, f in done], results, len(planned)))
-    return rows
 
 
 def _marks(means: Sequence[float]) -> List[str]:
@@ -101,27 +50,65 @@ def _marks(means: Sequence[float]) -> List[str]:
     return [names.get(value, "") for value in printed]
 
 
-def quality(rows: List[Row], split: str) -> Table:
+def _protocol(rows: List[Row], split: str) -> str:
+    """What the numbers of a table are."""
+    seeds = sorted({run.seed for row in rows for run in row.runs})
+    over = "mean ± standard deviation over seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    return f"test, all items ranked, {history_of(split)}, {over}"
+
+
+def quality(rows: List[Row], suite: Suite, split: str) -> Table:
     """The main table: each metric's mean and standard deviation over seeds."""
     cells = [[Cell(row.name, anchor=row.anchor), Cell(f"{len(row.runs)}", anchor=row.anchor)] for row in rows]
     for metric in METRICS:
         values = [row.values(split, metric) for row in rows]
         for line, row, own, mark in zip(cells, rows, values, _marks([float(np.mean(v)) for v in values])):
             line.append(Cell(mean_and_deviation(own), mark, row.anchor))
-    title = f"{rows[0].dataset}: test, all items ranked, {history_of(split)}, mean ± standard deviation over seeds"
-    return Table(title, ["model", "seeds", *(m.upper() for m in METRICS)], cells, incomplete(rows))
+    title = f"{rows[0].dataset}: {_protocol(rows, split)}"
+    return Table(
+        title, ["model", "seeds", *(m.upper() for m in METRICS)], cells, [*incomplete(rows), *uncompared(rows, suite)]
+    )
 
 
-def incomplete(rows: List[Row]) -> List[str]:
-    """The note of a suite that is not done, or none."""
-    unfinished = [f"{row.name}: {len(row.runs)} of {row.planned} runs" for row in rows if len(row.runs) < row.planned]
-    return [f"Not complete: {', '.join(unfinished)}."] if unfinished else []
+def overview(rows: List[Row], split: str) -> Table:
+    """One table of several data sets: HIT@10 and NDCG@10 of each, as papers print them."""
+    names, datasets = (list(dict.fromkeys(getattr(row, of) for row in rows)) for of in ("name", "dataset"))
+    header, columns = ["model"], []
+    for dataset in datasets:
+        on_it = {row.name: row for row in rows if row.dataset == dataset}
+        for metric in ("hit@10", "ndcg@10"):
+            values = {name: row.values(split, metric) for name, row in on_it.items()}
+            marks = dict(zip(values, _marks([float(np.mean(v)) for v in values.values()])))
+            header.append(f"{dataset} {metric.upper()}")
+            cells = {n: Cell(mean_and_deviation(v), marks[n], on_it[n].anchor) for n, v in values.items()}
+            columns.append([cells.get(name, Cell("–")) for name in names])
+    lines = [[Cell(name), *line] for name, line in zip(names, zip(*columns))]
+    return Table(f"{', '.join(datasets)}: {_protocol(rows, split)}", header, lines, incomplete(rows))
+
+
+def sides(rows: List[Row], suite: Suite) -> Tuple[List[Row], List[Row]]:
+    """The rows that are compared, and those that they are compared with."""
+    ours = [row for row in rows if (row.name in suite.against if suite.base is None else row.name != suite.base)]
+    return ours, [row for row in rows if row not in ours]
+
+
+def uncompared(rows: List[Row], suite: Suite) -> List[str]:
+    """The note of a table without a test of significance, or none."""
+    ours, others = sides(rows, suite)
+    if ours and others:
+        return []
+    if suite.base is not None:
+        missing = "all rows but it are missing" if others else "it is not done"
+        return [f"Nothing is compared with {suite.base}, the suite's base: {missing}."]
+    if not suite.against:
+        return ["Nothing is compared: the suite's YAML names no row in against, and no base."]
+    missing = "no other row is done" if ours else "none of them is done"
+    return [f"Nothing is compared: the suite's own rows are {', '.join(suite.against)}, and {missing}."]
 
 
 def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     """The suite's own rows against the strongest of the others, or all against its base; Holm over the table."""
-    ours = [row for row in rows if (row.name in suite.against if suite.base is None else row.name != suite.base)]
-    others = [row for row in rows if row not in ours]
+    ours, others = sides(rows, suite)
     if not others or not ours:
         return None
     strongest = {  # for each metric its own: the highest on test, which is the hardest to beat
@@ -155,7 +142,7 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
         lines.append([Cell(text, anchor=row.anchor) for text in texts])
     header = ["model", "metric", "against", "difference", "improvement", "95 % interval", "p (Holm)", "p < 0.05"]
     against = suite.base or "the strongest of the others"
-    why = "" if suite.base else ", for each metric the row that is highest on test"
+    why = "" if suite.base else f" ({', '.join(row.name for row in others)}), for each metric the one highest on test"
     note = (
         f"Against {against}{why}, {history_of(split)}. Paired by user, each averaged over seeds: bootstrap over "
         "users, paired t-test, Holm's correction over this table."
@@ -239,36 +226,6 @@ def published(dataset: str) -> Optional[Table]:
     return Table(f"{dataset}: published by others", columns, lines) if found else None
 
 
-def links_of(run: SuiteRun, folder: Path, results_dir: str, home: Path) -> Dict[str, str]:
-    """Paths of a run's files that are there, from ``home``."""
-    links = {
-        "log": log_of(run, results_dir),
-        "training": folder / "train.log",
-        "settings": folder / "settings.yaml",
-        "results": folder / "metrics.json",
-    }
-    return {name: Path(os.path.relpath(path, home)).as_posix() for name, path in links.items() if path.is_file()}
-
-
-def runs_listed(rows: List[Row], results_dir: str, home: Path, as_html: bool) -> str:
-    """Under each row's anchor: log, settings and command of each of its runs."""
-    lines = ["<h2>Runs</h2>" if as_html else "## Runs\n"]
-    for row in rows:
-        lines.append(f"<h3 id='{row.anchor}'>{html.escape(f'{row.dataset} {row.name}')}</h3>" if as_html else "")
-        if not as_html:
-            lines.append(f"<a id='{row.anchor}'></a>**{row.dataset}, {row.name}**\n")
-        for run, folder in zip(row.runs, row.folders):
-            paths = links_of(run, folder, results_dir, home)
-            if as_html:
-                anchors = " ".join(f"<a href='{html.escape(path)}'><u>{name}</u></a>" for name, path in paths.items())
-                lines.append(f"<p>seed {run.seed}: {anchors}<br><code>{html.escape(run.command)}</code>")
-            else:
-                anchors = ", ".join(f"[{name}]({path})" for name, path in paths.items())
-                lines.append(f"- seed {run.seed}: {anchors}; `{run.command}`")
-        lines.append("")
-    return "\n".join(lines)
-
-
 def make(asked: Asked, split: str) -> Path:
     """Write the four files; returns their folder."""
     tables: List[Table] = []
@@ -279,13 +236,15 @@ def make(asked: Asked, split: str) -> Path:
             continue
         everything += rows
         made = [
-            quality(rows, split),
+            quality(rows, asked.suite, split),
             significance(rows, asked.suite, split),
             published(name),
             cost(rows, split),
             by_groups(rows, load_dataset(Path(asked.datasets_dir) / name, name), split),
         ]
         tables += [table for table in made if table is not None]
+    if len({row.dataset for row in everything}) > 1:
+        tables.insert(0, overview(everything, split))
     if not tables:
         raise UserError(f"no run of {asked.suite.name} is done; python -m reproduce.run with the same words runs them")
     home = Path(asked.results_dir) / "suites" / asked.suite.name

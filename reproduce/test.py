@@ -25,7 +25,7 @@ from common.errors import UserError, nearest, run_script
 from common.features import MODALITIES
 from common.files import read_json, read_text, write_text
 from common.processes import Processes
-from common.settings import DeviceSettings, as_dict, build, help_of_settings, setting, split_overrides, typed
+from common.settings import PrecisionSettings, as_dict, build, help_of_settings, setting, split_overrides, typed
 from reproduce import scores
 from reproduce.formats import aligned
 from reproduce.lineage import OTHER_SCHEMAS, lineage_of_run, schema_of
@@ -41,7 +41,7 @@ UNTOLD = ("dataset", "seed", "variant", "precision", "modalities")  # told elsew
 
 
 @dataclass
-class Settings(DeviceSettings):
+class Settings(PrecisionSettings):
     """Where runs lie; any setting of the model may be given too, and picks the runs that have it."""
 
     results_dir: str = setting("results", "where runs lie")

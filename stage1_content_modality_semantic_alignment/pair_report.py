@@ -214,7 +214,7 @@ def run(settings: Settings) -> Dict[str, Any]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Command line."""
-    run(parse(Settings, __doc__, None, argv).settings)
+    run(parse(Settings, __doc__, None, argv, redoes=False).settings)
 
 
 if __name__ == "__main__":

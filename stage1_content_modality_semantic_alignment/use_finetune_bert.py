@@ -38,6 +38,20 @@ from stage1_content_modality_semantic_alignment.item_inputs import Titles
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_bert"
 
 
+def cls_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The first token's vector: (B, L, hidden) and a mask (B, L) → (B, hidden)."""
+    return hidden[:, 0].float()
+
+
+def mean_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean over real tokens: (B, L, hidden) and a mask (B, L) → (B, hidden)."""
+    real = mask[..., None].float()
+    return (hidden.float() * real).sum(dim=1) / real.sum(dim=1)
+
+
+POOLINGS = {"cls": (cls_of,), "mean": (mean_of,), "mean+cls": (mean_of, cls_of)}
+
+
 @dataclass
 class Settings(ExportSettings):
     """Settings of this step."""
@@ -45,7 +59,9 @@ class Settings(ExportSettings):
     title_language: str = setting("cn", "which titles the text encoder reads", choices=("cn", "en"))
     max_text_tokens: int = setting(256, "longer texts are cut", minimum=3)
     pooling: str = setting(
-        "cls", "an item's vector: that of [CLS], or (ours) the mean of its tokens'", choices=("cls", "mean")
+        "cls",
+        "an item's vector: that of [CLS], or (ours) the mean of its tokens', or both side by side",
+        choices=tuple(POOLINGS),
     )
     fields: List[str] = setting(
         ["title"], "text fields of an item, in their order; more than the title are ours", may_be_empty=False
@@ -87,10 +103,7 @@ def run(settings: Settings, force: bool = False) -> None:
 
         def pooled(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             hidden: torch.Tensor = bert(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, hidden)
-            if settings.pooling == "cls":
-                return hidden[:, 0]
-            real = mask[..., None].float()
-            return (hidden.float() * real).sum(dim=1) / real.sum(dim=1)
+            return torch.cat([pool(hidden, mask) for pool in POOLINGS[settings.pooling]], dim=1)
 
         vectors = encode_all(pooled, texts, settings.export_batch_size, compute)
         return Features(list(range(dataset.n_items)), vectors, missing=[])

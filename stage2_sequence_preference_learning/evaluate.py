@@ -65,12 +65,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     scores = (("--scores",), {"type": Path, "metavar": "FILE.npy", "help": "write the scores of all items here"})
     split = (("--split",), {"choices": ("test", "valid"), "default": "test", "help": "the one to rank (test)"})
-    parsed = parse(Settings, __doc__, None, argv, (checkpoint, scores, split))
+    parsed = parse(Settings, __doc__, None, argv, (checkpoint, scores, split), redoes=False)
     settings: Settings = parsed.settings
     if parsed.arguments.scores:
         check_folder(parsed.arguments.scores, "--scores")
     processes = start_processes(settings.device)
-    compute = pick_compute(processes.device(settings.device), settings.precision)
+    compute = pick_compute(processes.device(settings.device), "fp32")
     loaded = load_model(
         parsed.arguments.checkpoint, settings.dataset, settings.datasets_dir, compute, as_dict(settings)
     )

@@ -20,7 +20,8 @@ import torch
 from common.dataset import load_dataset
 from common.device import pick_compute
 from common.errors import UserError, run_script
-from common.recommending import ARGUMENTS, Settings, check_arguments, history_of, labels, print_recommendations
+from common.recommending import ARGUMENTS, check_arguments, history_of, labels, print_recommendations
+from common.recommending import RecommendSettings as Settings
 from common.runs import best_run
 from common.settings import parse
 from stage2_sequence_preference_learning.evaluation import Loaded, load_model
@@ -45,13 +46,13 @@ def scores_after(loaded: Loaded, history: np.ndarray, device: torch.device) -> n
 
 def main(argv: Optional[List[str]] = None, model: str = "SICSRec") -> None:
     """Load, score, print the titles; of ``model`` where no checkpoint is given."""
-    parsed = parse(Settings, __doc__, None, argv, ARGUMENTS)
+    parsed = parse(Settings, __doc__, None, argv, ARGUMENTS, redoes=False)
     settings, arguments = parsed.settings, parsed.arguments
     check_arguments(arguments)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     history = history_of(dataset, arguments.user, arguments.items)
     checkpoint = arguments.checkpoint or best_run(settings.results_dir, model, settings.dataset)
-    compute = pick_compute(settings.device, settings.precision)
+    compute = pick_compute(settings.device, "fp32")
     loaded = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute)
     by_row = scores_after(loaded, history, compute.device)
     scores = np.full(dataset.n_items, -np.inf)

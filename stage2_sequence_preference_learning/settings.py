@@ -14,7 +14,7 @@ from recbole.config import Config
 import common.runs
 import common.settings
 from common.features import find_features
-from common.settings import ComputeSettings, as_dict, setting
+from common.settings import ComputeSettings, SeedSettings, as_dict, setting
 from stage2_sequence_preference_learning.layers import check_heads
 
 PROPS = Path(__file__).parent / "props"
@@ -22,7 +22,7 @@ SWITCHES = ("train_ffw_lora", "stack_mix_layers", "mask_same_target", "rank_norm
 
 
 @dataclass
-class RunSettings(ComputeSettings):
+class FolderSettings(SeedSettings):
     """Where a run lies, and how long its histories are."""
 
     results_dir: str = setting("results", "results and checkpoints, <model>/<dataset>/<run>/")
@@ -33,6 +33,11 @@ class RunSettings(ComputeSettings):
         """``run`` is a folder's name."""
         super().check()
         common.settings.check_folder_names(run=self.run)
+
+
+@dataclass
+class RunSettings(FolderSettings, ComputeSettings):
+    """What every run of a network knows."""
 
 
 @dataclass

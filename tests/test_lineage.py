@@ -9,7 +9,7 @@ from common.files import checksum, recipe, record, write_json, write_text
 from reproduce import test as test_script
 from reproduce.lineage import lineage_of_run
 from reproduce.report_page.sensitivity import of_rows
-from reproduce.table import Row
+from reproduce.rows import Row
 
 
 def step(file: Path, name: str, settings: Dict[str, Any], inputs: Dict[str, Path]) -> Path:

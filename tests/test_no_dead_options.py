@@ -14,6 +14,7 @@ import pytest
 from common.settings import REPOSITORY, CommonSettings
 
 PACKAGES = ("adrec", "stage1_content_modality_semantic_alignment", "stage2_sequence_preference_learning")
+REPRODUCE = [REPOSITORY / "reproduce" / name for name in ("scores.py", "standin.py", "test.py")]  # have Settings
 
 
 @cache
@@ -27,7 +28,8 @@ def is_script(file: Path) -> bool:
     )
 
 
-SCRIPTS = [file for package in PACKAGES for file in sorted((REPOSITORY / package).glob("*.py")) if is_script(file)]
+OF_METHODS = [file for package in PACKAGES for file in sorted((REPOSITORY / package).glob("*.py")) if is_script(file)]
+SCRIPTS = [*OF_METHODS, *REPRODUCE]
 
 
 def imported_files(file: Path) -> Iterator[Path]:

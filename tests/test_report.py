@@ -28,10 +28,10 @@ from reproduce.report_page.curves import read_curves
 from reproduce.report_page.embeddings import planes, principal_plane
 from reproduce.report_page.sensitivity import of_rows
 from reproduce.report_page.users import Shown, read_shown
+from reproduce.rows import Row, anchor_of
 from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
-from reproduce.table import Row, anchor_of
 from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
 
 # --- what the page holds ---

@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.files import read_json, write_json
 from common.ranking import train_counts
 from reproduce import baseline, formats, run, significance, suite, table
+from reproduce.rows import Row, collect
 from reproduce.steps import PIPELINES
 from reproduce.train import plan
 
@@ -347,7 +348,7 @@ def row_of(folder, name, ranks, items=(5, 6, 7, 8)):
     lines = [f"{user},{item},{rank},{rank}" for user, (item, rank) in enumerate(zip(items, ranks))]
     (home / "ranks.csv").write_text("\n".join(["user,item,rank,rank_masked", *lines]))
     values = {metric: float(significance.gain(np.array(ranks, float), metric).mean()) for metric in table.METRICS}
-    return table.Row(name, "D", [], [home], [{"test": values}], 1)
+    return Row(name, "D", [], [home], [{"test": values}], 1)
 
 
 def test_each_metric_has_its_own_strongest(tmp_path):
@@ -367,6 +368,45 @@ def test_each_metric_has_its_own_strongest(tmp_path):
         table.by_groups([ours, other], None, "test")
 
 
+def measured(name, dataset, seed, value):
+    return Row(
+        name,
+        dataset,
+        [suite.SuiteRun(name, name, dataset, seed, ())],
+        [],
+        [{"test": dict.fromkeys(table.METRICS, value)}],
+        1,
+    )
+
+
+def test_several_data_sets_stand_side_by_side():
+    rows = [measured("a", "D", 1, 0.1), measured("b", "D", 1, 0.3), measured("b", "E", 1, 0.2)]
+    made = table.overview(rows, "test")
+    assert made.header == ["model", "D HIT@10", "D NDCG@10", "E HIT@10", "E NDCG@10"]
+    lines = [[(cell.text, cell.mark) for cell in line] for line in made.rows]
+    assert lines[0] == [("a", ""), *2 * [("0.1000", "second")], *2 * [("–", "")]]
+    assert lines[1] == [("b", ""), *2 * [("0.3000", "best")], *2 * [("0.2000", "best")]]
+    assert made.title == "D, E: test, all items ranked, history unmasked, seed 1"
+
+
+@pytest.mark.parametrize(
+    ("against", "base", "told"),
+    [
+        (["a"], None, ["Nothing is compared: the suite's own rows are a, and no other row is done."]),
+        (["b"], None, ["Nothing is compared: the suite's own rows are b, and none of them is done."]),
+        ([], None, ["Nothing is compared: the suite's YAML names no row in against, and no base."]),
+        ([], "a", ["Nothing is compared with a, the suite's base: all rows but it are missing."]),
+        ([], "b", ["Nothing is compared with b, the suite's base: it is not done."]),
+    ],
+)
+def test_a_table_without_a_comparison_says_why(against, base, told):
+    rows, of = [measured("a", "D", 1, 0.1)], suite.Suite("s", [], against, base)
+    assert table.quality(rows, of, "test").notes == told and table.significance(rows, of, "test") is None
+    rows.append(measured("b", "D", 2, 0.1))
+    assert bool(table.uncompared(rows, of)) == (not against and base is None)
+    assert "mean ± standard deviation over seeds" in table.quality(rows, of, "test").title
+
+
 def test_a_run_that_was_not_tested_is_named(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.json").write_text("{}")
@@ -374,4 +414,4 @@ def test_a_run_that_was_not_tested_is_named(tmp_path):
     run_of.ledger(str(tmp_path)).parent.mkdir()
     run_of.ledger(str(tmp_path)).write_text(json.dumps({"state": "done", "folder": str(tmp_path / "run")}))
     with pytest.raises(UserError, match="Pop, seed 1, is trained and not tested; bash run_test.sh Pop Tiny tests it"):
-        table.collect(suite.Suite("s", [run_of], []), str(tmp_path), "Tiny")
+        collect(suite.Suite("s", [run_of], []), str(tmp_path), "Tiny")

@@ -14,7 +14,7 @@ from reproduce.report_page import figures
 from reproduce.report_page.curves import Curves, read_curves
 from reproduce.report_page.embeddings import Plane
 from reproduce.report_page.sensitivity import of_rows, of_searches
-from reproduce.table import Row
+from reproduce.rows import Row
 
 STAGE_1 = "stage1_content_modality_semantic_alignment"
 COSTS = {

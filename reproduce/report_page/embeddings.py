@@ -14,7 +14,7 @@ from common.dataset import Dataset
 from common.features import MODALITIES, features_path, load_features
 from common.files import checksum, read_json
 from common.runs import MADE
-from reproduce.table import Row
+from reproduce.rows import Row
 
 
 @dataclass

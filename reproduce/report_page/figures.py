@@ -12,7 +12,8 @@ from reproduce.formats import Table
 from reproduce.report_page.curves import Curves
 from reproduce.report_page.embeddings import Plane
 from reproduce.report_page.sensitivity import Sweep
-from reproduce.table import Row, history_of, operations_of
+from reproduce.rows import Row, history_of
+from reproduce.table import operations_of
 
 COLOURS = ("#0b6e99", "#c8553d", "#3f7d20", "#7d4e9e", "#b07d00", "#d1508f", "#4a4e69", "#1b998b")  # on white ≥ 3:1
 DASHES = ("solid", "dash", "dot")

@@ -22,8 +22,8 @@ from reproduce.report_page.embeddings import planes
 from reproduce.report_page.items import Shelf
 from reproduce.report_page.pairs import drawn_pairs
 from reproduce.report_page.users import drawn_users
+from reproduce.rows import Row, anchor_of, collect, links_of
 from reproduce.run import Asked
-from reproduce.table import anchor_of
 
 HERE = Path(__file__).parent
 SECTIONS = [
@@ -51,7 +51,7 @@ class Page:
 
     def add(self, asked: Asked, name: str) -> None:
         """Add the part of one suite on one data set, if any run of it is done."""
-        rows = table.collect(asked.suite, asked.results_dir, name)
+        rows = collect(asked.suite, asked.results_dir, name)
         if not rows:
             return
         dataset = load_dataset(Path(asked.datasets_dir) / name, name)
@@ -62,7 +62,7 @@ class Page:
         if any(part["anchor"] == anchor for part in self.parts):  # YAMLs of one name in two folders
             anchor = f"{anchor}-{len(self.parts) + 1}"
         made = [
-            table.quality(rows, self.split),
+            table.quality(rows, asked.suite, self.split),
             table.significance(rows, asked.suite, self.split),
             table.published(name),
         ]
@@ -85,7 +85,7 @@ class Page:
         part["browser"] = self.browser(rows, dataset, anchor)
         self.parts.append(part)
 
-    def runs(self, rows: List[table.Row], results_dir: str) -> List[Dict[str, Any]]:
+    def runs(self, rows: List[Row], results_dir: str) -> List[Dict[str, Any]]:
         """Each row's runs: command, settings, links to what they wrote."""
         return [
             {
@@ -95,7 +95,7 @@ class Page:
                     {
                         "seed": run.seed,
                         "command": run.command,
-                        "links": table.links_of(run, folder, results_dir, self.home),
+                        "links": links_of(run, folder, results_dir, self.home),
                         "log": str(folder / "train.log"),
                         "settings": read_text(folder / "settings.yaml"),
                     }
@@ -105,7 +105,7 @@ class Page:
             for row in rows
         ]
 
-    def items(self, rows: List[table.Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
+    def items(self, rows: List[Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
         """The map before and after stage 1, and pairs."""
         pairs = drawn_pairs(dataset, self.settings.pairs, self.settings.seed)
         shelf = self.shelves[dataset.name]
@@ -128,7 +128,7 @@ class Page:
             "pairs": pairs,
         }
 
-    def browser(self, rows: List[table.Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
+    def browser(self, rows: List[Row], dataset: Dataset, anchor: str) -> Dict[str, Any]:
         """What each row shows to the drawn users."""
         own = self.settings
         found = drawn_users(rows, dataset, own.users, own.history, own.seed, self.split == "test_masked")

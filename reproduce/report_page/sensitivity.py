@@ -14,7 +14,7 @@ import numpy as np
 from common.files import digest, read_json, read_text
 from common.runs import MADE
 from reproduce.lineage import lineage_of_run
-from reproduce.table import Row, history_of
+from reproduce.rows import Row, history_of
 
 METRIC = "ndcg@10"
 

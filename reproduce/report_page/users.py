@@ -14,7 +14,7 @@ from common.dataset import Dataset
 from common.errors import UserError
 from common.files import read_text
 from common.runs import RANKS
-from reproduce.table import Row
+from reproduce.rows import Row
 
 
 @dataclass(frozen=True)
