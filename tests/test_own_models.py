@@ -1,99 +1,42 @@
-"""Models of a user's: RecBole classes in a file, and scores made elsewhere, beside ours in runs, suites and tables."""
+"""Models of a user's: RecBole classes in a file, wherever a model is named."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import List
 
-import numpy as np
 import pytest
 import torch
+from elsewhere import MINE, SMALL, only, read, words_of, write_mine
 from recbole.model.sequential_recommender.sasrec import SASRec as RecBoleSASRec
 
 from common.device import Compute
 from common.errors import UserError
 from common.features import features_path
-from reproduce import baseline, checkpoint, run, scores, table
+from reproduce import baseline, checkpoint
 from reproduce import test as test_script
 from reproduce.baselines.neural import SASRec
 from reproduce.baselines.settings import AttentionSettings
 from reproduce.own_models import load_own
-from stage2_sequence_preference_learning import evaluate
 from stage2_sequence_preference_learning.data import TrainLoader, load_splits
 from stage2_sequence_preference_learning.evaluation import load_model
 from stage2_sequence_preference_learning.settings import recbole_config
 
-MINE = '''
-from __future__ import annotations
-from dataclasses import dataclass
-from typing import List, Optional
-from torch import nn
-from common.settings import setting
-from recbole.model.sequential_recommender.sasrec import SASRec
-from reproduce.baselines.settings import AttentionSettings
-
-@dataclass
-class MyRecSettings(AttentionSettings):
-    """Of mine."""
-    factor: float = setting(2.0, "what the loss is multiplied by")
-
-class MyRec(SASRec):
-    """Mine."""
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
-        self.factor = config["factor"]
-    def calculate_loss(self, interaction):
-        return self.factor * super().calculate_loss(interaction), 0.0 * self.item_embedding.weight.sum()
-
-class MyText(SASRec):
-    """Reads features."""
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
-        self.plm_text_embedding = nn.Embedding.from_pretrained(dataset.item_features("text"))
-        self.to_d = nn.Linear(self.plm_text_embedding.embedding_dim, self.hidden_size)
-    def calculate_loss(self, interaction):
-        return super().calculate_loss(interaction) + self.to_d(self.plm_text_embedding.weight).square().mean()
-
-@dataclass
-class MyTextSettings(AttentionSettings):
-    """Of those."""
-    modalities: List[str] = setting(["text"], "features", choices=("text", "image"))
-    features_dir: Optional[str] = setting(None, "where they lie")
-
-class NotAModel:
-    pass
-'''
 CPU = Compute(torch.device("cpu"), "fp32")
 
 
 @pytest.fixture
 def mine(tmp_path: Path) -> str:
     """FILE.py:CLASS."""
-    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
-    return f"{tmp_path / 'mine.py'}:MyRec"
+    return write_mine(tmp_path)
 
 
 @pytest.fixture
 def words(datasets_dir: Path, tmp_path: Path) -> List[str]:
-    """What every command is told."""
-    return [f"datasets_dir={datasets_dir}", f"results_dir={tmp_path / 'r'}", "device=cpu", "precision=fp32"]
-
-
-SMALL = ["max_seq_length=10", "hidden_size=8", "inner_size=8", "epochs=2", "train_batch_size=16"]
-
-
-def only(folder: Path) -> Path:
-    """The one run in a folder of runs."""
-    (found,) = folder.glob("*/metrics.json")
-    return found.parent
-
-
-def read(run_dir: Path) -> Dict[str, Any]:
-    """Its results."""
-    found: Dict[str, Any] = json.loads((run_dir / "metrics.json").read_text())
-    return found
+    """What a training is told."""
+    return [*words_of(datasets_dir, tmp_path), "precision=fp32"]
 
 
 def test_loss_and_scores_are_the_models_own(datasets_dir: Path, mine: str) -> None:
@@ -123,9 +66,9 @@ def test_from_a_file_to_recommendations_and_a_changed_file_is_another_run(
     assert "test" in read(made) and "stands, nothing to train" in capsys.readouterr().out
     test_script.main([mine, "Tiny", *words[:3]])
     assert "| MyRec (" in capsys.readouterr().out
-    checkpoint.main(["recommend", mine, "-d", "Tiny", "--user", "3", *words])
+    checkpoint.main(["recommend", mine, "-d", "Tiny", "--user", "3", *words[:3]])
     assert str(made) in capsys.readouterr().out
-    checkpoint.main(["evaluate", mine, "-d", "Tiny", "--checkpoint", str(made / "best.pth"), words[0], *words[2:]])
+    checkpoint.main(["evaluate", mine, "-d", "Tiny", "--checkpoint", str(made / "best.pth"), words[0], words[2]])
     assert f"{read(made)['test']['mrr']:.4f}" in capsys.readouterr().out
     file = Path(mine.split(":")[0])
     file.write_text(MINE.replace('"""Mine."""', '"""Mine, changed."""'), encoding="utf-8")
@@ -201,107 +144,6 @@ def test_a_search_tunes_it(mine: str, words: List[str], tmp_path: Path) -> None:
     baseline.main([mine, "-d", "Tiny", *words, *SMALL, "n_trials=2", "search_space={factor: [1.0, 3.0]}"])
     (trials,) = (tmp_path / "r" / "MyRec" / "Tiny").glob("search-*/trials.csv")
     assert len(trials.read_text().splitlines()) == 3
-
-
-def exported(words: List[str], tmp_path: Path) -> Path:
-    """A trained run whose scores lie in tmp_path/Tiny-1-{test,valid}.npy."""
-    baseline.main(["SASRec", "-d", "Tiny", *words, *SMALL])
-    made = only(tmp_path / "r" / "SASRec" / "Tiny")
-    for split in ("test", "valid"):
-        file = ["--scores", str(tmp_path / f"Tiny-1-{split}.npy"), "--split", split]
-        evaluate.main(["-d", "Tiny", "--checkpoint", str(made / "best.pth"), *file, words[0], *words[2:]])
-    return made
-
-
-def test_scores_of_a_model_have_its_ranks(words: List[str], tmp_path: Path) -> None:
-    made = exported(words, tmp_path)
-    files = [f"scores={tmp_path / 'Tiny-1-test.npy'}", f"valid_scores={tmp_path / 'Tiny-1-valid.npy'}"]
-    for _ in range(2):
-        scores.main(["-d", "Tiny", "max_seq_length=10", *files, *words])
-    again = only(tmp_path / "r" / "Scores" / "Tiny")
-    assert [read(again)[key] for key in ("valid", "test", "test_masked")] == [
-        read(made)[key] for key in ("valid", "test", "test_masked")
-    ]
-    assert (again / "ranks.csv").read_text() == (made / "ranks.csv").read_text()
-    assert (np.load(again / "top.npy") == np.load(made / "top.npy")).all()
-
-
-@pytest.mark.parametrize("changed", ["s.npy", "test.inter"])
-def test_what_was_validated_is_tested(words: List[str], tmp_path: Path, datasets_dir: Path, changed: str) -> None:
-    data, path = tmp_path / "data", tmp_path / "s.npy"
-    shutil.copytree(datasets_dir, data)
-    np.save(path, np.random.default_rng(0).normal(size=(12, 15)))
-    given = [f"datasets_dir={data}", *words[1:]]
-    scores.main(["-d", "Tiny", f"scores={path}", f"valid_scores={path}", "max_seq_length=10", "test=false", *given])
-    if changed == "s.npy":
-        np.save(path, np.random.default_rng(1).normal(size=(12, 15)))
-    else:
-        split = data / "Tiny" / "recbole" / "Tiny" / "Tiny.test.inter"
-        split.write_text(split.read_text().rsplit("\t", 1)[0] + "\t1\n")
-    with pytest.raises(UserError, match=f"was made with another .*{changed} than lies there now"):
-        test_script.main(["Scores", "Tiny", *given[:3]])
-    assert "test" not in read(only(tmp_path / "r" / "Scores" / "Tiny"))
-
-
-def test_a_suite_compares_both_with_ours(mine: str, words: List[str], tmp_path: Path) -> None:
-    exported(words, tmp_path)
-    files = (
-        f"scores: '{tmp_path}/{{dataset}}-{{seed}}-test.npy', valid_scores: '{tmp_path}/{{dataset}}-{{seed}}-valid.npy'"
-    )
-    rows = f"[Pop, '{mine}', {{model: Scores, name: From elsewhere, settings: {{{files}}}}}]"
-    suite = tmp_path / "s.yaml"
-    suite.write_text(f"datasets: [Tiny]\nseeds: [1]\nagainst: ['{mine}']\nmodels: {rows}\n")
-    given = [str(suite), *words, "max_seq_length=10", "epochs=1"]
-    run.main(given)
-    table.main(given)
-    text = (tmp_path / "r" / "suites" / "s" / "table.md").read_text()
-    assert "From elsewhere" in text and "mine.py:MyRec" in text and "p (Holm)" in text
-
-
-def in_row_2(value: float) -> Callable[[Path], None]:
-    def spoil(path: Path) -> None:
-        array = np.load(path)
-        array[2, 3] = value
-        np.save(path, array)
-
-    return spoil
-
-
-def test_items_without_a_score_stand_last_and_are_items_all_the_same(words: List[str], tmp_path: Path) -> None:
-    """As of a retrieval model: -inf but for three items. A target among the others shares their mean rank."""
-    array = np.full((12, 15), -np.inf)
-    array[:, :3] = [3.0, 2.0, 1.0]
-    path = tmp_path / "s.npy"
-    np.save(path, array)
-    scores.main(["-d", "Tiny", f"scores={path}", f"valid_scores={path}", "max_seq_length=10", *words])
-    made = only(tmp_path / "r" / "Scores" / "Tiny")
-    assert np.load(made / "top.npy").min() >= 0 and (np.load(made / "top.npy")[:, :3] == [0, 1, 2]).all()
-    n_items = 15  # all occur
-    lines = [line.split(",") for line in (made / "ranks.csv").read_text().splitlines()[1:]]
-    assert {int(item) > 2 for _, item, _, _ in lines} == {True, False}
-    for _, item, rank, _ in lines:
-        assert float(rank) == (int(item) + 1 if int(item) < 3 else (4 + n_items) / 2)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (lambda path: path.unlink(), "no such file"),
-        (lambda path: path.write_bytes(b"x"), "cannot be read as npy"),
-        (lambda path: np.save(path, np.load(path)[:, 1:]), r"\(12, 14\).*of shape \(12, 15\) are needed"),
-        (in_row_2(np.nan), "row 2: a score is not a number"),
-        (in_row_2(np.inf), "row 2: a score is infinite"),
-    ],
-)
-def test_faulty_scores_are_told(words: List[str], tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
-    path = tmp_path / "s.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(12, 15)))
-    np.save(tmp_path / "valid.npy", np.load(path))
-    spoil(path)
-    files = [f"scores={path}", f"valid_scores={tmp_path / 'valid.npy'}"]
-    with pytest.raises(UserError, match=told):  # before the validation's ranks are written
-        scores.main(["-d", "Tiny", *files, "max_seq_length=10", *words])
-    assert not list((tmp_path / "r").rglob("metrics.json"))
 
 
 @pytest.mark.parametrize("left_out", ["modalities: ", "features_dir: "])

@@ -1,0 +1,72 @@
+"""What the tests of models from elsewhere share: a user's file, and how the scripts are told of the tiny data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List
+
+MINE = '''
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import List, Optional
+from torch import nn
+from common.settings import setting
+from recbole.model.sequential_recommender.sasrec import SASRec
+from reproduce.baselines.settings import AttentionSettings
+
+@dataclass
+class MyRecSettings(AttentionSettings):
+    """Of mine."""
+    factor: float = setting(2.0, "what the loss is multiplied by")
+
+class MyRec(SASRec):
+    """Mine."""
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.factor = config["factor"]
+    def calculate_loss(self, interaction):
+        return self.factor * super().calculate_loss(interaction), 0.0 * self.item_embedding.weight.sum()
+
+class MyText(SASRec):
+    """Reads features."""
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.plm_text_embedding = nn.Embedding.from_pretrained(dataset.item_features("text"))
+        self.to_d = nn.Linear(self.plm_text_embedding.embedding_dim, self.hidden_size)
+    def calculate_loss(self, interaction):
+        return super().calculate_loss(interaction) + self.to_d(self.plm_text_embedding.weight).square().mean()
+
+@dataclass
+class MyTextSettings(AttentionSettings):
+    """Of those."""
+    modalities: List[str] = setting(["text"], "features", choices=("text", "image"))
+    features_dir: Optional[str] = setting(None, "where they lie")
+
+class NotAModel:
+    pass
+'''
+SMALL = ["max_seq_length=10", "hidden_size=8", "inner_size=8", "epochs=2", "train_batch_size=16"]
+
+
+def only(folder: Path) -> Path:
+    """The one run in a folder of runs."""
+    (found,) = folder.glob("*/metrics.json")
+    return found.parent
+
+
+def read(run_dir: Path) -> Dict[str, Any]:
+    """Its results."""
+    found: Dict[str, Any] = json.loads((run_dir / "metrics.json").read_text())
+    return found
+
+
+def write_mine(folder: Path) -> str:
+    """Write the file; returns FILE.py:CLASS."""
+    (folder / "mine.py").write_text(MINE, encoding="utf-8")
+    return f"{folder / 'mine.py'}:MyRec"
+
+
+def words_of(datasets_dir: Path, folder: Path) -> List[str]:
+    """What every command is told; a training takes ``precision=fp32`` beside it."""
+    return [f"datasets_dir={datasets_dir}", f"results_dir={folder / 'r'}", "device=cpu"]
