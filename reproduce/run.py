@@ -89,9 +89,8 @@ def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others
         raise UserError(f"seeds={seeds}: must be numbers, as in seeds=[1,2,3]")
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise UserError(f"jobs={jobs}: must be a number of at least 1")
-    suite = load_suite(name, names, numbers, values, (*OWN, *others))
-    if rows is not None:
-        suite = suite.only([str(row) for row in listed(rows)])
+    row_names = None if rows is None else [str(row) for row in listed(rows)]
+    suite = load_suite(name, names, numbers, values, (*OWN, *others), row_names)
     folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
     return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments, names or [], rows is not None)
 

@@ -155,6 +155,7 @@ def load_suite(
     seeds: Optional[List[int]] = None,
     settings: Optional[Mapping[str, Any]] = None,
     own_keys: Sequence[str] = (),
+    rows: Optional[Sequence[str]] = None,
 ) -> Suite:
     """Read a suite; every setting of every run is checked here, before anything starts.
 
@@ -163,6 +164,7 @@ def load_suite(
         datasets, seeds: in place of the YAML's.
         settings: for each model that knows the key; ``{dataset}`` and ``{seed}`` in a value stand for the run's.
         own_keys: of the command line, not of the models, which a mistyped key may have meant.
+        rows: those that are asked for; settings that do not fit the others are let be.
 
     Raises:
         UserError: names the suite, the row and the key.
@@ -211,7 +213,8 @@ def load_suite(
             values = {k: v for k, v in {**shared, **(of_dataset.get(dataset) or {})}.items() if k in known}
             values.update(with_config(entry.get("settings") or {}, pipeline(model)))
             values.update({k: v for k, v in given.items() if k in known})
-            made_of = _check_run(path, row, model, dataset, values)
+            asked = rows is None or row in rows
+            made_of = _check_run(path, row, model, dataset, values) if asked else ""
             for seed in own_seeds:
                 words = [_word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
                 runs.append(SuiteRun(row, model, dataset, seed, tuple(words), made_of))
@@ -232,7 +235,8 @@ def load_suite(
     )
     order = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
     runs.sort(key=lambda run: order[run.seed])  # every row has one result before any has two
-    return Suite(path.stem, runs, against, base)
+    suite = Suite(path.stem, runs, against, base)
+    return suite if rows is None else suite.only(rows)
 
 
 def _check_run(path: Path, row: str, model: str, dataset: str, values: Mapping[str, Any]) -> str:

@@ -199,6 +199,14 @@ def test_some_rows_are_taken_and_a_mistyped_one_is_told(ran, capsys):
         run.main([*words, "rows=[]", "--dry-run"])
 
 
+def test_settings_need_only_fit_the_rows_that_are_asked_for():
+    alone = {"modalities": ["text"]}  # no t2i without a second modality
+    with pytest.raises(UserError, match="without t2t on Bili_Food: losses="):
+        suite.load_suite("ablation-sicsrec", settings=alone)
+    found = suite.load_suite("ablation-sicsrec", settings=alone, rows=["random pairs", "without stage 1"])
+    assert found.rows == ["random pairs", "without stage 1"] and all(one.made_of for one in found.runs)
+
+
 def test_table_holds_what_the_runs_measured_and_leads_to_them(ran, capsys):
     folder, words = ran
     table.main(words)
