@@ -167,7 +167,7 @@ def run_all(suite: Suite, results_dir: str, jobs: int, check: bool = False) -> L
                 state, last = finish(run, results_dir, process.returncode, time.perf_counter() - since)
                 if state == "held":  # tried again when the next run ends
                     held.append(run)
-                    print(f"held    {run.name} on {run.dataset}, seed {run.seed}: {last}", flush=True)
+                    print(f"held    {run.name} on {run.dataset}, seed {run.seed}: {last.removeprefix('error: ')}", flush=True)
                     continue
                 waiting, held = [*held, *waiting], []
                 failed += [run] if state != "done" else []

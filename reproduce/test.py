@@ -67,7 +67,7 @@ class Run:
         for key, value in settings.items():
             usual = switched if key in SWITCHES else defaults.get(key)
             if key not in (*UNTOLD, *CHECKPOINTS) and value != usual:
-                told.append(f"{key}={value}")
+                told.append(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}")
         for source in {
             Path(entry["path"]).parent for name, entry in self.made_from["inputs"].items() if name in MODALITIES
         }:
@@ -121,10 +121,10 @@ def table(runs: List[Run], split: str) -> List[List[str]]:
     kinds: Dict[str, List[Run]] = {}
     for run in runs:
         kinds.setdefault(run.kind(), []).append(run)
-    rows = [["model", "seeds", *(m.upper() for m in METRICS), "valid HIT@10", "epochs", "train s"]]
+    rows = [["model", "seeds", *(m.upper() for m in METRICS), "valid HIT@10", "valid NDCG@10", "epochs", "train s"]]
     labels = [group[0].label() for group in kinds.values()]
     for label, group in zip(labels, kinds.values()):
-        valid = statistics.fmean(run.result["valid"]["hit@10"] for run in group)
+        valid = [statistics.fmean(run.result["valid"][m] for run in group) for m in ("hit@10", "ndcg@10")]
         epochs = statistics.fmean(run.result["epochs"] for run in group)
         seconds = statistics.fmean(run.result["seconds"] for run in group)
         seeds = {run.made_from["settings"]["seed"] for run in group}
@@ -134,7 +134,7 @@ def table(runs: List[Run], split: str) -> List[List[str]]:
             f"{len(seeds)}{again}",
             *(mean_and_deviation([run.result[split][m] for run in group]) for m in METRICS),
         ]
-        rows.append([*row, f"{valid:.4f}", f"{epochs:.0f}", f"{seconds:.0f}"])
+        rows.append([*row, *(f"{value:.4f}" for value in valid), f"{epochs:.0f}", f"{seconds:.0f}"])
     return rows
 
 

@@ -89,6 +89,9 @@ def test_steps_that_are_not_needed_are_left_out():
 def test_both_steps_share_their_width():
     planned = {step.name: settings for step, settings in train.plan("SICSRec", "ml-100k", ["SICSRec.n_heads=4"])}
     assert planned["ID_SeqEncoder"].n_heads == planned["SICSRec"].n_heads == 4
+    words = ["n_heads=3", "SICSRec.hidden_size=300"]  # 256, step 1's by itself, has no third
+    both = train.plan("SICSRec", "ml-100k", words)[-2:]
+    assert [(settings.hidden_size, settings.n_heads) for _, settings in both] == 2 * [(300, 3)]
 
 
 def test_from_files_to_table_and_again(tmp_path):
@@ -166,14 +169,14 @@ def run_of(folder, seed, **settings):
     started_from = {"id_encoder": {"path": str(encoder), "sha256": checksum(encoder)}}
     made = {"settings": {"seed": seed, "variant": "paper", **settings}, "inputs": started_from}
     metrics = dict.fromkeys(test_script.METRICS, seed / 10)
-    result = {"model": "SICSRec", "test": metrics, "valid": {"hit@10": 0.5}, "epochs": 4, "seconds": 2.0}
+    result = {"model": "SICSRec", "test": metrics, "valid": {"hit@10": 0.5, "ndcg@10": 0.25}, "epochs": 4, "seconds": 2.0}
     return test_script.Run(folder, made, result)
 
 
 def test_table_takes_mean_and_deviation_over_seeds(tmp_path):
     runs = [run_of(tmp_path, seed, processes=1) for seed in (1, 3)]
-    runs += [run_of(tmp_path, 2, alpha=0.7, processes=1), run_of(tmp_path, 2, processes=2)]
+    runs += [run_of(tmp_path, 2, alpha=0.1 + 0.2, processes=1), run_of(tmp_path, 2, processes=2)]
     rows = test_script.table(runs, "test")
-    assert [row[0] for row in rows[1:]] == [f"SICSRec (paper{told})" for told in ("", ", alpha=0.7", ", processes=2")]
+    assert [row[0] for row in rows[1:]] == [f"SICSRec (paper{told})" for told in ("", ", alpha=0.3", ", processes=2")]
     assert rows[1][1:3] == ["2", "0.2000 ± 0.1414"]  # of 0.1 and 0.3: √(2 · 0.1² / (2 − 1))
-    assert rows[2][1:3] == ["1", "0.2000"]
+    assert rows[2][1:3] == ["1", "0.2000"] and rows[2][-4:] == ["0.5000", "0.2500", "4", "2"]
