@@ -167,7 +167,10 @@ def run_all(suite: Suite, results_dir: str, jobs: int, check: bool = False) -> L
                 state, last = finish(run, results_dir, process.returncode, time.perf_counter() - since)
                 if state == "held":  # tried again when the next run ends
                     held.append(run)
-                    print(f"held    {run.name} on {run.dataset}, seed {run.seed}: {last.removeprefix('error: ')}", flush=True)
+                    print(
+                        f"held    {run.name} on {run.dataset}, seed {run.seed}: {last.removeprefix('error: ')}",
+                        flush=True,
+                    )
                     continue
                 waiting, held = [*held, *waiting], []
                 failed += [run] if state != "done" else []
@@ -186,10 +189,10 @@ def run_all(suite: Suite, results_dir: str, jobs: int, check: bool = False) -> L
 
 
 def check_data(asked: Asked) -> None:
-    """Whether each data set is there, or something to prepare it from is named, before the first run starts.
+    """Whether each data set is there, or something to prepare it from is named, and so are finished features.
 
     Raises:
-        UserError: it is neither.
+        UserError: they are not; before the first run starts.
     """
     for run in asked.suite.runs:
         given = dict(word.split("=", 1) for word in run.words)
@@ -198,6 +201,10 @@ def check_data(asked: Asked) -> None:
         if not {"data_dir", "prepare_dataset.data_dir"} & set(given) and run.dataset not in known:
             cure = f"name what to prepare it from, data_dir=FOLDER{nearest(run.dataset, known)}"
             raise UserError(f"no data set '{run.dataset}' in {folder}/; {cure}")
+        features = given.get("features_dir")
+        if features is not None and not Path(features).is_dir():
+            made = f"python -m reproduce.standin -d {run.dataset} text_model=ENCODER makes them of titles alone"
+            raise UserError(f"features_dir={features}: no such folder; correct it, or {made}")
 
 
 def main(argv: Optional[List[str]] = None) -> None:

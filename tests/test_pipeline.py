@@ -169,7 +169,13 @@ def run_of(folder, seed, **settings):
     started_from = {"id_encoder": {"path": str(encoder), "sha256": checksum(encoder)}}
     made = {"settings": {"seed": seed, "variant": "paper", **settings}, "inputs": started_from}
     metrics = dict.fromkeys(test_script.METRICS, seed / 10)
-    result = {"model": "SICSRec", "test": metrics, "valid": {"hit@10": 0.5, "ndcg@10": 0.25}, "epochs": 4, "seconds": 2.0}
+    result = {
+        "model": "SICSRec",
+        "test": metrics,
+        "valid": {"hit@10": 0.5, "ndcg@10": 0.25},
+        "epochs": 4,
+        "seconds": 2.0,
+    }
     return test_script.Run(folder, made, result)
 
 

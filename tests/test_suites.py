@@ -77,6 +77,10 @@ def test_a_suite_or_a_data_set_that_is_not_there_is_told_before_anything_starts(
     given = [write(tmp_path, "datasets: [ml100k]\nmodels: [Pop]"), f"results_dir={tmp_path / 'r'}"]
     with pytest.raises(UserError, match="no data set 'ml100k' in .*data_dir=FOLDER; did you mean 'ml-100k'"):
         run.main(given)
+    with pytest.raises(
+        UserError, match="features_dir=none: no such folder; correct it, or .*reproduce.standin -d ml-100k"
+    ):
+        run.main(["quickstart", "rows=[SASRecText]", "features_dir=none", *given[1:]])
     assert not (tmp_path / "r").exists()
     run.main([*given, "--dry-run"])  # listing needs no data
 
