@@ -8,7 +8,7 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
-from transformers import AutoTokenizer, BertConfig, BertModel
+import transformers
 
 from adrec.data import Tokens, cached_tokens, item_texts
 from adrec.model import Encoders, make_encoders
@@ -65,7 +65,7 @@ def padding_of(settings: ADRecSettings, tokenizer: Any, vocabulary: Any = None) 
     }
 
 
-def save_text_encoder(bert: BertModel, tokenizer: Any, run_dir: Path) -> None:
+def save_text_encoder(bert: transformers.BertModel, tokenizer: Any, run_dir: Path) -> None:
     """Tokenizer and config, so that best.pth can be used where the BERT it began from is not at hand."""
     tokenizer.save_pretrained(run_dir / TEXT_ENCODER)
     bert.config.save_pretrained(run_dir / TEXT_ENCODER)
@@ -89,11 +89,11 @@ def load_encoders(checkpoint: Path, dataset: str, datasets_dir: str, compute: Co
     settings = ADRecSettings(**{**own, "dataset": dataset, "datasets_dir": datasets_dir})
     resolve_switches(settings, SWITCHES)
     folder = str(checkpoint.parent / TEXT_ENCODER)
-    config = fetch(BertConfig, folder, ENCODER_CURE)
+    config = fetch(transformers.BertConfig, folder, ENCODER_CURE)
     config.num_hidden_layers = settings.plm_layer
-    text = TextEncoder(BertModel(config, add_pooling_layer=False), settings.plm_layer)
+    text = TextEncoder(transformers.BertModel(config, add_pooling_layer=False), settings.plm_layer)
     weights = content["state_dict"]
     encoders = make_encoders(text, settings, len(weights.get("offsets.weight", ())))
     load_weights(encoders, weights, checkpoint)
-    tokenizer = fetch(AutoTokenizer, folder, ENCODER_CURE)
+    tokenizer = fetch(transformers.AutoTokenizer, folder, ENCODER_CURE)
     return Loaded(encoders.to(compute.device).eval(), settings, tokenizer, about.get("inputs", {}))

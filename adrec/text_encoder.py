@@ -7,8 +7,8 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import BertModel
 
 from adrec.ragged import Ragged
 from common.dropout import dropout
@@ -51,7 +51,7 @@ class TextEncoder(nn.Module):
         UserError: BERT has fewer layers, or none would be left to train.
     """
 
-    def __init__(self, bert: BertModel, plm_layer: int, frozen: int = 0) -> None:
+    def __init__(self, bert: transformers.BertModel, plm_layer: int, frozen: int = 0) -> None:
         super().__init__()
         n_layers = len(bert.encoder.layer)
         if plm_layer > n_layers:

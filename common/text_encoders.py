@@ -11,7 +11,6 @@ from typing import Any, Dict, List, Sequence, Tuple
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from common.checkpoints import full_disk_told
 from common.dataset import Dataset, items_path
@@ -53,7 +52,7 @@ def check_encoder(name: str, model_type: str) -> None:
     Raises:
         UserError: it cannot, or is not.
     """
-    config = fetch(AutoConfig, name, ENCODER_CURE)
+    config = fetch(transformers.AutoConfig, name, ENCODER_CURE)
     if config.model_type != model_type:
         raise UserError(f"'{name}' is a {config.model_type} model; here a {model_type} model is needed")
 
@@ -75,19 +74,19 @@ def load_encoder(kind: Any, name: str, model_type: str, may_be_new: Tuple[str, .
     return model.eval()
 
 
-def load_bert(name: str, max_text_tokens: int) -> Tuple[BertModel, Any]:
+def load_bert(name: str, max_text_tokens: int) -> Tuple[transformers.BertModel, Any]:
     """A BERT in fp32 with its tokenizer.
 
     Raises:
         UserError: it cannot be had, is of another architecture, lacks weights or its vocabulary, or reads fewer tokens.
     """
-    model = load_encoder(BertModel, name, "bert", ("pooler.",))
+    model = load_encoder(transformers.BertModel, name, "bert", ("pooler.",))
     if max_text_tokens > model.config.max_position_embeddings:
         raise UserError(
             f"'{name}' reads at most {model.config.max_position_embeddings} tokens; lower max_text_tokens "
             f"({max_text_tokens})"
         )
-    tokenizer = fetch(AutoTokenizer, name, ENCODER_CURE)
+    tokenizer = fetch(transformers.AutoTokenizer, name, ENCODER_CURE)
     known, trained = len(tokenizer), model.config.vocab_size  # some models' are padded to a round number
     if 2 * known < trained:  # transformers makes a tokenizer of special tokens alone where the vocabulary is missing
         raise UserError(
@@ -97,7 +96,7 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[BertModel, Any]:
     return model, tokenizer
 
 
-def save_bert(model: BertModel, tokenizer: Any, folder: Path) -> None:
+def save_bert(model: transformers.BertModel, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer in Hugging Face format."""
     with atomic_folder(folder) as temporary, full_disk_told(folder):
         model.save_pretrained(temporary)
@@ -126,7 +125,7 @@ def train_vocabulary(titles: Sequence[str], size: int = SMALL_VOCABULARY) -> Lis
 
 def _make_small_bert(titles: Sequence[str], folder: Path) -> None:
     vocabulary = train_vocabulary(titles)
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=SMALL_WIDTH,
         num_hidden_layers=2,
@@ -135,7 +134,7 @@ def _make_small_bert(titles: Sequence[str], folder: Path) -> None:
         # keeps the size of vectors through a layer: with BERT's 0.02, [CLS] would hardly see the words
         initializer_range=SMALL_WIDTH**-0.5,
     )
-    BertModel(config).save_pretrained(folder)
+    transformers.BertModel(config).save_pretrained(folder)
     write_text(folder / "vocab.txt", "\n".join(vocabulary) + "\n")
     about = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     write_json(folder / "tokenizer_config.json", about)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import SwinConfig, SwinForImageClassification
+import transformers
 
 from common.checkpoints import full_disk_told
 from common.dataset import Dataset
@@ -13,17 +13,19 @@ from common.text_encoders import SMALL, SMALL_WIDTH, load_encoder, make_once
 from stage1_content_modality_semantic_alignment.covers import write_processor_config
 
 
-def load_swin(name: str) -> SwinForImageClassification:
+def load_swin(name: str) -> transformers.SwinForImageClassification:
     """A Swin with its classifier, in fp32.
 
     Raises:
         UserError: it cannot be had, is of another architecture, or lacks weights.
     """
-    model: SwinForImageClassification = load_encoder(SwinForImageClassification, name, "swin", ("classifier.",))
+    model: transformers.SwinForImageClassification = load_encoder(
+        transformers.SwinForImageClassification, name, "swin", ("classifier.",)
+    )
     return model
 
 
-def save_swin(model: SwinForImageClassification, folder: Path) -> None:
+def save_swin(model: transformers.SwinForImageClassification, folder: Path) -> None:
     """Write model and image processor in Hugging Face format."""
     with atomic_folder(folder) as temporary, full_disk_told(folder):
         model.save_pretrained(temporary)
@@ -31,7 +33,7 @@ def save_swin(model: SwinForImageClassification, folder: Path) -> None:
 
 
 def _make_small_swin(folder: Path) -> None:
-    config = SwinConfig(
+    config = transformers.SwinConfig(
         image_size=64,
         patch_size=4,
         embed_dim=32,
@@ -41,7 +43,7 @@ def _make_small_swin(folder: Path) -> None:
         initializer_range=64**-0.5,
     )
     config.num_labels = SMALL_WIDTH
-    SwinForImageClassification(config).save_pretrained(folder)
+    transformers.SwinForImageClassification(config).save_pretrained(folder)
     write_processor_config(folder, config)
 
 

@@ -12,8 +12,8 @@ from typing import Any, List, Tuple, cast
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
-from transformers import BertModel, SwinForImageClassification
 
 
 def _what_enters(module: nn.Module, model: nn.Module, **inputs: torch.Tensor) -> Tuple[Any, ...]:
@@ -67,7 +67,7 @@ class TextTower(Tower):
 
     modality = "text"
 
-    def __init__(self, bert: BertModel) -> None:
+    def __init__(self, bert: transformers.BertModel) -> None:
         super().__init__()
         self.bert: Any = bert
         self.width = self.prefix_width = int(bert.config.hidden_size)
@@ -110,7 +110,7 @@ class ImageTower(Tower):
 
     modality = "image"
 
-    def __init__(self, swin: SwinForImageClassification) -> None:
+    def __init__(self, swin: transformers.SwinForImageClassification) -> None:
         super().__init__()
         self.swin: Any = swin
         self.width = cast(int, swin.config.num_labels)
