@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from argparse import Namespace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -24,11 +25,13 @@ from common.errors import UserError
 from common.features import features_path, load_features, save_features
 from common.files import read_json, recipe, write_json
 from reproduce import report
+from reproduce.report_page import page as report_page
 from reproduce.report_page.curves import read_curves
 from reproduce.report_page.embeddings import planes, principal_plane
 from reproduce.report_page.sensitivity import of_rows
 from reproduce.report_page.users import Shown, read_shown
 from reproduce.rows import Row, anchor_of
+from reproduce.run import asked_for
 from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
@@ -145,6 +148,20 @@ def test_a_run_that_two_rows_share_counts_once(tmp_path: Path) -> None:
     (found,) = of_rows(rows, "test")
     assert found.values == [0.1, 0.2] and found.means == pytest.approx([0.4, 0.7])
     assert found.deviations == pytest.approx([0.2 / 2**0.5, 0.0])
+
+
+def test_of_several_data_sets_one_table_stands_before_all(
+    ran: Ran, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "All data sets" not in page
+    folder, words, runs = ran
+    results = [Row("Pop", name, runs[:1], [folder], [{"test": {"hit@10": 0.1, "ndcg@10": 0.05}}], 1) for name in "DE"]
+    monkeypatch.setattr(report_page, "collect", lambda suite, results_dir, name: results)
+    monkeypatch.setattr(report_page.Page, "add", lambda self, asked, name: None)
+    whole = report_page.Page(report.Settings(), "test", tmp_path)
+    whole.add_suite(asked_for(words[0], words[1:], Namespace()))
+    text = whole.html("s")
+    assert "All data sets" in text and "D, E: test, all items ranked" in text and "E NDCG@10" in text
 
 
 def test_suites_of_one_name_stay_apart(ran: Ran, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from common.dataset import Dataset, load_dataset
 from common.errors import UserError
 from common.files import commit, read_text
 from reproduce import table
+from reproduce.formats import Table
 from reproduce.report_page.charts import Charts
 from reproduce.report_page.embeddings import planes
 from reproduce.report_page.items import Shelf
@@ -48,6 +49,15 @@ class Page:
         self.shelves: Dict[str, Shelf] = {}
         self.browsers: Dict[str, Any] = {}
         self.parts: List[Dict[str, Any]] = []
+        self.overviews: List[Table] = []
+
+    def add_suite(self, asked: Asked) -> None:
+        """Add a suite: a part for each of its data sets, and of several one table before them."""
+        rows = [row for name in asked.suite.datasets for row in collect(asked.suite, asked.results_dir, name)]
+        if len({row.dataset for row in rows}) > 1:
+            self.overviews.append(table.overview(rows, self.split))
+        for name in asked.suite.datasets:
+            self.add(asked, name)
 
     def add(self, asked: Asked, name: str) -> None:
         """Add the part of one suite on one data set, if any run of it is done."""
@@ -154,6 +164,7 @@ class Page:
         return environment.get_template("template.html").render(
             title=title,
             parts=self.parts,
+            overviews=self.overviews,
             sections=SECTIONS,
             commit=commit(),
             settings=self.settings,
@@ -178,8 +189,7 @@ def html_of(asked: List[Asked], settings: Any, split: str, home: Path) -> str:
     """
     page = Page(settings, split, home)
     for one in asked:
-        for dataset in one.suite.datasets:
-            page.add(one, dataset)
+        page.add_suite(one)
     names = ", ".join(dict.fromkeys(one.suite.name for one in asked))
     if not page.parts:
         raise UserError(f"no run of {names} is done; python -m reproduce.run with the same words runs them")
