@@ -145,7 +145,8 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     why = "" if suite.base else f" ({', '.join(row.name for row in others)}), for each metric the one highest on test"
     note = (
         f"Against {against}{why}, {history_of(split)}. Paired by user, each averaged over seeds: bootstrap over "
-        "users, paired t-test, Holm's correction over this table."
+        "users, paired t-test, Holm's correction over this table. What another seed would change is not in the "
+        "intervals: see the deviations over seeds above."
     )
     return Table(f"{rows[0].dataset}: against {against}", header, lines, [*incomplete(rows), note])
 
