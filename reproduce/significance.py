@@ -110,8 +110,8 @@ def groups(dataset: Dataset, ranks: Ranks) -> Dict[str, np.ndarray]:
     for user, item in zip(ranks.users.tolist(), ranks.items.tolist()):
         if user not in of_user or of_user[user][-1] != item:
             raise UserError(
-                f"user {user}: tested on other data than lie in {dataset.folder}; run the suite again, or correct "
-                "datasets_dir"
+                f"user {user}: tested on other data than lie in {dataset.folder}; python -m reproduce.run with --check "
+                "runs the suite again, or correct datasets_dir"
             )
     counts = train_counts(dataset.sequences, dataset.n_items)
     order = np.argsort(-counts, kind="stable")
