@@ -25,11 +25,11 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from common.dataset import items_path, load_dataset
+from common.device import Compute
 from common.errors import UserError, run_script
-from common.features import features_path, save_features
-from common.files import exclusive, recipe, stands
 from common.settings import PrecisionSettings, parse, setting
 from stage1_content_modality_semantic_alignment import use_finetune_bert
+from stage1_content_modality_semantic_alignment.feature_export import Features, export_features
 
 COMPONENTS = 1000  # Swin-base's classifier, which the paper takes for the image's features, is as wide
 SCALE = 10.0  # unit vectors would be small beside the text's
@@ -81,15 +81,14 @@ def run(settings: Settings, force: bool = False) -> None:
         precision=settings.precision,
     )
     use_finetune_bert.run(text, force)
-    path = features_path(settings.features_folder, dataset.name, "image")
-    made_from = recipe("image_standin", {}, {"items": items_path(dataset.folder, dataset.name)})
-    with exclusive(path.parent / ".locks" / "image_features"):
-        if not force and stands(path.with_suffix(".json"), made_from):
-            print(f"{path}: stands, made from the same")
-            return
-        rows = torch.from_numpy(components(dataset.titles("cn")))
-        save_features(path, rows, made_from)
-    print(f"written: {path}, {rows.shape[0]} x {rows.shape[1]}")
+
+    def encode(compute: Compute) -> Features:
+        vectors = torch.from_numpy(components(dataset.titles("cn"))).float()
+        return Features(list(range(dataset.n_items)), vectors, missing=[])
+
+    shaping = {"model": "character n-grams of titles"}
+    inputs = {"items": items_path(dataset.folder, dataset.name)}
+    export_features(text, dataset, "image", shaping, inputs, encode, force)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

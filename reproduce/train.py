@@ -64,13 +64,11 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Planned:
     final = build(steps[-1].schema, {**routed[steps[-1].name], "dataset": dataset}, steps[-1].configs)
 
     def settings_of(step: Step) -> Any:
-        if step is steps[-1]:
-            return final
         if model == "SICSRec" and step is ID:  # shares widths and heads with the step after it
             return SICSRec_main1.id_settings(final, routed[ID.name])
         return build(step.schema, {**routed[step.name], "dataset": dataset}, step.configs)
 
-    planned = [(step, settings_of(step)) for step in steps]
+    planned = [*((step, settings_of(step)) for step in steps[:-1]), (steps[-1], final)]
     _name_strategy(planned)
     needed = [(step, settings) for step, settings in planned if _is_needed(step, final)]
     _name_features(needed)

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from argparse import Namespace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -155,11 +156,13 @@ def test_of_several_data_sets_one_table_stands_before_all(
 ) -> None:
     assert "All data sets" not in page
     folder, words, runs = ran
-    results = [Row("Pop", name, runs[:1], [folder], [{"test": {"hit@10": 0.1, "ndcg@10": 0.05}}], 1) for name in "DE"]
-    monkeypatch.setattr(report_page, "collect", lambda suite, results_dir, name: results)
-    monkeypatch.setattr(report_page.Page, "add", lambda self, asked, name: None)
+    result = {"test": {"hit@10": 0.1, "ndcg@10": 0.05}}
+    monkeypatch.setattr(report_page, "collect", lambda s, r, name: [Row("Pop", name, runs[:1], [folder], [result], 1)])
+    monkeypatch.setattr(report_page.Page, "add", lambda self, asked, name, rows: None)
     whole = report_page.Page(report.Settings(), "test", tmp_path)
-    whole.add_suite(asked_for(words[0], words[1:], Namespace()))
+    one = asked_for(words[0], words[1:], Namespace())
+    on_both = [replace(one.suite.runs[0], dataset=name) for name in "DE"]
+    whole.add_suite(replace(one, suite=replace(one.suite, runs=on_both)))
     text = whole.html("s")
     assert "All data sets" in text and "D, E: test, all items ranked" in text and "E NDCG@10" in text
 

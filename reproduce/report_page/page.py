@@ -53,17 +53,15 @@ class Page:
 
     def add_suite(self, asked: Asked) -> None:
         """Add a suite: a part for each of its data sets, and of several one table before them."""
-        rows = [row for name in asked.suite.datasets for row in collect(asked.suite, asked.results_dir, name)]
-        if len({row.dataset for row in rows}) > 1:
-            self.overviews.append(table.overview(rows, self.split))
-        for name in asked.suite.datasets:
-            self.add(asked, name)
+        found = {name: collect(asked.suite, asked.results_dir, name) for name in asked.suite.datasets}
+        done = {name: rows for name, rows in found.items() if rows}
+        if len(done) > 1:
+            self.overviews.append(table.overview([row for rows in done.values() for row in rows], self.split))
+        for name, rows in done.items():
+            self.add(asked, name, rows)
 
-    def add(self, asked: Asked, name: str) -> None:
-        """Add the part of one suite on one data set, if any run of it is done."""
-        rows = collect(asked.suite, asked.results_dir, name)
-        if not rows:
-            return
+    def add(self, asked: Asked, name: str, rows: List[Row]) -> None:
+        """Add the part of one suite on one data set."""
         dataset = load_dataset(Path(asked.datasets_dir) / name, name)
         first = name not in self.shelves
         if first:
