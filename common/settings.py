@@ -188,6 +188,8 @@ def check_values(settings: Any, source: str) -> None:
             raise UserError(f"{source}: setting '{f.name}' is empty; name one or more{known}")
         if meta.get("choices") and len(set(many)) < len(many):
             raise UserError(f"{source}: setting '{f.name}' is {many}; name each once")
+        if value == "" and f.name.endswith("_dir"):
+            raise UserError(f"{source}: setting '{f.name}' is empty; name a folder, or leave it out")
         for one in many:
             if one is None:
                 continue
@@ -204,7 +206,8 @@ def check_values(settings: Any, source: str) -> None:
 def split_overrides(words: Sequence[str]) -> Dict[str, Any]:
     """``["alpha=0.5", "modalities=[text]"]`` → a mapping; values are read as YAML.
 
-    YAML's odd spellings stay text, so that ``run=007`` and ``run=on`` are names; a number's field converts them.
+    What YAML would write otherwise stays text, so that ``run=007``, ``run=1.10``, ``run=on`` and ``run=a #b`` are
+    names; a number's field converts it.
     """
     values: Dict[str, Any] = {}
     for word in words:
@@ -217,8 +220,9 @@ def split_overrides(words: Sequence[str]) -> Dict[str, Any]:
             value = OmegaConf.create(f"value: {text}").value if text else ""
         except Exception as error:  # the YAML parser's errors share no base with OmegaConf's
             raise UserError(f"command line: setting '{key}': cannot read the value {text!r}") from error
-        odd = isinstance(value, int) and str(value).lower() != text.lower()
-        values[key] = text if odd else value
+        raw = text.strip()
+        scalar = isinstance(value, (str, int, float)) and raw[:1] not in ("'", '"')
+        values[key] = raw if scalar and str(value).lower() != raw.lower() else value
     return values
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from common.checkpoints import full_disk_told
 from common.dataset import Dataset, items_path
-from common.errors import UserError
+from common.errors import UserError, nearest
 from common.files import atomic_folder, exclusive, recipe, record, stands, write_json, write_text
 
 SMALL = "small"
@@ -38,6 +38,8 @@ def fetch(kind: Any, name: str, cure: str, **keywords: Any) -> Any:
     """``kind.from_pretrained(name)``; whatever hinders it becomes one `UserError` that ends with ``cure``."""
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise UserError(f"{name}: no such folder; {cure}")
+    if "/" not in name and nearest(name, [SMALL]) and not Path(name).is_dir():  # no name of the hub
+        raise UserError(f"'{name}': no such model{nearest(name, [SMALL])}")
     try:
         return kind.from_pretrained(name, **keywords)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # of broken folders

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import html
 import io
+import re
 from dataclasses import dataclass, field
 from typing import List, Sequence
 
@@ -26,6 +28,12 @@ class Table:
     header: List[str]
     rows: List[List[Cell]]
     notes: List[str] = field(default_factory=list)
+
+
+def name_part(*words: str) -> str:
+    """Words as a part of a file's name; of many words the first and a digest of all."""
+    full = re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-")
+    return full if len(full) <= 60 else f"{words[0]}-{hashlib.sha256(repr(words).encode()).hexdigest()[:8]}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from common.errors import UserError
 from common.files import read_json
@@ -34,7 +35,6 @@ class Row:
     runs: List[SuiteRun]
     folders: List[Path]
     results: List[Dict[str, Any]]
-    planned: int
 
     @property
     def anchor(self) -> str:
@@ -59,19 +59,19 @@ def collect(suite: Suite, results_dir: str, dataset: str) -> List[Row]:
                 if "test" not in result:
                     cure = f"bash run_test.sh {run.model} {dataset} tests it"
                     raise UserError(f"{folder}: {name}, seed {run.seed}, is trained and not tested; {cure}")
-            rows.append(Row(name, dataset, [r for r, _ in done], [f for _, f in done], results, len(planned)))
+            rows.append(Row(name, dataset, [r for r, _ in done], [f for _, f in done], results))
     return rows
 
 
-def incomplete(rows: List[Row]) -> List[str]:
-    """The note of a suite that is not done, or none."""
-    several = len({row.dataset for row in rows}) > 1
-    unfinished = [
-        f"{row.name}{f' on {row.dataset}' if several else ''}: {len(row.runs)} of {row.planned} runs"
-        for row in rows
-        if len(row.runs) < row.planned
-    ]
-    return [f"Not complete: {', '.join(unfinished)}."] if unfinished else []
+def incomplete(rows: List[Row], suite: Suite, datasets: Sequence[str]) -> List[str]:
+    """For each data set with runs that are not done, the note that names their rows, those without any run too."""
+    notes = []
+    for dataset in datasets:
+        planned = Counter(run.name for run in suite.runs if run.dataset == dataset)
+        done = {row.name: len(row.runs) for row in rows if row.dataset == dataset}
+        left = [f"{name} ({done.get(name, 0)} of {n} runs)" for name, n in planned.items() if done.get(name, 0) < n]
+        notes += [f"Not complete on {dataset}: {', '.join(left)}."] if left else []
+    return notes
 
 
 def links_of(run: SuiteRun, folder: Path, results_dir: str, home: Path) -> Dict[str, str]:

@@ -4,9 +4,10 @@
     python -m reproduce.run bili dataset=Bili_Food data_dir=DIR/{dataset} features_dir=datasets/{dataset}/standin
     python -m reproduce.run amazon seeds=[1,2,3] jobs=2 --dry-run
     python -m reproduce.run figures 'rows=[SASRec,"ADRec, ours"]' dataset=Scientific data_dir=DIR text_model=ENCODER
+    python -m reproduce.table figures 'rows=[ADRec,"ADRec, ours"]' base=ADRec         what the table compares with
 
 Other key=value go to each model that knows the key; {dataset} in a value stands for the data set. Suites:
-reproduce/suites/*.yaml, or the path of a YAML of yours (reproduce/suite.py describes it).
+reproduce/suites/*.yaml, or the path of a YAML of yours (reproduce/suite_file.py describes it).
 
 Writes: what the models write, and <results_dir>/suite-runs/<run>.json (state, seconds, folder) and .log. A run is done
         until its settings change, in a YAML too, or the file of a model of yours; --check looks at data and features
@@ -31,12 +32,14 @@ from common.arguments import Parser
 from common.errors import UserError, nearest, run_script
 from common.files import read_json, read_text, write_json
 from common.settings import REPOSITORY, split_overrides
+from reproduce.formats import name_part
 from reproduce.suite import Suite, SuiteRun, listed, load_suite, suite_names
+from reproduce.train import check_finished_features, plan
 
 HELD = "is writing here"  # of common.files.exclusive: another run makes what this one needs too
 HELD_SECONDS = 10.0
 BUILT_IN = "ml-100k"  # lies in the recbole package
-OWN = ("dataset", "seeds", "rows", "jobs")  # words that are not the models'
+OWN = ("dataset", "seeds", "rows", "base", "jobs")  # words that are not the models'
 
 
 @dataclass
@@ -50,14 +53,13 @@ class Asked:
     jobs: int
     words: List[str]
     flags: argparse.Namespace
-    asked_datasets: List[str]  # by dataset=; none: the suite's
-    some_rows: bool  # by rows=
+    chosen: Dict[str, List[str]]  # what dataset=, seeds=, rows= and base= name, each where it is given
 
     @property
     def selection(self) -> str:
-        """What sets a table or a page of some data sets or rows, or of another protocol, apart in a file's name."""
-        masked = getattr(self.flags, "masked", False)
-        told = [*self.asked_datasets, *(["rows"] if self.some_rows else []), *(["masked"] if masked else [])]
+        """What sets a table or a page of a part of the suite, or of another protocol, apart in a file's name."""
+        told = [name_part(*([] if key == "dataset" else [key]), *names) for key, names in self.chosen.items()]
+        told += ["masked"] if getattr(self.flags, "masked", False) else []
         return "".join(f"-{word}" for word in told)
 
 
@@ -73,26 +75,26 @@ def command_line(doc: Optional[str], argv: Optional[List[str]], flags: Dict[str,
 
 
 def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others: Sequence[str] = ()) -> Asked:
-    """The suite and the words given with it; dataset, seeds, rows and jobs are ours, all else is the models'.
+    """The suite and the words given with it; those of `OWN` are ours, all else is the models'.
 
     Args:
         others: keys that the caller took itself, which a mistyped key may have meant.
     """
     values = split_overrides(words)
-    datasets, seeds, rows, jobs = (values.pop(key, None) for key in OWN)
-    names = None if datasets is None else [str(name) for name in listed(datasets)]
-    numbers = None if seeds is None else listed(seeds)
-    for key, given in (("dataset", names), ("seeds", numbers)):
-        if given is not None and len(set(given)) < max(1, len(given)):
-            raise UserError(f"{key}={given}: name one or more, none of them twice")
-    if numbers is not None and not all(isinstance(number, int) for number in numbers):
-        raise UserError(f"seeds={seeds}: must be numbers, as in seeds=[1,2,3]")
-    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
-        raise UserError(f"jobs={jobs}: must be a number of at least 1")
-    row_names = None if rows is None else [str(row) for row in listed(rows)]
-    suite = load_suite(name, names, numbers, values, (*OWN, *others), row_names)
+    own = {key: listed(values.pop(key)) for key in OWN if key in values}
+    chosen = {key: [str(one) for one in own[key]] for key in OWN if key in own and key != "jobs"}
+    names, jobs = chosen.get("dataset"), own.get("jobs", [1])
+    if names is not None and len(set(names)) < max(1, len(names)):
+        raise UserError(f"dataset={names}: name one or more, none of them twice")
+    if len(jobs) != 1 or type(jobs[0]) is not int or jobs[0] < 1:
+        raise UserError(f"jobs={', '.join(map(str, jobs))}: must be a number of at least 1")
+    suite = load_suite(name, names, own.get("seeds"), values, (*OWN, *others), chosen.get("rows"))
+    if "base" in chosen:
+        suite = suite.compared_with(", ".join(chosen["base"]))
+    for note in suite.notes:
+        print(f"note: {note}", file=sys.stderr)
     folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
-    return Asked(suite, name, folders[0], folders[1], jobs or 1, words, arguments, names or [], rows is not None)
+    return Asked(suite, name, folders[0], folders[1], jobs[0], words, arguments, chosen)
 
 
 def listing(suite: Suite, results_dir: str) -> str:
@@ -201,10 +203,7 @@ def check_data(asked: Asked) -> None:
         if not {"data_dir", "prepare_dataset.data_dir"} & set(given) and run.dataset not in known:
             cure = f"name what to prepare it from, data_dir=FOLDER{nearest(run.dataset, known)}"
             raise UserError(f"no data set '{run.dataset}' in {folder}/; {cure}")
-        features = given.get("features_dir")
-        if features is not None and not Path(features).is_dir():
-            made = f"python -m reproduce.standin -d {run.dataset} text_model=ENCODER makes them of titles alone"
-            raise UserError(f"features_dir={features}: no such folder; correct it, or {made}")
+        check_finished_features(plan(run.model, run.dataset, run.words))
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -1,4 +1,4 @@
-"""What differs between two models, per user: bootstrap interval, paired test, Holm's correction; groups of users."""
+"""What differs between two models, over users and over seeds: intervals, tests, Holm's correction; groups of users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import stats
@@ -58,20 +58,20 @@ def gain(ranks: np.ndarray, metric: str) -> np.ndarray:
     return np.where(inside, 1.0 / np.log2(ranks + 1.0) if name == "ndcg" else 1.0, 0.0)
 
 
-def mean_over_seeds(runs: Sequence[Ranks], metric: str) -> np.ndarray:
-    """Each user's gain, averaged over runs: (U,).
+def gains(runs: Sequence[Ranks], metric: str) -> np.ndarray:
+    """Each user's gain in each run: (seeds, U).
 
     Raises:
         UserError: the runs are not of the same users.
     """
     if any(not np.array_equal(run.users, runs[0].users) for run in runs):
         raise UserError("runs of one row were tested on other users; run them again on the same data")
-    return np.asarray(np.mean([gain(run.ranks, metric) for run in runs], axis=0))
+    return np.stack([gain(run.ranks, metric) for run in runs])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean difference per user, its 95 % bootstrap interval, and the p of a paired t-test over users."""
+    """Mean difference per user, its 95 % interval, and the p of a test that it is none."""
 
     difference: float
     low: float
@@ -79,14 +79,40 @@ class Comparison:
     p: float
 
 
-def compare(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Comparison:
-    """Two models' gains of the same users, (U,) each; users are resampled."""
-    differences = ours - theirs
+def over_users(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Comparison:
+    """Gains of the same users in two models' runs, (seeds, U) each: seeds as they are, other users drawn.
+
+    A bootstrap over users, and a paired t-test, of each user's mean over seeds.
+    """
+    differences = ours.mean(axis=0) - theirs.mean(axis=0)
     generator = np.random.default_rng(seed)
     means = [differences[generator.integers(0, len(differences), len(differences))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])
-    p = float(stats.ttest_rel(ours, theirs).pvalue) if differences.any() else 1.0
+    p = float(stats.ttest_1samp(differences, 0.0).pvalue) if differences.any() else 1.0
     return Comparison(float(differences.mean()), float(low), float(high), p)
+
+
+def over_users_and_seeds(ours: np.ndarray, theirs: np.ndarray) -> Optional[Comparison]:
+    """Likewise, other users and other seeds drawn: a t-test with Welch's and Satterthwaite's degrees of freedom.
+
+    The variance of the difference is that of the users' paired differences, over U, and that of each model's metric
+    over its runs, over their number. The latter hold some of the users' part too, so the test errs on the safe side.
+
+    Returns:
+        None where a model has one run, of which no deviation is known.
+    """
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    differences = ours.mean(axis=0) - theirs.mean(axis=0)
+    parts = [(differences.var(ddof=1) / len(differences), len(differences) - 1)]
+    parts += [(runs.mean(axis=1).var(ddof=1) / len(runs), len(runs) - 1) for runs in (ours, theirs)]
+    difference, total = float(differences.mean()), sum(variance for variance, _ in parts)
+    if total == 0:
+        return Comparison(difference, difference, difference, float(difference == 0))
+    freedom = total**2 / sum(variance**2 / own for variance, own in parts)
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(total))
+    p = float(2 * stats.t.sf(abs(difference) / np.sqrt(total), freedom))
+    return Comparison(difference, difference - half, difference + half, p)
 
 
 def holm(p_values: Sequence[float]) -> List[float]:

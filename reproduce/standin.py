@@ -40,7 +40,7 @@ class Settings(PrecisionSettings):
     """Settings of the stand-ins."""
 
     precision: str = setting("fp32", "of the text encoder", choices=("auto", "fp32", "fp16", "bf16"))
-    text_model: str = setting("google-bert/bert-base-chinese", "a BERT: name on the hub, folder, or small")
+    text_model: str = setting("google-bert/bert-base-uncased", "a BERT: name on the hub, folder, or small")
     title_language: str = setting("en", "which titles the text encoder reads", choices=("cn", "en"))
     max_text_tokens: int = setting(256, "longer titles are cut", minimum=3)
     features_dir: Optional[str] = setting(None, "folder to write to; null: standin/ beside the data")
@@ -61,7 +61,8 @@ def components(titles: List[str]) -> np.ndarray:
     try:
         terms = counted.fit_transform(titles)
     except ValueError as error:
-        raise UserError(f"no features can be made of these titles: {error}") from error
+        fault = "no letter, pair or triple of letters occurs in two of them"
+        raise UserError(f"no features can be made of these titles: {fault}") from error
     width = min(COMPONENTS, *terms.shape)
     return np.asarray(SCALE * TruncatedSVD(width, random_state=0).fit_transform(terms))
 
@@ -80,7 +81,6 @@ def run(settings: Settings, force: bool = False) -> None:
         device=settings.device,
         precision=settings.precision,
     )
-    use_finetune_bert.run(text, force)
 
     def encode(compute: Compute) -> Features:
         vectors = torch.from_numpy(components(dataset.titles("cn"))).float()
@@ -89,6 +89,7 @@ def run(settings: Settings, force: bool = False) -> None:
     shaping = {"model": "character n-grams of titles"}
     inputs = {"items": items_path(dataset.folder, dataset.name)}
     export_features(text, dataset, "image", shaping, inputs, encode, force)
+    use_finetune_bert.run(text, force)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

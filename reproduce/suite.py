@@ -1,23 +1,10 @@
-"""A suite: models × data sets × settings × seeds in a YAML of reproduce/suites/, as a list of runs.
-
-datasets: [ml-100k]
-seeds: [2024, 2025]
-against: [SICSRec]                    rows that the table compares with the strongest of the others; or
-base: SICSRec                         the row that the table compares all others with
-settings: {epochs: 30}                for each model that knows the key; config: FILE.yaml stands for what is in it
-of_dataset: {ml-100k: {epochs: 20}}   likewise, on one data set
-models:
-  - Pop                               a model as it is, or with a name and settings of its own:
-  - {model: SICSRec, name: SICSRec without LoRA, settings: {lora_rank: 1}}
-  - {model: mine.py:MyRec}            a model of yours (reproduce/own_models.py), or its scores (reproduce/scores.py)
-"""
+"""A suite: models × data sets × settings × seeds of a YAML of reproduce/suites/ (suite_file.py), as a list of runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shlex
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,14 +14,13 @@ from omegaconf import ListConfig, OmegaConf
 
 from common.errors import UserError, nearest
 from common.files import checksum, read_json
-from common.settings import LARGEST_SEED, as_dict, read_yaml, split_overrides
+from common.settings import as_dict, split_overrides
 from reproduce.steps import pipeline
+from reproduce.suite_file import SuiteFile, check_keys, check_seeds, read_suite
 from reproduce.train import plan, with_config
 
 SUITES = Path(__file__).parent / "suites"
-KEYS = ("datasets", "seeds", "against", "base", "settings", "of_dataset", "models")
-SEED = 2024  # by which a row's settings are checked
-ENTRY_KEYS = ("model", "name", "settings", "datasets", "seeds")
+SEED = 2024  # by which a row's settings are checked, and of a suite that names none
 
 
 @dataclass(frozen=True)
@@ -85,6 +71,7 @@ class Suite:
     runs: List[SuiteRun]
     against: List[str]  # rows compared with the strongest of the others
     base: Optional[str] = None  # or the row that all others are compared with
+    notes: Tuple[str, ...] = ()  # what words of the command line do that may not have been meant
 
     @property
     def rows(self) -> List[str]:
@@ -102,14 +89,24 @@ class Suite:
         Raises:
             UserError: there is no row of that name.
         """
-        known = ", ".join(f'"{name}"' if "," in name else name for name in self.rows)
-        for row in rows:
-            if row not in self.rows:
-                near = nearest(row, self.rows)
-                raise UserError(f"rows: suite {self.name} has no row '{row}'{near}; there are {known}")
         if not rows:
-            raise UserError(f"rows=[]: names none; suite {self.name} has {known}")
+            raise UserError(f"rows=[]: names none; suite {self.name} has {self._known()}")
+        for row in rows:
+            self._check_row("rows", row)
         return replace(self, runs=[run for run in self.runs if run.name in rows])
+
+    def compared_with(self, base: str) -> Suite:
+        """The same runs, every row compared with this one. Raises `UserError`: there is no row of that name."""
+        self._check_row("base", base)
+        return replace(self, against=[], base=base)
+
+    def _known(self) -> str:
+        return ", ".join(f'"{name}"' if "," in name else name for name in self.rows)
+
+    def _check_row(self, word: str, row: str) -> None:
+        if row not in self.rows:
+            near = nearest(row, self.rows)
+            raise UserError(f"{word}: suite {self.name} has no row '{row}'{near}; there are {self._known()}")
 
 
 def suite_names() -> List[str]:
@@ -141,12 +138,16 @@ def listed(value: Any) -> List[Any]:
     return list(value) if isinstance(value, (list, ListConfig)) else [value]
 
 
-def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in given:
-        if key not in known:
-            raise UserError(
-                f"{where}: unknown key '{key}'{nearest(key, known)}; there are {', '.join(dict.fromkeys(known))}"
-            )
+def _found(name: str) -> SuiteFile:
+    """The suite's file, read."""
+    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
+    there = ", ".join(suite_names())
+    if not path.is_file():
+        fault = f"{name}: no such file" if path == Path(name) else f"no suite '{name}'{nearest(name, suite_names())}"
+        raise UserError(f"{fault}; there are {there}")
+    if path.stem in suite_names() and path.resolve().parent != SUITES:
+        raise UserError(f"{name}: a suite of this name is built in and has its tables there; rename the file")
+    return read_suite(path)
 
 
 def load_suite(
@@ -169,74 +170,64 @@ def load_suite(
     Raises:
         UserError: names the suite, the row and the key.
     """
-    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
-    if not path.is_file():
-        fault = f"{name}: no such file" if path == Path(name) else f"no suite '{name}'{nearest(name, suite_names())}"
-        raise UserError(f"{fault}; there are {', '.join(suite_names())}")
-    content = read_yaml(path)
-    _check_keys(content, KEYS, str(path))
-    for key in ("datasets", "models", "against"):
-        if not isinstance(content.get(key, []), (list, type(None))):
-            raise UserError(f"{path}: '{key}' must be a list, as in {key}: [{content[key]}]")
-    if content.get("against") and content.get("base"):
-        raise UserError(f"{path}: 'against' and 'base' both say what the table compares; leave one out")
-    for key in ("settings", "of_dataset"):
-        if not isinstance(content.get(key, {}), (dict, type(None))):
-            raise UserError(f"{path}: '{key}' must be a mapping, as in {key}: {{KEY: VALUE}}")
-    entries = [e if isinstance(e, dict) else {"model": e} for e in content.get("models") or []]
-    given, shared = settings or {}, with_config(content.get("settings") or {})
-    of_dataset = content.get("of_dataset") or {}
+    file = _found(name)
+    path, given, shared = file.path, settings or {}, with_config(file.settings)
+    _check_not_for_suites(path, given, shared)
+    if seeds is not None:
+        check_seeds(seeds, "command line")
+    own = [dataset for entry in file.entries for dataset in entry.datasets]
+    check_keys(list(file.of_dataset), [*(datasets or []), *file.datasets, *own], f"{path}: of_dataset")
+    names = [entry.name for entry in file.entries]
+    for row in names:
+        if names.count(row) > 1:
+            raise UserError(f"{path}: two rows have the name '{row}'; give each entry a name of its own")
+    check_keys([*file.against, *filter(None, [file.base])], names, f"{path}: against, base", "row")
+    known_to_one, read, runs, notes = set(), set(), [], []
+    for entry in file.entries:
+        steps = pipeline(entry.model)
+        known = {key for step in steps for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
+        of_row = with_config(entry.settings, steps)
+        known_to_one |= known
+        asked = rows is None or entry.name in rows
+        if asked:
+            read |= known
+            notes += [_overridden(entry.name, key, of_row[key], given[key]) for key in of_row if key in given]
+        for dataset in datasets or entry.datasets or file.datasets:
+            values = {k: v for k, v in {**shared, **file.of_dataset.get(dataset, {})}.items() if k in known}
+            values.update(of_row)
+            values.update({k: v for k, v in given.items() if k in known})
+            made_of = _check_run(path, entry.name, entry.model, dataset, values) if asked else ""
+            for seed in seeds or entry.seeds or file.seeds or [SEED]:
+                words = [_word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
+                runs.append(SuiteRun(entry.name, entry.model, dataset, seed, tuple(words), made_of))
+    of_datasets = [key for values in file.of_dataset.values() for key in values]
+    for key in (*shared, *of_datasets, *given):
+        if key not in known_to_one:
+            source = "command line" if key in given and key not in (*shared, *of_datasets) else path
+            hint = nearest(key, known_to_one.union(own_keys if source != path else ()))
+            raise UserError(f"{source}: setting '{key}' is known to none of the suite's models{hint}")
+    notes += [f"{key} is read by none of the rows asked for" for key in given if key not in read]
+    if not runs:
+        raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
+    order = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
+    runs.sort(key=lambda run: order[run.seed])  # every row has one result before any has two
+    suite = Suite(path.stem, runs, file.against, file.base, tuple(filter(None, notes)))
+    return suite if rows is None else suite.only(rows)
+
+
+def _check_not_for_suites(path: Path, given: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
     for key, cure in (("seed", "seeds=[7] names seeds"), ("run", "runs of a suite are named by what makes them")):
         for source, told in (("command line", given), (path, shared)):
             if key in told:
                 raise UserError(f"{source}: '{key}' is not for suites: {cure}")
     if "config" in given:
         raise UserError(f"command line: 'config' is not for suites: a row's settings in {path} may hold config: FILE")
-    in_use = [*(datasets or []), *(content.get("datasets") or [])]
-    in_use += [name for entry in entries for name in entry.get("datasets") or []]
-    _check_keys(of_dataset, in_use, f"{path}: of_dataset")
-    known_to_one, runs = set(), []
-    for entry in entries:
-        _check_keys(entry, ENTRY_KEYS, f"{path}: models")
-        model = str(entry.get("model", ""))
-        known = {key for step in pipeline(model) for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
-        known_to_one |= known
-        row = str(entry.get("name", model))
-        own_seeds = listed(seeds or entry.get("seeds", content.get("seeds", [SEED])))
-        if not own_seeds or len(set(map(str, own_seeds))) < len(own_seeds):
-            raise UserError(f"{path}: seeds: {own_seeds}: name one or more, none of them twice")
-        for seed in own_seeds:
-            if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
-                source = "command line" if seeds else path
-                raise UserError(f"{source}: seeds: {seed!r} must be a number from 0 to {LARGEST_SEED}")
-        for dataset in datasets or entry.get("datasets") or content.get("datasets") or []:
-            values = {k: v for k, v in {**shared, **(of_dataset.get(dataset) or {})}.items() if k in known}
-            values.update(with_config(entry.get("settings") or {}, pipeline(model)))
-            values.update({k: v for k, v in given.items() if k in known})
-            asked = rows is None or row in rows
-            made_of = _check_run(path, row, model, dataset, values) if asked else ""
-            for seed in own_seeds:
-                words = [_word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
-                runs.append(SuiteRun(row, model, dataset, seed, tuple(words), made_of))
-    of_datasets = [key for own in of_dataset.values() for key in own or {}]
-    for key in (*shared, *of_datasets, *given):
-        if key not in known_to_one:
-            source = "command line" if key in given and key not in (*shared, *of_datasets) else path
-            hint = nearest(key, known_to_one.union(own_keys if source != path else ()))
-            raise UserError(f"{source}: setting '{key}' is known to none of the suite's models{hint}")
-    if not runs:
-        raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
-    for (row, _, _), count in Counter((run.name, run.dataset, run.seed) for run in runs).items():
-        if count > 1:
-            raise UserError(f"{path}: two rows have the name '{row}'; give each entry a name of its own")
-    against, base = content.get("against") or [], content.get("base")
-    _check_keys(
-        dict.fromkeys([*against, *([base] if base else [])]), [run.name for run in runs], f"{path}: against, base"
-    )
-    order = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
-    runs.sort(key=lambda run: order[run.seed])  # every row has one result before any has two
-    suite = Suite(path.stem, runs, against, base)
-    return suite if rows is None else suite.only(rows)
+
+
+def _overridden(row: str, key: str, of_row: Any, given: Any) -> str:
+    """The note of a row's own setting that the command line replaces by another value, or none."""
+    own, instead = (_word(key, value, "{dataset}", SEED) for value in (of_row, given))
+    return "" if own == instead else f"row '{row}' runs with {instead} of the command line, not with its own {own}"
 
 
 def _check_run(path: Path, row: str, model: str, dataset: str, values: Mapping[str, Any]) -> str:

@@ -3,41 +3,36 @@
     python -m reproduce.table quickstart
     python -m reproduce.table bili dataset=Bili_Food data_dir=DIR/{dataset} --masked     the words of reproduce.run
 
-Of several data sets HIT@10 and NDCG@10 side by side. Per data set: mean ± standard deviation over seeds, best bold,
-second underlined; the suite's own rows (its ``against``) compared with the strongest other row by each metric, paired
-by user; published values in a table of their own, with source and protocol; accuracy against cost; NDCG@10 by groups of
-targets and users; coverage and Gini of what is recommended.
+Of several data sets HIT@10 and NDCG@10 side by side. Per data set: it in short; mean ± standard deviation over seeds,
+best bold, second underlined; the suite's own rows (its ``against``) compared with the strongest other row by each
+metric, or with base=ROW all rows with that one, over users, and over users and seeds; published values in a table of
+their own, with source and protocol; accuracy against cost; NDCG@10 by groups of targets and users; coverage and Gini
+of what is recommended.
 
-Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}; with dataset=, rows=, --masked table-<set>-rows-masked.*
+Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}; a part of the suite, or masked metrics, have files of
+        their own: table-<set>-seeds-<…>-rows-<…>-masked.*
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
 from common.dataset import Dataset, load_dataset
 from common.errors import UserError, run_script
 from common.files import read_text, write_text
+from reproduce.comparison import significance, uncompared
 from reproduce.formats import Cell, Table, as_csv, latex, markdown, page
 from reproduce.rows import Row, collect, history_of, incomplete, runs_listed
 from reproduce.run import Asked, command_line
-from reproduce.significance import (
-    compare,
-    coverage_and_gini,
-    gain,
-    groups,
-    holm,
-    mean_over_seeds,
-    read_ranks,
-    same_targets,
-)
+from reproduce.significance import coverage_and_gini, gain, groups, read_ranks, same_targets
 from reproduce.suite import Suite
-from reproduce.test import METRICS, mean_and_deviation
+from reproduce.test import MASKED, METRICS, mean_and_deviation
 
 PUBLISHED = Path(__file__).parent / "published.csv"
 
@@ -65,12 +60,16 @@ def quality(rows: List[Row], suite: Suite, split: str) -> Table:
         for line, row, own, mark in zip(cells, rows, values, _marks([float(np.mean(v)) for v in values])):
             line.append(Cell(mean_and_deviation(own), mark, row.anchor))
     title = f"{rows[0].dataset}: {_protocol(rows, split)}"
-    return Table(
-        title, ["model", "seeds", *(m.upper() for m in METRICS)], cells, [*incomplete(rows), *uncompared(rows, suite)]
-    )
+    notes = [*incomplete(rows, suite, [rows[0].dataset]), *uncompared(rows, suite)]
+    return Table(title, ["model", "seeds", *(m.upper() for m in METRICS)], cells, notes)
 
 
-def overview(rows: List[Row], split: str) -> Table:
+def _short(values: Sequence[float]) -> str:
+    """A metric's mean and deviation in few signs: ``.1932 ± .0029``; no deviation where there is none."""
+    return re.sub(r"\b0\.", ".", mean_and_deviation(list(values)).replace(" ± 0.0000", ""))
+
+
+def overview(rows: List[Row], suite: Suite, split: str) -> Table:
     """One table of several data sets: HIT@10 and NDCG@10 of each, as papers print them."""
     names, datasets = (list(dict.fromkeys(getattr(row, of) for row in rows)) for of in ("name", "dataset"))
     header, columns = ["model"], []
@@ -80,75 +79,28 @@ def overview(rows: List[Row], split: str) -> Table:
             values = {name: row.values(split, metric) for name, row in on_it.items()}
             marks = dict(zip(values, _marks([float(np.mean(v)) for v in values.values()])))
             header.append(f"{dataset} {metric.upper()}")
-            cells = {n: Cell(mean_and_deviation(v), marks[n], on_it[n].anchor) for n, v in values.items()}
+            cells = {n: Cell(_short(v), marks[n], on_it[n].anchor) for n, v in values.items()}
             columns.append([cells.get(name, Cell("–")) for name in names])
     lines = [[Cell(name), *line] for name, line in zip(names, zip(*columns))]
-    return Table(f"{', '.join(datasets)}: {_protocol(rows, split)}", header, lines, incomplete(rows))
-
-
-def sides(rows: List[Row], suite: Suite) -> Tuple[List[Row], List[Row]]:
-    """The rows that are compared, and those that they are compared with."""
-    ours = [row for row in rows if (row.name in suite.against if suite.base is None else row.name != suite.base)]
-    return ours, [row for row in rows if row not in ours]
-
-
-def uncompared(rows: List[Row], suite: Suite) -> List[str]:
-    """The note of a table without a test of significance, or none."""
-    ours, others = sides(rows, suite)
-    if ours and others:
-        return []
-    if suite.base is not None:
-        missing = "all rows but it are missing" if others else "it is not done"
-        return [f"Nothing is compared with {suite.base}, the suite's base: {missing}."]
-    if not suite.against:
-        return ["Nothing is compared: the suite's YAML names no row in against, and no base."]
-    missing = "no other row is done" if ours else "none of them is done"
-    return [f"Nothing is compared: the suite's own rows are {', '.join(suite.against)}, and {missing}."]
-
-
-def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
-    """The suite's own rows against the strongest of the others, or all against its base; Holm over the table."""
-    ours, others = sides(rows, suite)
-    if not others or not ours:
-        return None
-    strongest = {  # for each metric its own: the highest on test, which is the hardest to beat
-        metric: max(others, key=lambda row: float(np.mean(row.values(split, metric)))) for metric in METRICS
-    }
-    users = {
-        row.name: [read_ranks(folder, split == "test_masked") for folder in row.folders]
-        for row in {row.name: row for row in (*ours, *strongest.values())}.values()
-    }
-    same_targets([(name, ranks) for name, runs in users.items() for ranks in runs])
-    family = [(row, metric, strongest[metric]) for row in ours for metric in METRICS]
-    found = [
-        compare(mean_over_seeds(users[row.name], metric), mean_over_seeds(users[other.name], metric))
-        for row, metric, other in family
-    ]
-    lines = []
-    for (row, metric, other), one, p in zip(family, found, holm([one.p for one in found])):
-        base = float(np.mean(other.values(split, metric)))
-        share = f"{100 * one.difference / base:+.2f} %" if base else "–"
-        interval = f"{one.low:+.4f} … {one.high:+.4f}"
-        texts = [
-            row.name,
-            metric.upper(),
-            other.name,
-            f"{one.difference:+.4f}",
-            share,
-            interval,
-            f"{p:.2g}",
-            "yes" if p < 0.05 else "no",
-        ]
-        lines.append([Cell(text, anchor=row.anchor) for text in texts])
-    header = ["model", "metric", "against", "difference", "improvement", "95 % interval", "p (Holm)", "p < 0.05"]
-    against = suite.base or "the strongest of the others"
-    why = "" if suite.base else f" ({', '.join(row.name for row in others)}), for each metric the one highest on test"
-    note = (
-        f"Against {against}{why}, {history_of(split)}. Paired by user, each averaged over seeds: bootstrap over "
-        "users, paired t-test, Holm's correction over this table. What another seed would change is not in the "
-        "intervals: see the deviations over seeds above."
+    return Table(
+        f"{', '.join(datasets)}: {_protocol(rows, split)}", header, lines, incomplete(rows, suite, suite.datasets)
     )
-    return Table(f"{rows[0].dataset}: against {against}", header, lines, [*incomplete(rows), note])
+
+
+def in_short(rows: List[Row]) -> Table:
+    """One data set at a glance: validation, test by both protocols, seconds."""
+    columns = {"valid NDCG@10": ("valid", "ndcg@10")}
+    for split, told in (("test", ""), ("test_masked", ", masked")):
+        columns.update({f"{metric.upper()}{told}": (split, metric) for metric in ("hit@10", "ndcg@10")})
+    lines = [[Cell(row.name, anchor=row.anchor), Cell(f"{len(row.runs)}")] for row in rows]
+    for split, metric in columns.values():
+        values = [row.values(split, metric) for row in rows]
+        marks = _marks([float(np.mean(v)) for v in values]) if split != "valid" else [""] * len(rows)
+        for line, own, mark in zip(lines, values, marks):
+            line.append(Cell(_short(own), mark))
+    for line, row in zip(lines, rows):
+        line.append(Cell(f"{np.mean([result['seconds'] for result in row.results]):,.0f}"))
+    return Table(f"{rows[0].dataset}: in short", ["model", "seeds", *columns, "train s"], lines)
 
 
 def operations_of(result: Mapping[str, Any]) -> Optional[float]:
@@ -187,7 +139,7 @@ def cost(rows: List[Row], split: str) -> Table:
         "Operations: floating-point, forward and backward, counted by torch on one batch (common/operations.py) and "
         "scaled to all epochs, a multiplication and an addition as two; validation and element-wise work not counted.",
     ]
-    return Table(f"{rows[0].dataset}: accuracy against cost", header, lines, [*incomplete(rows), *notes])
+    return Table(f"{rows[0].dataset}: accuracy against cost", header, lines, notes)
 
 
 def by_groups(rows: List[Row], dataset: Dataset, split: str) -> Table:
@@ -216,7 +168,7 @@ def by_groups(rows: List[Row], dataset: Dataset, split: str) -> Table:
         "thirds of the training interactions, the popular ones first. Coverage, Gini: of the ten items each user is "
         "shown, history unmasked."
     )
-    return Table(f"{dataset.name}: by groups", header, lines, [*incomplete(rows), note])
+    return Table(f"{dataset.name}: by groups", header, lines, [note])
 
 
 def published(dataset: str) -> Optional[Table]:
@@ -237,6 +189,7 @@ def make(asked: Asked, split: str) -> Path:
             continue
         everything += rows
         made = [
+            in_short(rows),
             quality(rows, asked.suite, split),
             significance(rows, asked.suite, split),
             published(name),
@@ -245,7 +198,7 @@ def make(asked: Asked, split: str) -> Path:
         ]
         tables += [table for table in made if table is not None]
     if len({row.dataset for row in everything}) > 1:
-        tables.insert(0, overview(everything, split))
+        tables.insert(0, overview(everything, asked.suite, split))
     if not tables:
         raise UserError(f"no run of {asked.suite.name} is done; python -m reproduce.run with the same words runs them")
     home = Path(asked.results_dir) / "suites" / asked.suite.name
@@ -262,7 +215,7 @@ def make(asked: Asked, split: str) -> Path:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Collect and write."""
-    asked = command_line(__doc__, argv, {"--masked": "the metrics with the history masked (NineRec's protocol)"})
+    asked = command_line(__doc__, argv, {"--masked": MASKED})
     make(asked, "test_masked" if asked.flags.masked else "test")
 
 

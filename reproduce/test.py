@@ -5,7 +5,7 @@
     bash run_test.sh SICSRec Bili_Food alpha=0.2    only runs with this setting
 
 A run is tested once, with its best epoch on validation; the result stays in its metrics.json.
-Writes <results_dir>/<model>/<dataset>/table.{md,csv}, with masked=true table-masked.{md,csv}.
+Writes <results_dir>/<model>/<dataset>/table.{md,csv}; of some runs table-seed-7.*, with --masked table-masked.*
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from common.files import read_json, read_text, write_text
 from common.processes import Processes
 from common.settings import PrecisionSettings, as_dict, build, help_of_settings, setting, split_overrides, typed
 from reproduce import scores
-from reproduce.formats import aligned
+from reproduce.formats import aligned, name_part
 from reproduce.lineage import OTHER_SCHEMAS, lineage_of_run, schema_of
 from reproduce.steps import ID, pipeline
 from reproduce.train import command_line, read_command_line
@@ -37,6 +37,7 @@ from stage2_sequence_preference_learning.settings import SWITCHES as STAGE2_SWIT
 
 SWITCHES = (*STAGE2_SWITCHES, *ADREC_SWITCHES)
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
+MASKED = "the metrics with the history masked (NineRec's protocol)"
 UNTOLD = ("dataset", "seed", "variant", "precision", "modalities")  # told elsewhere, or alike in all rows
 
 
@@ -45,7 +46,6 @@ class Settings(PrecisionSettings):
     """Where runs lie; any setting of the model may be given too, and picks the runs that have it."""
 
     results_dir: str = setting("results", "where runs lie")
-    masked: bool = setting(False, "print the metrics with the history masked (NineRec's protocol)")
 
 
 @dataclass
@@ -143,6 +143,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser = command_line(__doc__)
     picking = "any setting that shapes a run's numbers, such as alpha=0.2 or seed=7, picks the runs that have it"
     parser.epilog = help_of_settings(Settings, "settings (key=value):", ["dataset"]) + f"\n{picking}"
+    parser.add_argument("--masked", action="store_true", help=MASKED)
     arguments = read_command_line(parser, argv)
     steps, dataset = pipeline(arguments.model), arguments.dataset
     model = steps[-1].name
@@ -169,15 +170,16 @@ def main(argv: Optional[List[str]] = None) -> None:
             f"train with: bash run_train.sh {arguments.model} {dataset}"
         )
     test_all(runs, settings.datasets_dir, compute)
-    rows = table(runs, "test_masked" if settings.masked else "test")
+    rows = table(runs, "test_masked" if arguments.masked else "test")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     folder = Path(settings.results_dir) / model / dataset
-    name = "table-masked" if settings.masked else "table"
+    name = f"table{''.join(f'-{name_part(key, str(value))}' for key, value in wanted.items())}"
+    name += "-masked" if arguments.masked else ""
     write_text(folder / f"{name}.csv", text.getvalue())
     write_text(folder / f"{name}.md", aligned(rows))
     n_users = len(read_text(runs[-1].folder / "ranks.csv").splitlines()) - 1
-    history = "masked" if settings.masked else "unmasked"
+    history = "masked" if arguments.masked else "unmasked"
     print(f"{dataset}: test, {n_users} users, all items ranked, history {history}, ties at their mean rank")
     print(aligned(rows), end="")
     print(f"written to {folder}/{name}.md and .csv")

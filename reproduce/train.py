@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from common.arguments import Parser
 from common.errors import UserError, run_script
-from common.features import features_path
+from common.features import check_features, features_path
 from common.files import checksum, write_json
 from common.settings import REPOSITORY, build, read_yaml, split_overrides, typed
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
@@ -127,6 +127,7 @@ def run_plan(planned: Planned, force: bool) -> Tuple[Path, Dict[str, float]]:
     Raises:
         UserError: of a step, or another run replaced the features that this one made.
     """
+    check_finished_features(planned)
     step_1: Dict[str, Any] = {}
     seconds: Dict[str, float] = {}
     exported: Dict[Path, str] = {}
@@ -147,6 +148,18 @@ def run_plan(planned: Planned, force: bool) -> Tuple[Path, Dict[str, float]]:
         seconds[step.name] = round(time.perf_counter() - start, 2)
         print(f"   {seconds[step.name]:.1f} s", flush=True)
     return made, seconds
+
+
+def check_finished_features(planned: Planned) -> None:
+    """Whether the features that features_dir names are there; those that a step makes come later.
+
+    Raises:
+        UserError: names the file and the cures.
+    """
+    final = planned[-1][1]
+    made_here = any(isinstance(settings, ExportSettings) for _, settings in planned)
+    if getattr(final, "features_dir", None) is not None and not made_here:
+        check_features(Path(final.features_dir), final.dataset, final.modalities)
 
 
 def _refuse_replaced(exported: Mapping[Path, str]) -> None:

@@ -23,6 +23,14 @@ def datasets_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_suite(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The suite of tests/small_suite.py, run once; a test that changes its files puts them back."""
+    from small_suite import run_small_suite
+
+    return run_small_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="session")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The suite of tests/reported.py, run once; a test that changes its files puts them back."""
     from reported import run_suite

@@ -110,7 +110,10 @@ def test_from_files_to_table_and_again(tmp_path):
     assert table.returncode == 0, table.stderr
     rows = [line for line in table.stdout.splitlines() if line.startswith("|")]
     assert [row.split("|")[1].split()[0] for row in rows[2:]] == ["ID_SeqEncoder", "SICSRec"]
-    assert (tmp_path / "r" / "SICSRec" / "Tiny" / "table.csv").is_file()
+    home = tmp_path / "r" / "SICSRec" / "Tiny"
+    masked = bash("run_test.sh", "SICSRec", "Tiny", *folders, "device=cpu", "alpha=.20", "--masked")
+    assert masked.returncode == 0 and "history masked" in masked.stdout and (home / "table.csv").is_file()
+    assert (home / "table-alpha-.20-masked.csv").read_text() != (home / "table.csv").read_text()
     wrong = bash("run_test.sh", "SICSRec", "Tiny", *folders, "aplha=1")
     assert wrong.returncode == 1 and "did you mean 'alpha'" in wrong.stderr
 
@@ -125,7 +128,7 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path):
         failed = bash("run_train.sh", *words)
         assert failed.returncode == 1 and message in failed.stderr and "Traceback" not in failed.stderr
     told = bash("run_test.sh", "--help").stdout
-    assert "masked = False" in told and "llm_driven_sample" not in told
+    assert "--masked" in told and "llm_driven_sample" not in told
     nothing = bash("run_test.sh", "SICSRec", "Nothing", f"results_dir={tmp_path}")
     assert nothing.returncode == 1 and "train with: bash run_train.sh SICSRec Nothing" in nothing.stderr
 

@@ -67,9 +67,15 @@ def test_a_mapping_is_replaced_not_merged() -> None:
     assert built("search_space={rank: [2, 4]}").search_space == {"rank": [2, 4]}
 
 
-@pytest.mark.parametrize("name", ["007", "on", "No", "2024-01-01", "1_0", "0x1f", "a-b.c"])
+@pytest.mark.parametrize(
+    "name", ["007", "on", "No", "2024-01-01", "1_0", "0x1f", "a-b.c", "1.10", "1e3", "a #b", "5 # c"]
+)
 def test_a_name_stays_as_it_was_typed(name: str) -> None:
     assert built(f"run={name}").run == name
+
+
+def test_a_folder_is_not_empty() -> None:
+    assert "setting 'datasets_dir' is empty; name a folder, or leave it out" in refusal("datasets_dir=")
 
 
 def test_numbers_booleans_and_null_are_read() -> None:
@@ -151,8 +157,8 @@ def test_a_setting_given_twice_is_refused() -> None:
 
 
 def test_overrides_are_values_of_their_type() -> None:
-    words = ["rank=7", "alpha=1e-3", "shuffle=false", "run=null", "modalities=[text]"]
-    assert list(split_overrides(words).values()) == [7, 0.001, False, None, ["text"]]
+    words = ["rank=7", "alpha=0.5", "shuffle=false", "run=null", "modalities=[text]", "title='a #b'"]
+    assert list(split_overrides(words).values()) == [7, 0.5, False, None, ["text"], "a #b"]
 
 
 @pytest.mark.parametrize("word", ["rank", "=3", "dataset="])

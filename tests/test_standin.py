@@ -60,5 +60,5 @@ def test_text_is_mean_and_cls_and_the_image_spans_the_n_grams(
 
 
 def test_titles_that_share_nothing_are_told() -> None:
-    with pytest.raises(UserError, match="no features can be made of these titles"):
+    with pytest.raises(UserError, match="no features can be made of these titles: no letter, pair or triple"):
         standin.components(["a", "b"])

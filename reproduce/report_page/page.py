@@ -17,6 +17,7 @@ from common.dataset import Dataset, load_dataset
 from common.errors import UserError
 from common.files import commit, read_text
 from reproduce import table
+from reproduce.comparison import significance
 from reproduce.formats import Table
 from reproduce.report_page.charts import Charts
 from reproduce.report_page.embeddings import planes
@@ -56,7 +57,8 @@ class Page:
         found = {name: collect(asked.suite, asked.results_dir, name) for name in asked.suite.datasets}
         done = {name: rows for name, rows in found.items() if rows}
         if len(done) > 1:
-            self.overviews.append(table.overview([row for rows in done.values() for row in rows], self.split))
+            everything = [row for rows in done.values() for row in rows]
+            self.overviews.append(table.overview(everything, asked.suite, self.split))
         for name, rows in done.items():
             self.add(asked, name, rows)
 
@@ -71,7 +73,7 @@ class Page:
             anchor = f"{anchor}-{len(self.parts) + 1}"
         made = [
             table.quality(rows, asked.suite, self.split),
-            table.significance(rows, asked.suite, self.split),
+            significance(rows, asked.suite, self.split),
             table.published(name),
         ]
         groups = table.by_groups(rows, dataset, self.split)
