@@ -1,9 +1,7 @@
-"""The report page: what it shows is what the runs stored; titles stay text; what is not there is told."""
+"""The report page: users and their lists, tables, suites side by side; titles stay text; what is not there is told."""
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from argparse import Namespace
 from dataclasses import replace
@@ -13,32 +11,36 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import pytest
-import torch
 from adrec_helpers import save_tiny_model, tiny_adrec_dataset, tiny_settings
 from markupsafe import escape
-from PIL import Image
 from reported import EVIL, SUITE, Ran, charts, data_of, folder_of, made_page
-from tiny import N_ITEMS, N_USERS, tiny_sequences
+from tiny import N_USERS, tiny_sequences
 
 from adrec import main as adrec_main
 from common.dataset import load_dataset
 from common.errors import UserError
-from common.features import features_path, load_features, save_features
-from common.files import read_json, recipe, write_json
+from common.files import read_json, write_json
 from reproduce import report
 from reproduce.report_page import page as report_page
-from reproduce.report_page.curves import read_curves
-from reproduce.report_page.embeddings import planes, principal_plane
-from reproduce.report_page.sensitivity import of_rows
 from reproduce.report_page.users import Shown, read_shown
 from reproduce.rows import Row, anchor_of
 from reproduce.run import asked_for
 from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
-from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
+from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path
 
-# --- what the page holds ---
+
+class Tags(HTMLParser):
+    """Tags with their attributes; how many scripts there are."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.seen: List[Tuple[str, Dict[str, Any]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.seen.append((tag, dict(attrs)))
 
 
 def test_users_history_target_lists_and_ranks_are_those_stored(ran: Ran, page: str) -> None:
@@ -95,69 +97,13 @@ def test_tables_hold_what_the_runs_measured_and_lead_to_them(ran: Ran, page: str
     assert len(files) >= 10 and all((ran[0] / "r" / "suites" / "mine" / file).is_file() for file in files)
 
 
-def test_curves_are_those_of_the_logs(ran: Ran, page: str) -> None:
-    figures, picks = data_of(page)["figures"], charts(page)
-    by_name = {trace["name"]: trace for trace in figures[picks["valid"][0][0]]["data"]}
-    assert list(by_name) == ["narrow", "wide", "text <b>"]
-    for (number,), (name, trace) in zip(picks["loss"], by_name.items()):
-        log = (folder_of(ran, name) / "train.log").read_text()
-        assert trace["y"] == [float(x) for x in re.findall(r"ndcg@10 ([\d.]+)", log)] and trace["x"] == [1, 2, 3]
-        assert figures[number]["data"][0]["y"] == [float(x) for x in re.findall(r"\] rec ([\d.]+)", log)]
-        assert np.argmax(trace["marker"]["size"]) == read_json(folder_of(ran, name) / "metrics.json")["best_epoch"]
-
-
-def test_a_log_of_adrec_that_was_killed_and_resumed(tmp_path: Path) -> None:
-    (tmp_path / "train.log").write_text(
-        "10:00:00 SICSRec on cpu in fp32: x\n"
-        "10:00:01 epoch 0 step 4 [1 s] loss 3.0000, cl 2.0000 | valid hit@10 0.1000, ndcg@10 0.0500 *\n"
-        "10:00:02 epoch 0 step 8 [2 s] loss nan, cl 1.5000 | valid hit@10 0.3000, ndcg@10 0.2000 *\n"
-        "10:01:02 epoch 0 step 8 [2 s] loss 2.0000, cl 1.0000 | valid hit@10 0.2000, ndcg@10 0.0700 *\n"
-        "10:01:03 epoch 1 step 4 [3 s] loss inf, cl 1e-05 | valid hit@10 0.1000, ndcg@10 0.0600\n"
-    )
-    found = read_curves(tmp_path / "train.log")
-    assert found is not None and found.at == [0.5, 1.0, 1.5] and found.best == 1
-    assert found.terms == {"loss": [3.0, 2.0, None], "cl": [2.0, 1.0, 1e-05]}
-    assert found.valid["ndcg@10"] == [0.05, 0.07, 0.06]
-    assert read_curves(tmp_path / "absent.log") is None
-    (tmp_path / "train.log").write_text("10:00:01 epoch 0 step 4/16 [1 s] loss 3.0000 | valid ndcg@10 0.0500 *\n")
-    found = read_curves(tmp_path / "train.log")
-    assert found is not None and found.at == [0.25]
-
-
-def test_sensitivity_from_rows_that_differ_alone_and_from_a_search(ran: Ran, page: str) -> None:
-    figures, picks = data_of(page)["figures"], charts(page)["sweep"]
-    names = re.findall(r"<option value=\"\d+\">(.*?)</option>", page[page.index('data-chart="mine-tiny-sweep"') :])
-    assert names[0] == "hidden_size, rows of SASRec" and names[1].endswith("search of searched")
-    rows = figures[picks[0][0]]["data"][0]
-    expected = [read_json(folder_of(ran, name) / "metrics.json")["test"]["ndcg@10"] for name in ("narrow", "wide")]
-    assert rows["x"] == [8, 16] and rows["y"] == pytest.approx(expected)
-    (trials,) = (ran[0] / "r" / "ItemKNN" / "Tiny").glob("search-*/trials.csv")
-    scores = [float(line.split(",")[-1]) for line in trials.read_text().splitlines()[1:]]
-    assert sorted(figures[picks[1][0]]["data"][0]["y"]) == sorted(scores)
-
-
-def test_a_run_that_two_rows_share_counts_once(tmp_path: Path) -> None:
-    runs = []
-    for seed, alpha, score in ((1, 0.1, 0.3), (2, 0.1, 0.5), (1, 0.2, 0.7)):
-        folder = tmp_path / f"{seed} {alpha}"
-        write_json(folder / "made.json", {"settings": {"seed": seed, "alpha": alpha}, "inputs": {}})
-        runs.append((folder, {"model": "SICSRec", "test": {"ndcg@10": score}}))
-    rows = [
-        Row(name, "D", [], [folder for folder, _ in own], [result for _, result in own], len(own))
-        for name, own in (("full", runs[:2]), ("alpha=0.1", runs[:2]), ("alpha=0.2", runs[2:]))
-    ]
-    (found,) = of_rows(rows, "test")
-    assert found.values == [0.1, 0.2] and found.means == pytest.approx([0.4, 0.7])
-    assert found.deviations == pytest.approx([0.2 / 2**0.5, 0.0])
-
-
 def test_of_several_data_sets_one_table_stands_before_all(
     ran: Ran, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "All data sets" not in page
     folder, words, runs = ran
     result = {"test": {"hit@10": 0.1, "ndcg@10": 0.05}}
-    monkeypatch.setattr(report_page, "collect", lambda s, r, name: [Row("Pop", name, runs[:1], [folder], [result], 1)])
+    monkeypatch.setattr(report_page, "collect", lambda s, r, name: [Row("Pop", name, runs[:1], [folder], [result])])
     monkeypatch.setattr(report_page.Page, "add", lambda self, asked, name, rows: None)
     whole = report_page.Page(report.Settings(), "test", tmp_path)
     one = asked_for(words[0], words[1:], Namespace())
@@ -177,44 +123,6 @@ def test_suites_of_one_name_stay_apart(ran: Ran, tmp_path: Path) -> None:
     assert len(names) == 2 and names[0] != names[1]
     ids = re.findall(r' id="([^"]+)"', page[: page.index('id="data"')])
     assert len(ids) == len(set(ids))
-
-
-def test_costs_are_those_recorded(ran: Ran, page: str) -> None:
-    figures, picks = data_of(page)["figures"], charts(page)["against-cost"]
-    assert len(picks) == 3  # seconds, trained parameters, operations
-    for place, cost in (
-        (1, lambda r: r["parameters"]["trained"]),
-        (2, lambda r: r["operations_per_epoch"] * r["epochs"]),
-    ):
-        traces = {trace["name"]: trace for trace in figures[picks[place][0]]["data"]}
-        assert set(traces) == {"narrow", "wide", "text <b>"}  # the others train no parameter
-        for name, trace in traces.items():
-            result = read_json(folder_of(ran, name) / "metrics.json")
-            assert trace["x"] == [cost(result)] and trace["y"] == pytest.approx([result["test"]["ndcg@10"]])
-
-
-@pytest.mark.parametrize("split", ["test", "test_masked"])
-def test_every_score_is_of_the_history_that_its_label_names(ran: Ran, split: str) -> None:
-    page = made_page(ran, *(["--masked"] if split == "test_masked" else []))
-    told, other = ("history unmasked", "history masked")[:: -1 if split == "test_masked" else 1]
-    scores = {run.name: read_json(folder_of(ran, run.name) / "metrics.json")[split]["ndcg@10"] for run in ran[2]}
-    figures, picks = data_of(page)["figures"], charts(page)
-    groups, sweep = (figures[picks[name][0][0]] for name in ("by-groups", "sweep"))
-    costs = [figures[number] for (number,) in picks["against-cost"]]
-    for figure in (groups, sweep, *costs):
-        assert figure["layout"]["yaxis"]["title"]["text"] == f"test NDCG@10, {told}"
-    for figure in costs:
-        assert [trace["y"] for trace in figure["data"]] == [[scores[trace["name"]]] for trace in figure["data"]]
-    assert sweep["data"][0]["y"] == [scores["narrow"], scores["wide"]]
-    for trace in groups["data"]:
-        sizes = [int(re.findall(r"\((\d+)\)", name)[0]) for name in trace["x"]]  # of targets, then of users
-        assert np.average(trace["y"], weights=sizes) == pytest.approx(scores[trace["name"]], abs=1e-4)
-    table = page[page.index("<h4>Tiny: accuracy against cost") :].partition("</table>")[0]
-    told_costs = re.findall(r"</a></th>\s*<td>([\d.]+)</td>", table)
-    assert told_costs == [f"{score:.4f}" for score in scores.values()]
-    for start in ("Tiny: test, all items", "Against", "NDCG@10: of test", "NDCG@10 of each group"):
-        (sentence,) = set(re.findall(rf">({start}.*?)(?:; valid|Paired|Targets|</)", page))
-        assert told in sentence and other not in sentence
 
 
 def test_ranks_beside_a_list_are_the_lists_and_on_a_masked_page_both(ran: Ran, page: str) -> None:
@@ -261,42 +169,6 @@ def test_a_run_of_adrec_has_curves_lists_and_vectors(tmp_path: Path) -> None:
     assert browser["users"][0]["top"][0] == np.load(folder / "top.npy")[0].tolist()
 
 
-# --- items ---
-
-
-def test_the_map_shows_principal_components_of_the_features_before_and_after(ran: Ran, page: str) -> None:
-    figures, picks = data_of(page)["figures"], charts(page)["item-map"]
-    home = ran[0] / "d" / "Tiny"
-    for number, folder in zip(picks[0], (home / "before_stage1", home)):
-        vectors = load_features(features_path(folder, "Tiny", "text"), N_ITEMS).double().numpy()
-        u, s, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
-        shown = figures[number]["data"][0]
-        assert shown["customdata"] == list(range(N_ITEMS))
-        points = np.array([shown["x"], shown["y"]]).T
-        assert np.allclose(np.abs(points), np.abs(u[:, :2] * s[:2]), atol=1e-3)
-    assert f"text before: {home / 'before_stage1'}" in page and "encoder: m" in page
-
-
-def test_features_from_before_are_looked_for_where_asked_and_must_fit(ran: Ran, tmp_path: Path) -> None:
-    asked = f"before_dir={tmp_path}/{{dataset}}"
-    page = made_page(ran, asked)
-    assert f"features_dir={tmp_path}/Tiny" in page and charts(page)["item-map"][0][0] is None
-    save_features(features_path(tmp_path / "Tiny", "Tiny", "text"), torch.randn(3, 6), recipe("test", {}, {}))
-    page = made_page(ran, asked)
-    assert "has 3 rows, the data set has 15 items" in page and "item-map" not in charts(page)
-
-
-def test_features_that_were_made_again_are_told(ran: Ran, tmp_path: Path) -> None:
-    path = features_path(tmp_path, "Tiny", "text")
-    dataset, rows = load_dataset(ran[0] / "d" / "Tiny", "Tiny"), [Row("one", "Tiny", [], [tmp_path], [], 1)]
-    for times, again in ((1, False), (2, True)):
-        save_features(path, torch.eye(N_ITEMS) * times, recipe("test", {}, {}))
-        if not again:
-            write_json(tmp_path / "made.json", recipe("a run", {}, {"text": path}))
-        source = planes(rows, dataset, tmp_path / "none", np.arange(N_ITEMS))["text"]["after"].source
-        assert str(path) in source and ("made again" in source) is again
-
-
 def test_a_run_without_lists_is_named(ran: Ran, tmp_path: Path) -> None:
     top = folder_of(ran, "wide") / "top.npy"
     top.rename(tmp_path / "top.npy")
@@ -311,53 +183,6 @@ def test_a_run_without_lists_is_named(ran: Ran, tmp_path: Path) -> None:
         "searched",
         "text <b>",
     ]
-
-
-def test_items_without_a_vector_shift_nothing() -> None:
-    vectors = torch.randn(20, 5)
-    alone = principal_plane(vectors[:19], np.arange(19), "")
-    vectors[19] = 0
-    with_zeros = principal_plane(vectors, np.arange(20), "")
-    assert np.isnan(with_zeros.points[19]).all() and np.allclose(alone.points, with_zeros.points[:19])
-
-
-def test_covers_are_small_pictures_and_no_more_than_asked_for(ran: Ran, page: str) -> None:
-    items = data_of(page)["items"]["Tiny"]
-    assert len(items["covers"]) == N_ITEMS and items["uncovered"] == 0
-    for uri in items["covers"].values():
-        image = Image.open(io.BytesIO(base64.b64decode(uri.partition("data:image/webp;base64,")[2])))
-        assert max(image.size) <= 72
-    few = made_page(ran, "covers=4")
-    assert list(data_of(few)["items"]["Tiny"]["covers"]) == ["0", "1", "5", "6"]  # the pairs come first
-    assert f"{N_ITEMS - 4} of the {N_ITEMS} items shown have no cover" in few
-
-
-def test_pairs_are_those_of_the_file(ran: Ran, page: str) -> None:
-    assert re.findall(r'<li data-items="(\d+,\d+)">.*?(once|\d+ times)', page) == [("0,5", "2 times"), ("1,6", "once")]
-    assert "3 lines, 2 distinct pairs" in page
-    assert len(re.findall("<li data-items", made_page(ran, "pairs=1"))) == 1
-
-
-def test_a_strategy_without_pairs_is_shown_as_such(ran: Ran) -> None:
-    empty = pairs_path(pairs_dir(ran[0] / "d" / "Tiny", "empty"), "id")
-    write_rows(empty, [])
-    try:
-        page = made_page(ran)
-    finally:
-        empty.unlink()
-    assert "0 lines, 0 distinct pairs" in page and "3 lines, 2 distinct pairs" in page
-
-
-class Tags(HTMLParser):
-    """Tags with their attributes; how many scripts there are."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.seen: List[Tuple[str, Dict[str, Any]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.seen.append((tag, dict(attrs)))
 
 
 def test_titles_stay_text_and_nothing_is_loaded_from_elsewhere(page: str) -> None:
@@ -378,9 +203,6 @@ def test_two_suites_on_one_page_share_items_and_no_id(ran: Ran) -> None:
     assert len(set(ids)) == len(ids) and {"mine-tiny-run-tiny-wide", "other-tiny-run-tiny-broad"} <= set(ids)
     assert "The map of Tiny stands in the first part" in page and "The pairs of Tiny stand in" in page
     assert set(data_of(page)["browsers"]) == {"mine-tiny", "other-tiny"} and len(data_of(page)["items"]) == 1
-
-
-# --- what is not there is told, with the command that makes it ---
 
 
 def test_empty_sections_name_the_command_that_fills_them(ran: Ran, tmp_path: Path) -> None:
