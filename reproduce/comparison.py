@@ -20,8 +20,8 @@ from reproduce.significance import (
 from reproduce.suite import Suite
 from reproduce.test import METRICS
 
-HEADER = ["model", "metric", "against", "difference", "improvement"]
-HEADER += ["95 %, users", "p (Holm)", "95 %, users and seeds", "p (Holm)", "p < 0.05"]
+HEADER = ["model", "metric", "against", "difference", "improvement", "p < 0.05"]
+HEADER += ["95 %, users", "p (Holm)", "95 %, users and seeds", "p (Holm)"]
 
 
 def sides(rows: List[Row], suite: Suite) -> Tuple[List[Row], List[Row]]:
@@ -80,8 +80,8 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
         base = float(np.mean(other.values(split, metric)))
         share = f"{100 * difference / base:+.2f} %" if base else "–"
         verdict = "no" if not users_below[number] else "yes" if both_below[number] else "over users"
-        texts = [row.name, metric.upper(), other.name, f"{difference:+.4f}", share]
-        texts += [*users_told[number], *both_told[number], verdict]
+        texts = [row.name, metric.upper(), other.name, f"{difference:+.4f}", share, verdict]
+        texts += [*users_told[number], *both_told[number]]
         lines.append([Cell(text, anchor=row.anchor) for text in texts])
     against = suite.base or "the strongest of the others"
     why = "" if suite.base else f" ({', '.join(row.name for row in others)}), for each metric the one highest on test"
