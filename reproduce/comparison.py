@@ -21,7 +21,7 @@ from reproduce.suite import Suite
 from reproduce.test import METRICS
 
 HEADER = ["model", "metric", "against", "difference", "improvement", "p < 0.05"]
-HEADER += ["95 %, users", "p (Holm)", "95 %, users and seeds", "p (Holm)"]
+HEADER += ["95 %, users", "p, users", "95 %, users and seeds", "p, users and seeds"]
 
 
 def sides(rows: List[Row], suite: Suite) -> Tuple[List[Row], List[Row]]:
@@ -88,7 +88,7 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     note = (
         f"Against {against}{why}, {history_of(split)}. Users: other users drawn, these seeds; bootstrap and paired "
         "t-test of each user's mean over seeds. Users and seeds: other seeds drawn too; t-test with Welch's and "
-        "Satterthwaite's degrees of freedom, – where a row has one run. Holm's correction over this table. p < 0.05: "
+        "Satterthwaite's degrees of freedom, – where a row has one run. Each p by Holm's correction over this table. p < 0.05: "
         "yes, by both; over users, by the first alone, so that other seeds may tell otherwise."
     )
     title = f"{rows[0].dataset}: against {against}"
