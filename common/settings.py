@@ -233,7 +233,8 @@ def read_yaml(path: Path) -> Dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such settings file") from error
     except Exception as error:
-        raise UserError(f"{path}: not a YAML mapping: {' '.join(str(error).split())}") from error
+        told = " ".join(str(error).split()).replace(f' in "{path.absolute()}",', "")
+        raise UserError(f"{path}: not a YAML mapping: {told}; text with ': ' or ' #' in it needs quotes") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: not a YAML mapping of key: value")
     return {str(k): v for k, v in loaded.items()}

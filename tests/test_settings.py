@@ -235,3 +235,12 @@ YAMLS = sorted([*REPOSITORY.glob(f"{STAGE1}/configs/**/*.yaml"), *REPOSITORY.glo
 def test_each_yaml_fits_its_script(file: Path) -> None:
     settings = build(schema_of(file), {"dataset": file.stem}, config_dir=file.parent)
     assert settings.dataset == file.stem
+
+
+def test_a_broken_yaml_is_told_with_its_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("alpha: 0.5\nrun: a: b\n")
+    with pytest.raises(
+        UserError, match=r"broken.yaml: not a YAML mapping: .* line 2, column 7; text with .* needs quotes"
+    ):
+        build(Example, {}, config_file=broken)
