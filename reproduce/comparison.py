@@ -88,8 +88,8 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     note = (
         f"Against {against}{why}, {history_of(split)}. Users: other users drawn, these seeds; bootstrap and paired "
         "t-test of each user's mean over seeds. Users and seeds: other seeds drawn too; t-test with Welch's and "
-        "Satterthwaite's degrees of freedom, – where a row has one run. Each p by Holm's correction over this table. p < 0.05: "
-        "yes, by both; over users, by the first alone, so that other seeds may tell otherwise."
+        "Satterthwaite's degrees of freedom, – where a row has one run. Each p by Holm's correction over this table. "
+        "p < 0.05: yes, by both; over users, by the first alone, so that other seeds may tell otherwise."
     )
     title = f"{rows[0].dataset}: against {against}"
     return Table(title, HEADER, lines, [*incomplete(rows, suite, [rows[0].dataset]), note])
