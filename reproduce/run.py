@@ -10,7 +10,8 @@ Other key=value go to each model that knows the key; {dataset} in a value stands
 reproduce/suites/*.yaml, or the path of a YAML of yours (reproduce/suite_file.py describes it).
 
 Writes: what the models write, and <results_dir>/suite-runs/<run>.json (state, seconds, folder) and .log. A run is done
-        until its settings change, in a YAML too, or the file of a model of yours; --check looks at data and features
+        until its settings change, in a YAML too, or the file of a model of yours or of scores; --check looks at data
+        and features too
 Then:   python -m reproduce.table with the same words makes the table
 """
 

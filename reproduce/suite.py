@@ -15,6 +15,7 @@ from omegaconf import ListConfig, OmegaConf
 from common.errors import UserError, nearest
 from common.files import checksum, read_json
 from common.settings import as_dict, split_overrides
+from reproduce import scores
 from reproduce.steps import pipeline
 from reproduce.suite_file import SuiteFile, check_keys, check_seeds, read_suite
 from reproduce.train import plan, with_config
@@ -32,7 +33,7 @@ class SuiteRun:
     dataset: str
     seed: int
     words: Tuple[str, ...]  # key=value
-    made_of: str = ""  # digest of all its settings but the seed, those of YAMLs too
+    made_of: str = ""  # digest of its settings but the seed, those of YAMLs too; of Scores, its files' times
 
     @property
     def arguments(self) -> List[str]:
@@ -199,7 +200,8 @@ def load_suite(
             made_of = _check_run(path, entry.name, entry.model, dataset, values) if asked else ""
             for seed in seeds or entry.seeds or file.seeds or [SEED]:
                 words = [_word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
-                runs.append(SuiteRun(entry.name, entry.model, dataset, seed, tuple(words), made_of))
+                files = _files_told(words) if entry.model == "Scores" else ""
+                runs.append(SuiteRun(entry.name, entry.model, dataset, seed, tuple(words), made_of + files))
     of_datasets = [key for values in file.of_dataset.values() for key in values]
     for key in (*shared, *of_datasets, *given):
         if key not in known_to_one:
@@ -228,6 +230,13 @@ def _overridden(row: str, key: str, of_row: Any, given: Any) -> str:
     """The note of a row's own setting that the command line replaces by another value, or none."""
     own, instead = (_word(key, value, "{dataset}", SEED) for value in (of_row, given))
     return "" if own == instead else f"row '{row}' runs with {instead} of the command line, not with its own {own}"
+
+
+def _files_told(words: Sequence[str]) -> str:
+    """Size and time of each file of scores that a run ranks, so that a run of others is not taken as done."""
+    values = split_overrides(words)
+    files = [Path(values[key]) for key in scores.FILES if key in values]
+    return "".join(f"-{stat.st_size}-{stat.st_mtime_ns}" for stat in (file.stat() for file in files if file.is_file()))
 
 
 def _check_run(path: Path, row: str, model: str, dataset: str, values: Mapping[str, Any]) -> str:

@@ -62,7 +62,9 @@ def test_what_was_validated_is_tested(words: List[str], tmp_path: Path, datasets
     assert "test" not in read(only(tmp_path / "r" / "Scores" / "Tiny"))
 
 
-def test_a_suite_compares_them_and_a_users_model_with_ours(words: List[str], tmp_path: Path) -> None:
+def test_a_suite_compares_them_and_a_users_model_with_ours(
+    words: List[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = write_mine(tmp_path)
     exported(words, tmp_path)
     files = (
@@ -75,7 +77,14 @@ def test_a_suite_compares_them_and_a_users_model_with_ours(words: List[str], tmp
     run.main(given)
     table.main(given)
     text = (tmp_path / "r" / "suites" / "s" / "table.md").read_text()
-    assert "From elsewhere" in text and "mine.py:MyRec" in text and "p (Holm)" in text
+    assert "From elsewhere" in text and "mine.py:MyRec" in text and "p, users" in text
+    again = np.load(tmp_path / "Tiny-1-test.npy")
+    np.save(tmp_path / "Tiny-1-test.npy", -again)  # made anew: the run is no longer done
+    capsys.readouterr()
+    run.main(given)
+    assert "2 of 3 runs stand, 1 to do" in capsys.readouterr().out
+    table.main(given)
+    assert (tmp_path / "r" / "suites" / "s" / "table.md").read_text() != text
 
 
 def in_row_2(value: float) -> Callable[[Path], None]:
