@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Generic, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
@@ -19,6 +21,7 @@ from common.arguments import Parser
 from common.errors import UserError, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BRACED = re.compile(r"\{\w+\}")  # such as {dataset}/x, which YAML would read as a mapping
 LARGEST_SEED = 2**63 - 1  # that every generator takes
 
 
@@ -217,7 +220,8 @@ def split_overrides(words: Sequence[str]) -> Dict[str, Any]:
         if key in values:
             raise UserError(f"command line: setting '{key}' is given twice")
         try:
-            value = OmegaConf.create(f"value: {text}").value if text else ""
+            written = json.dumps(text) if BRACED.match(text) else text
+            value = OmegaConf.create(f"value: {written}").value if text else ""
         except Exception as error:  # the YAML parser's errors share no base with OmegaConf's
             raise UserError(f"command line: setting '{key}': cannot read the value {text!r}") from error
         raw = text.strip()

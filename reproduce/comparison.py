@@ -27,7 +27,8 @@ HEADER += ["95 %, users", "p, users", "95 %, users and seeds", "p, users and see
 def sides(rows: List[Row], suite: Suite) -> Tuple[List[Row], List[Row]]:
     """The rows that are compared, and those that they are compared with."""
     ours = [row for row in rows if (row.name in suite.against if suite.base is None else row.name != suite.base)]
-    return ours, [row for row in rows if row not in ours]
+    names = {row.name for row in ours}
+    return ours, [row for row in rows if row.name not in names]
 
 
 def uncompared(rows: List[Row], suite: Suite) -> List[str]:
@@ -47,16 +48,15 @@ def uncompared(rows: List[Row], suite: Suite) -> List[str]:
 
 def _told(found: Sequence[Optional[Comparison]]) -> Tuple[List[List[str]], List[bool]]:
     """Interval and corrected p of each test, and whether the latter is below 0.05; – where there was none."""
-    corrected = iter(holm([one.p for one in found if one is not None]))
-    texts, below = [], []
-    for one in found:
-        p = 1.0 if one is None else next(corrected)
-        texts.append(["–", "–"] if one is None else [f"{one.low:+.4f} … {one.high:+.4f}", f"{p:.2g}"])
-        below.append(p < 0.05)
-    return texts, below
+    corrected = holm([1.0 if one is None else one.p for one in found])
+    texts = [
+        ["–", "–"] if one is None else [f"{one.low:+.4f} … {one.high:+.4f}", f"{p:.2g}"]
+        for one, p in zip(found, corrected)
+    ]
+    return texts, [p < 0.05 for p in corrected]
 
 
-def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
+def compared(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     """The suite's own rows against the strongest of the others, or all against its base; Holm over the table."""
     ours, others = sides(rows, suite)
     if not others or not ours:
@@ -64,9 +64,9 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     strongest = {  # for each metric its own: the highest on test, which is the hardest to beat
         metric: max(others, key=lambda row: float(np.mean(row.values(split, metric)))) for metric in METRICS
     }
+    involved = {row.name: row for row in (*ours, *strongest.values())}
     users = {
-        row.name: [read_ranks(folder, split == "test_masked") for folder in row.folders]
-        for row in {row.name: row for row in (*ours, *strongest.values())}.values()
+        name: [read_ranks(folder, split == "test_masked") for folder in row.folders] for name, row in involved.items()
     }
     same_targets([(name, ranks) for name, runs in users.items() for ranks in runs])
     family = [(row, metric, strongest[metric]) for row in ours for metric in METRICS]
@@ -84,12 +84,14 @@ def significance(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
         texts += [*users_told[number], *both_told[number]]
         lines.append([Cell(text, anchor=row.anchor) for text in texts])
     against = suite.base or "the strongest of the others"
-    why = "" if suite.base else f" ({', '.join(row.name for row in others)}), for each metric the one highest on test"
+    names = ", ".join(row.name for row in others)
+    chosen = f" ({names}), for each metric the one highest on test, which makes losses against it look larger"
     note = (
-        f"Against {against}{why}, {history_of(split)}. Users: other users drawn, these seeds; bootstrap and paired "
-        "t-test of each user's mean over seeds. Users and seeds: other seeds drawn too; t-test with Welch's and "
-        "Satterthwaite's degrees of freedom, – where a row has one run. Each p by Holm's correction over this table. "
-        "p < 0.05: yes, by both; over users, by the first alone, so that other seeds may tell otherwise."
+        f"Against {against}{'' if suite.base else chosen}; {history_of(split)}. Users: other users drawn, these "
+        "seeds; bootstrap and paired t-test of each user's mean over seeds. Users and seeds: other seeds drawn too, by "
+        "the test of Behrens and Fisher; – where a row has one run. Each p by Holm's correction over this table; "
+        "intervals as they are. p < 0.05: yes, by both; over users, by the first alone, so that other seeds may tell "
+        "otherwise."
     )
     title = f"{rows[0].dataset}: against {against}"
     return Table(title, HEADER, lines, [*incomplete(rows, suite, [rows[0].dataset]), note])

@@ -31,9 +31,12 @@ class Table:
 
 
 def name_part(*words: str) -> str:
-    """Words as a part of a file's name; of many words the first and a digest of all."""
-    full = re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-")
-    return full if len(full) <= 60 else f"{words[0]}-{hashlib.sha256(repr(words).encode()).hexdigest()[:8]}"
+    """Words as a part of a file's name; with a digest where that takes signs away, or all but the first word."""
+    full = re.sub(r"[^\w.=-]+", "-", "-".join(words)).strip("-")
+    if full == "-".join(words) and len(full) <= 60:
+        return full
+    digest = hashlib.sha256(repr(words).encode()).hexdigest()[:8]
+    return f"{full if len(full) <= 50 else words[0]}-{digest}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -54,7 +57,9 @@ def markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         rows = [table.header]
         for row in table.rows:
-            cells = [_marked(cell, "**{}**", "<u>{}</u>", cell.text) for cell in row]
+            cells = [
+                _marked(cell, "**{}**", "<u>{}</u>", re.sub(r"<(?=\S)|[\[\]]", r"\\\g<0>", cell.text)) for cell in row
+            ]
             if row[0].anchor:
                 cells[0] = f"[{cells[0]}](#{row[0].anchor})"
             rows.append([cell.replace("|", "\\|") for cell in cells])
@@ -65,6 +70,9 @@ def markdown(tables: Sequence[Table]) -> str:
 _TEX = str.maketrans(
     {
         **{c: "\\" + c for c in "&%$#_{}"},
+        "\\": "\\textbackslash{}",
+        "^": "\\textasciicircum{}",
+        "~": "\\textasciitilde{}",
         "±": "$\\pm$",
         "≤": "$\\le$",
         "→": "$\\to$",

@@ -17,7 +17,9 @@ from reproduce.suite import Suite, SuiteRun
 
 
 def anchor_of(*names: str) -> str:
-    """Names as an anchor of a page."""
+    """Names as an anchor of a page; A+ and A-, x=1 and x=-1 have anchors of their own."""
+    signs = {"+": " plus ", "-": " minus "}
+    names = tuple(re.sub(r"(?<![^\s=])[+-](?=\d)|[+-]$", lambda sign: signs[sign[0]], name) for name in names)
     return re.sub(r"[\W_]+", "-", " ".join(names).lower()).strip("-")
 
 
@@ -57,7 +59,7 @@ def collect(suite: Suite, results_dir: str, dataset: str) -> List[Row]:
             results = [read_json(folder / "metrics.json") for _, folder in done]
             for (run, folder), result in zip(done, results):
                 if "test" not in result:
-                    cure = f"bash run_test.sh {run.model} {dataset} tests it"
+                    cure = f"bash run_test.sh {run.model} {dataset} results_dir={results_dir} tests it"
                     raise UserError(f"{folder}: {name}, seed {run.seed}, is trained and not tested; {cure}")
             rows.append(Row(name, dataset, [r for r, _ in done], [f for _, f in done], results))
     return rows

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import yaml
+
 from common.arguments import Parser
 from common.errors import UserError, nearest, run_script
 from common.files import read_json, read_text, write_json
@@ -57,9 +59,17 @@ class Asked:
     chosen: Dict[str, List[str]]  # what dataset=, seeds=, rows= and base= name, each where it is given
 
     @property
+    def shaping(self) -> List[str]:
+        """Words that make other runs of the same rows; folders, encoders and devices are not told apart."""
+        keys = {word: word.partition("=")[0] for word in self.words}
+        told = [word for word, key in keys.items() if key not in OWN and not key.endswith(("_dir", "_model"))]
+        return [word for word in told if keys[word] not in ("device", "precision")]
+
+    @property
     def selection(self) -> str:
         """What sets a table or a page of a part of the suite, or of another protocol, apart in a file's name."""
         told = [name_part(*([] if key == "dataset" else [key]), *names) for key, names in self.chosen.items()]
+        told += [name_part("with", *self.shaping)] if self.shaping else []
         told += ["masked"] if getattr(self.flags, "masked", False) else []
         return "".join(f"-{word}" for word in told)
 
@@ -82,20 +92,36 @@ def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others
         others: keys that the caller took itself, which a mistyped key may have meant.
     """
     values = split_overrides(words)
-    own = {key: listed(values.pop(key)) for key in OWN if key in values}
-    chosen = {key: [str(one) for one in own[key]] for key in OWN if key in own and key != "jobs"}
-    names, jobs = chosen.get("dataset"), own.get("jobs", [1])
-    if names is not None and len(set(names)) < max(1, len(names)):
-        raise UserError(f"dataset={names}: name one or more, none of them twice")
-    if len(jobs) != 1 or type(jobs[0]) is not int or jobs[0] < 1:
-        raise UserError(f"jobs={', '.join(map(str, jobs))}: must be a number of at least 1")
-    suite = load_suite(name, names, own.get("seeds"), values, (*OWN, *others), chosen.get("rows"))
+    own = {key: values.pop(key) for key in OWN if key in values}
+    texts = {key: text for key, _, text in (word.partition("=") for word in words)}
+    chosen = {key: _names(key, texts[key]) for key in own if key != "jobs"}
+    jobs = own.get("jobs", 1)
+    if type(jobs) is not int or jobs < 1:
+        raise UserError(f"jobs={jobs}: must be a number of at least 1")
+    seeds = listed(own["seeds"]) if "seeds" in own else None
+    suite = load_suite(name, chosen.get("dataset"), seeds, values, (*OWN, *others), chosen.get("rows"))
     if "base" in chosen:
-        suite = suite.compared_with(", ".join(chosen["base"]))
+        (base, *others_named) = chosen["base"]
+        if others_named or base not in chosen.get("rows", [base]):
+            raise UserError(f"base={texts['base']}: name one row, of those that rows= names")
+        suite = suite.compared_with(base)
     for note in suite.notes:
         print(f"note: {note}", file=sys.stderr)
     folders = [str(values.get(key, key[: -len("_dir")])) for key in ("results_dir", "datasets_dir")]
-    return Asked(suite, name, folders[0], folders[1], jobs[0], words, arguments, chosen)
+    return Asked(suite, name, folders[0], folders[1], jobs, words, arguments, chosen)
+
+
+def _names(key: str, text: str) -> List[str]:
+    """Names of data sets, rows or seeds as they were typed: ``rows=[1.10,on]`` are no numbers.
+
+    Raises:
+        UserError: none, or one twice.
+    """
+    found = yaml.load(text, Loader=yaml.BaseLoader)
+    names = found if isinstance(found, list) else [found]
+    if not all(isinstance(one, str) and one for one in names) or len(set(names)) < max(1, len(names)):
+        raise UserError(f"{key}={text}: name one or more, none of them twice, as in '{key}=[A,\"B, too\"]'")
+    return names
 
 
 def listing(suite: Suite, results_dir: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 from common.dataset import Dataset
 from common.errors import UserError
@@ -17,6 +17,9 @@ from common.files import read_text
 from common.ranking import train_counts
 
 RESAMPLES = 2000
+ROUNDING = 1e-12  # smaller differences of gains are none
+# shares of the values of a chi square, finest where a Student t has its tails
+SHARES = np.concatenate([[0.0], np.logspace(-12, -2, 80), np.linspace(0.01, 1.0, 121)[1:]])
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,7 @@ def gain(ranks: np.ndarray, metric: str) -> np.ndarray:
 
 
 def gains(runs: Sequence[Ranks], metric: str) -> np.ndarray:
-    """Each user's gain in each run: (seeds, U).
-
-    Raises:
-        UserError: the runs are not of the same users.
-    """
-    if any(not np.array_equal(run.users, runs[0].users) for run in runs):
-        raise UserError("runs of one row were tested on other users; run them again on the same data")
+    """Each user's gain in each run: (seeds, U)."""
     return np.stack([gain(run.ranks, metric) for run in runs])
 
 
@@ -79,40 +76,68 @@ class Comparison:
     p: float
 
 
+def _differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Each user's difference of means over seeds: (U,); what rounding leaves of none is none."""
+    differences = ours.mean(axis=0) - theirs.mean(axis=0)
+    return np.where(np.abs(differences) < ROUNDING, 0.0, differences)
+
+
 def over_users(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Comparison:
     """Gains of the same users in two models' runs, (seeds, U) each: seeds as they are, other users drawn.
 
     A bootstrap over users, and a paired t-test, of each user's mean over seeds.
     """
-    differences = ours.mean(axis=0) - theirs.mean(axis=0)
+    differences = _differences(ours, theirs)
+    if not differences.any() or len(differences) < 2:
+        difference = float(differences.mean())
+        return Comparison(difference, difference, difference, 1.0)
     generator = np.random.default_rng(seed)
     means = [differences[generator.integers(0, len(differences), len(differences))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue) if differences.any() else 1.0
+    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return Comparison(float(differences.mean()), float(low), float(high), p)
 
 
 def over_users_and_seeds(ours: np.ndarray, theirs: np.ndarray) -> Optional[Comparison]:
-    """Likewise, other users and other seeds drawn: a t-test with Welch's and Satterthwaite's degrees of freedom.
+    """Likewise, other users and other seeds drawn: the test of Behrens and Fisher.
 
-    The variance of the difference is that of the users' paired differences, over U, and that of each model's metric
-    over its runs, over their number. The latter hold some of the users' part too, so the test errs on the safe side.
+    What is known of the true difference is the sum of a normal of the users' part (the variance of their paired
+    differences, over U) and, for each model, a Student t of S - 1 degrees of freedom, scaled by the deviation of its
+    metric over its S runs, over √S. (Welch's test, which merges the degrees of freedom, calls chance significant too
+    often with two or three seeds and many users.)
 
     Returns:
         None where a model has one run, of which no deviation is known.
     """
     if min(len(ours), len(theirs)) < 2:
         return None
-    differences = ours.mean(axis=0) - theirs.mean(axis=0)
-    parts = [(differences.var(ddof=1) / len(differences), len(differences) - 1)]
-    parts += [(runs.mean(axis=1).var(ddof=1) / len(runs), len(runs) - 1) for runs in (ours, theirs)]
-    difference, total = float(differences.mean()), sum(variance for variance, _ in parts)
-    if total == 0:
+    differences = _differences(ours, theirs)
+    difference = float(differences.mean())
+    of_users = float(differences.var(ddof=1)) / len(differences) if len(differences) > 1 else 0.0
+    of_seeds = [_variances(runs.mean(axis=1)) for runs in (ours, theirs)]
+    weights = np.outer(of_seeds[0][1], of_seeds[1][1])
+    deviations = np.sqrt(of_users + of_seeds[0][0][:, None] + of_seeds[1][0][None, :])
+    if not deviations.any():
         return Comparison(difference, difference, difference, float(difference == 0))
-    freedom = total**2 / sum(variance**2 / own for variance, own in parts)
-    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(total))
-    p = float(2 * stats.t.sf(abs(difference) / np.sqrt(total), freedom))
-    return Comparison(difference, difference - half, difference + half, p)
+
+    def beyond(distance: float) -> float:  # probability that the difference is farther than this from what was seen
+        return float(2 * (weights * special.ndtr(-distance / np.maximum(deviations, ROUNDING))).sum())
+
+    highest = float(deviations.max())
+    half = float(optimize.brentq(lambda distance: beyond(distance) - 0.05, 0.0, 10 * highest, xtol=1e-6))
+    return Comparison(difference, difference - half, difference + half, min(1.0, beyond(abs(difference))))
+
+
+def _variances(means: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """What the variance of a mean over seeds may be, given those of S seeds: values and their probabilities.
+
+    A Student t is a normal whose variance is that of the sample times S - 1 over a chi square.
+    """
+    known = float(means.var(ddof=1)) / len(means)
+    if np.sqrt(known) < ROUNDING:  # it only counts
+        return np.zeros(1), np.ones(1)
+    middle = stats.chi2.ppf((SHARES[1:] + SHARES[:-1]) / 2, len(means) - 1)
+    return known * (len(means) - 1) / middle, np.diff(SHARES)
 
 
 def holm(p_values: Sequence[float]) -> List[float]:

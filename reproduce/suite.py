@@ -16,11 +16,11 @@ from common.errors import UserError, nearest
 from common.files import checksum, read_json
 from common.settings import as_dict, split_overrides
 from reproduce import scores
-from reproduce.steps import pipeline
+from reproduce.steps import OF_STAGE_2, STAGE_1, pipeline
 from reproduce.suite_file import SuiteFile, check_keys, check_seeds, read_suite
 from reproduce.train import plan, with_config
 
-SUITES = Path(__file__).parent / "suites"
+SUITES = Path(__file__).resolve().parent / "suites"
 SEED = 2024  # by which a row's settings are checked, and of a suite that names none
 
 
@@ -118,12 +118,20 @@ def suite_names() -> List[str]:
 def _word(key: str, value: Any, dataset: str, seed: int) -> str:
     if OmegaConf.is_config(value):  # a list or a mapping of the command line
         value = OmegaConf.to_container(value)
+    value = _filled(value, dataset, seed)
     text = OmegaConf.to_yaml(OmegaConf.create({"v": value}), resolve=True)[2:].strip()
     if isinstance(value, (dict, list)):
         text = json.dumps(value)
     elif isinstance(value, str):
-        text = _as_read_back(key, value.replace("{dataset}", dataset).replace("{seed}", str(seed)))
+        text = _as_read_back(key, value)
     return f"{key}={text}"
+
+
+def _filled(value: Any, dataset: str, seed: int) -> Any:
+    """``{dataset}`` and ``{seed}`` replaced, in a list too."""
+    if isinstance(value, list):
+        return [_filled(one, dataset, seed) for one in value]
+    return value.replace("{dataset}", dataset).replace("{seed}", str(seed)) if isinstance(value, str) else value
 
 
 def _as_read_back(key: str, text: str) -> str:
@@ -141,7 +149,7 @@ def listed(value: Any) -> List[Any]:
 
 def _found(name: str) -> SuiteFile:
     """The suite's file, read."""
-    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml"
     there = ", ".join(suite_names())
     if not path.is_file():
         fault = f"{name}: no such file" if path == Path(name) else f"no suite '{name}'{nearest(name, suite_names())}"
@@ -173,7 +181,8 @@ def load_suite(
     """
     file = _found(name)
     path, given, shared = file.path, settings or {}, with_config(file.settings)
-    _check_not_for_suites(path, given, shared)
+    of_yaml = [file.settings, *file.of_dataset.values(), *(entry.settings for entry in file.entries)]
+    _check_not_for_suites(path, given, [key for settings in of_yaml for key in settings])
     if seeds is not None:
         check_seeds(seeds, "command line")
     own = [dataset for entry in file.entries for dataset in entry.datasets]
@@ -185,17 +194,20 @@ def load_suite(
     check_keys([*file.against, *filter(None, [file.base])], names, f"{path}: against, base", "row")
     known_to_one, read, runs, notes = set(), set(), [], []
     for entry in file.entries:
-        steps = pipeline(entry.model)
+        try:
+            steps = pipeline(entry.model)
+        except UserError as error:
+            raise UserError(f"{path}: models: {error}") from error
         known = {key for step in steps for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
         of_row = with_config(entry.settings, steps)
         known_to_one |= known
         asked = rows is None or entry.name in rows
         if asked:
             read |= known
-            notes += [_overridden(entry.name, key, of_row[key], given[key]) for key in of_row if key in given]
+            notes += _overridden(entry.name, of_row, given)
         for dataset in datasets or entry.datasets or file.datasets:
-            values = {k: v for k, v in {**shared, **file.of_dataset.get(dataset, {})}.items() if k in known}
-            values.update(of_row)
+            values = {**shared, **file.of_dataset.get(dataset, {}), **of_row}
+            values = {k: v for k, v in values.items() if (k in known or k in of_row) and not _outranked(k, given)}
             values.update({k: v for k, v in given.items() if k in known})
             made_of = _check_run(path, entry.name, entry.model, dataset, values) if asked else ""
             for seed in seeds or entry.seeds or file.seeds or [SEED]:
@@ -213,23 +225,50 @@ def load_suite(
         raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
     order = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
     runs.sort(key=lambda run: order[run.seed])  # every row has one result before any has two
-    suite = Suite(path.stem, runs, file.against, file.base, tuple(filter(None, notes)))
+    suite = Suite(path.stem, runs, file.against, file.base, tuple(notes))
     return suite if rows is None else suite.only(rows)
 
 
-def _check_not_for_suites(path: Path, given: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
-    for key, cure in (("seed", "seeds=[7] names seeds"), ("run", "runs of a suite are named by what makes them")):
-        for source, told in (("command line", given), (path, shared)):
+NOT_FOR_SUITES = {
+    "seed": "seeds=[7] names seeds",
+    "run": "runs of a suite are named by what makes them",
+    "masked": "--masked asks for a table of it",
+}
+OF_THE_COMMAND_LINE = {
+    "dataset": "the YAML's datasets names data sets",
+    "datasets_dir": "tables look for the data there too: name it on the command line",
+    "results_dir": "tables look for the runs there too: name it on the command line",
+}
+
+
+def _check_not_for_suites(path: Path, given: Mapping[str, Any], of_yaml: Sequence[str]) -> None:
+    for source, told, keys in (
+        ("command line", NOT_FOR_SUITES, given),
+        (path, {**NOT_FOR_SUITES, **OF_THE_COMMAND_LINE}, of_yaml),
+    ):
+        for key in keys:
             if key in told:
-                raise UserError(f"{source}: '{key}' is not for suites: {cure}")
+                raise UserError(f"{source}: '{key}' is not for suites: {told[key]}")
     if "config" in given:
         raise UserError(f"command line: 'config' is not for suites: a row's settings in {path} may hold config: FILE")
 
 
-def _overridden(row: str, key: str, of_row: Any, given: Any) -> str:
-    """The note of a row's own setting that the command line replaces by another value, or none."""
-    own, instead = (_word(key, value, "{dataset}", SEED) for value in (of_row, given))
-    return "" if own == instead else f"row '{row}' runs with {instead} of the command line, not with its own {own}"
+def _outranked(key: str, given: Mapping[str, Any]) -> bool:
+    """Whether a YAML's step.key gives way to a key of the command line that means this step too."""
+    step, dot, plain = key.rpartition(".")
+    of_stage_1 = step in [one.name for one in STAGE_1] and plain in OF_STAGE_2
+    return bool(dot) and plain in given and not of_stage_1
+
+
+def _overridden(row: str, own: Mapping[str, Any], given: Mapping[str, Any]) -> List[str]:
+    """Notes of a row's own settings that the command line replaces by other values."""
+    notes = []
+    for key, value in own.items():
+        for by in (g for g in given if g == key or _outranked(key, {g: 0}) or _outranked(g, {key: 0})):
+            its_own, instead = (_word(k, v, "{dataset}", SEED) for k, v in ((key, value), (by, given[by])))
+            if its_own.partition("=")[2] != instead.partition("=")[2]:
+                notes.append(f"row '{row}' runs with {instead} of the command line, not with its own {its_own}")
+    return notes
 
 
 def _files_told(words: Sequence[str]) -> str:

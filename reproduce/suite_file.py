@@ -71,13 +71,13 @@ class _Part:
     """A mapping of the file; each value is asked for by its shape."""
 
     def __init__(self, content: Mapping[str, Any], where: str, known: Sequence[str]) -> None:
-        check_keys(list(content), known, where)
-        self.content, self.where = content, where
+        self.content, self.where = {str(key): value for key, value in content.items()}, where
+        check_keys(list(self.content), known, where)
 
     def text(self, key: str) -> Optional[str]:
         """A name, or None."""
         value = self.content.get(key)
-        if value is not None and (not isinstance(value, str) or not value):
+        if value is not None and (not isinstance(value, str) or not value or "\n" in value):
             raise UserError(
                 f"{self.where}: '{key}' is {value!r}; it must be a name, in quotes if YAML reads it otherwise"
             )
@@ -92,6 +92,8 @@ class _Part:
             if not isinstance(one, str) or not one:
                 told = f"'{key}' holds {one!r}; it must hold names, in quotes if YAML reads them otherwise"
                 raise UserError(f"{self.where}: {told}")
+        if value is not None and len(set(value)) < max(1, len(value)):
+            raise UserError(f"{self.where}: '{key}' is {value}; name one or more, none of them twice")
         return value or []
 
     def mapping(self, key: str) -> Dict[str, Any]:
@@ -130,7 +132,7 @@ def read_suite(path: Path) -> SuiteFile:
     part = _Part(read_yaml(path), str(path), KEYS)
     models = part.content.get("models")
     if models is not None and not isinstance(models, list):
-        raise UserError(f"{path}: 'models' must be a list, as in models: [{models}]")
+        raise UserError(f"{path}: 'models' must be a list, as in models: [Pop, {{model: SASRec, name: Mine}}]")
     own = part.mapping("of_dataset")
     of_datasets = _Part(own, f"{path}: of_dataset", list(own))
     found = SuiteFile(

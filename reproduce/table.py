@@ -26,7 +26,7 @@ import numpy as np
 from common.dataset import Dataset, load_dataset
 from common.errors import UserError, run_script
 from common.files import read_text, write_text
-from reproduce.comparison import significance, uncompared
+from reproduce.comparison import compared, uncompared
 from reproduce.formats import Cell, Table, as_csv, latex, markdown, page
 from reproduce.rows import Row, collect, history_of, incomplete, runs_listed
 from reproduce.run import Asked, command_line
@@ -65,7 +65,7 @@ def quality(rows: List[Row], suite: Suite, split: str) -> Table:
 
 
 def _short(values: Sequence[float]) -> str:
-    """A metric's mean and deviation in few signs: ``.1932 ± .0029``; no deviation where there is none."""
+    """A metric's mean and deviation in few signs: ``.1932 ± .0029``; none that four digits do not show."""
     return re.sub(r"\b0\.", ".", mean_and_deviation(list(values)).replace(" ± 0.0000", ""))
 
 
@@ -191,7 +191,7 @@ def make(asked: Asked, split: str) -> Path:
         made = [
             in_short(rows),
             quality(rows, asked.suite, split),
-            significance(rows, asked.suite, split),
+            compared(rows, asked.suite, split),
             published(name),
             cost(rows, split),
             by_groups(rows, load_dataset(Path(asked.datasets_dir) / name, name), split),

@@ -154,6 +154,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     known = {*(set(as_dict(schema_of(model)())) - set(NOT_SHAPING)), *as_dict(Settings())}
     for key in wanted:
         if key not in known:
+            if key == "masked":
+                raise UserError("--masked, without a value, prints the metrics with the history masked")
             raise UserError(
                 f"'{key}' neither picks runs nor says where they lie{nearest(key, known)} "
                 f"(run_test.sh takes {', '.join(sorted(known))})"

@@ -76,7 +76,8 @@ def test_a_suite_compares_them_and_a_users_model_with_ours(
     given = [str(suite), *words, "device=cpu", "precision=fp32", "max_seq_length=10", "epochs=1"]
     run.main(given)
     table.main(given)
-    text = (tmp_path / "r" / "suites" / "s" / "table.md").read_text()
+    (home,) = (tmp_path / "r" / "suites" / "s").glob("table-with-*.md")
+    text = home.read_text()
     assert "From elsewhere" in text and "mine.py:MyRec" in text and "p, users" in text
     again = np.load(tmp_path / "Tiny-1-test.npy")
     np.save(tmp_path / "Tiny-1-test.npy", -again)  # made anew: the run is no longer done
@@ -84,7 +85,7 @@ def test_a_suite_compares_them_and_a_users_model_with_ours(
     run.main(given)
     assert "2 of 3 runs stand, 1 to do" in capsys.readouterr().out
     table.main(given)
-    assert (tmp_path / "r" / "suites" / "s" / "table.md").read_text() != text
+    assert home.read_text() != text
 
 
 def in_row_2(value: float) -> Callable[[Path], None]:

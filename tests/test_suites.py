@@ -55,8 +55,16 @@ def test_each_suite_fits_the_models(name):
         ("datasets: [a]\nmodels: [{model: Pop, name: 5}]", "models: 'name' is 5; it must be a name, in quotes"),
         ("datasets: [a]\nmodels: [{name: Pop}]", "an entry without a model"),
         ("datasets: [a]\nmodels: [5]", "models: 'model' is 5; it must be a name"),
-        ("datasets: [a]\nmodels: Pop", r"'models' must be a list, as in models: \[Pop\]"),
+        ("datasets: [a]\nmodels: Pop", r"'models' must be a list, as in models: \[Pop, "),
         ("datasets: [5]\nmodels: [Pop]", "'datasets' holds 5; it must hold names, in quotes"),
+        ("datasets: [a, a]\nmodels: [Pop]", "'datasets' is .*none of them twice"),
+        ("datasets: [a]\nmodels: [{model: Pop, datasets: []}]", "models: 'datasets' is .*name one or more"),
+        ("datasets: [a]\nmodels: [{1: Pop}]", "models: unknown key '1'"),
+        ('datasets: [a]\nmodels: [{model: Pop, name: "a\\nb"}]', "'name' is 'a.*it must be a name"),
+        ("datasets: [a]\nmodels: [{model: Pop, settings: {seed: 7}}]", "mine.yaml: 'seed' is not for suites"),
+        ("datasets: [a]\nmodels: [Pop]\nof_dataset: {a: {run: x}}", "mine.yaml: 'run' is not for suites"),
+        ("datasets: [a]\nmodels: [Pop]\nsettings: {results_dir: r}", "'results_dir' .* on the command line"),
+        ("datasets: [a]\nmodels: [Popp]", "mine.yaml: models: unknown model 'Popp'"),
     ],
 )
 def test_faults_stop_before_anything_starts(tmp_path, text, message):
@@ -181,13 +189,41 @@ def test_some_rows_are_taken_and_a_mistyped_one_is_told(small_suite, capsys):
             run.main([*words, word, "--dry-run"])
     with pytest.raises(UserError, match="no row '1.5'"):
         run.main([*words, "rows=1.5", "--dry-run"])
-    with pytest.raises(UserError, match=r"rows=\[\]: names none; suite mine has Pop, Markov"):
+    with pytest.raises(UserError, match=r"rows=\[\]: name one or more"):
         run.main([*words, "rows=[]", "--dry-run"])
     for jobs in ("0", "[]", "[1,2]", "two"):
         with pytest.raises(UserError, match="jobs=.*: must be a number of at least 1"):
             run.main([*words, f"jobs={jobs}", "--dry-run"])
     with pytest.raises(UserError, match="base: suite mine has no row 'Markow'; did you mean 'Markov'"):
         run.main([*words, "base=Markow", "--dry-run"])
+    for word, told in (
+        ("base=Pop", "base=Pop: name one row, of those that rows= names"),
+        ("masked=true", "'masked' is not for suites: --masked"),
+        ("rows=[Pop,Pop]", "none of them twice"),
+    ):
+        with pytest.raises(UserError, match=told):
+            run.main([*words, word, *(["rows=[Markov]"] if "rows" not in word else []), "--dry-run"])
+
+
+def test_names_are_read_as_they_are_typed(tmp_path, capsys):
+    text = """
+datasets: ["007", "on"]
+settings: {data_dir: "{dataset}/x"}
+models: [{model: Pop, name: "1.10"}, {model: Pop, name: "on"}]
+"""
+    given = [write(tmp_path, text), "--dry-run"]
+    run.main([*given, "rows=[1.10]", "dataset=[007,on]", "results_dir={dataset}"])
+    told = capsys.readouterr().out
+    assert "Pop 007 " in told and "Pop on " in told and told.count("1.10: ") == 2 and "results_dir=007" in told
+
+
+def test_the_command_line_wins_over_a_narrower_word_of_the_yaml(tmp_path, capsys):
+    rows = "models: [SASRec, {model: SASRec, name: long, settings: {SASRec.epochs: 9}}]"
+    given = write(tmp_path, f"datasets: [a]\nsettings: {{SASRec.epochs: 5}}\n{rows}")
+    assert all("SASRec.epochs" in " ".join(one.words) for one in suite.load_suite(given).runs)
+    for one in run.asked_for(given, ["epochs=2"], None).suite.runs:
+        assert plan("SASRec", "a", one.words)[-1][1].epochs == 2
+    assert "'long' runs with epochs=2 of the command line, not with its own SASRec.epochs=9" in capsys.readouterr().err
 
 
 def test_words_that_do_something_else_than_meant_are_told(tmp_path, capsys):
@@ -198,6 +234,8 @@ def test_words_that_do_something_else_than_meant_are_told(tmp_path, capsys):
     run.main([*given, "hidden_size=8"])
     told = "note: row 'wide' runs with hidden_size=8 of the command line, not with its own hidden_size=64"
     assert told in capsys.readouterr().err
+    run.main([*given, "SASRec.hidden_size=8", "rows=wide"])  # as the row's own key is written, or narrower
+    assert told.replace("with hid", "with SASRec.hid") in capsys.readouterr().err
     run.main([*given, "hidden_size=64", "rows=[Pop,wide]"])  # its own value
     assert capsys.readouterr().err == ""
     run.main([*given, "hidden_size=8", "rows=Pop"])

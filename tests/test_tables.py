@@ -11,7 +11,7 @@ from scipy import stats
 from common.dataset import Dataset
 from common.errors import UserError
 from common.ranking import train_counts
-from reproduce import comparison, formats, significance, suite, table
+from reproduce import comparison, formats, run, significance, suite, table
 from reproduce.rows import Row, collect
 
 COLUMNS = ("ndcg@10", "valid ndcg@10", "trained", "frozen", "epochs", "seconds", "operations")
@@ -71,6 +71,10 @@ def test_a_table_of_some_rows_does_not_take_the_place_of_the_whole(small_suite):
     before = whole.read_text()
     table.main([*words, "rows=[Pop,Markov]"])
     assert whole.read_text() == before and "SASRec" not in whole.with_name("table-rows-Pop-Markov.md").read_text()
+    part = whole.with_name("table-rows-Pop-Markov.md").read_text()
+    asked = [run.asked_for(words[0], [*words[1:], "rows=[Pop,Markov]", *more], None) for more in ([], ["epochs=1"])]
+    names = [one.selection for one in asked]
+    assert names[0] != names[1] and part
 
 
 def test_signs_that_tex_does_not_print_are_spelled():
@@ -110,22 +114,36 @@ def test_comparison_and_holm_by_hand():
     assert significance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
-def test_a_test_over_seeds_too_by_hand():
-    ours = np.array([[1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0]])  # (seeds, users)
-    theirs = np.array([[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+def test_a_test_over_seeds_too_is_that_of_the_sum_of_a_normal_and_two_ts():
+    generator = np.random.default_rng(0)
+    ours = 0.02 * generator.random((3, 1)) + 0.3 * generator.random((3, 500))  # (seeds, users)
+    theirs = 0.02 * generator.random((2, 1)) + 0.3 * generator.random((2, 500))
     found = significance.over_users_and_seeds(ours, theirs)
-    differences = [1.0 - 0.0, 0.0 - 0.0, 0.5 - 2 / 3, 1.0 - 1 / 3]
-    variances = [np.var(differences, ddof=1) / 4, np.var([0.75, 0.5], ddof=1) / 2, np.var([0.25, 0.5, 0.0], ddof=1) / 3]
-    total = sum(variances)
-    freedom = total**2 / (variances[0] ** 2 / 3 + variances[1] ** 2 / 1 + variances[2] ** 2 / 2)
-    assert found.difference == pytest.approx(np.mean(differences)) == pytest.approx(0.625 - 0.25)
-    assert found.high - found.difference == pytest.approx(stats.t.ppf(0.975, freedom) * total**0.5)
-    assert found.p == pytest.approx(2 * stats.t.sf(0.375 / total**0.5, freedom))
+    differences = ours.mean(axis=0) - theirs.mean(axis=0)
+    drawn = generator.standard_normal(1_000_000) * differences.std(ddof=1) / 500**0.5
+    for runs in (ours, theirs):
+        error = runs.mean(axis=1).std(ddof=1) / len(runs) ** 0.5
+        drawn += error * generator.standard_t(len(runs) - 1, 1_000_000)
+    assert found.difference == pytest.approx(differences.mean())
+    assert found.high - found.difference == pytest.approx(np.quantile(np.abs(drawn), 0.95), rel=0.01)
+    assert found.p == pytest.approx(np.mean(np.abs(drawn) > found.difference), abs=0.003)
     assert significance.over_users_and_seeds(ours[:1], theirs) is None  # of one run no deviation is known
-    same = np.tile(ours[:1], (3, 1))
-    assert significance.over_users_and_seeds(same, same).p == 1.0
-    alone = significance.over_users_and_seeds(same, np.zeros((3, 4)))  # no deviation over seeds: a paired t-test
-    assert alone.p == pytest.approx(stats.ttest_rel(ours[0], np.zeros(4)).pvalue)
+
+
+def test_a_test_over_seeds_too_where_one_part_is_all():
+    users, none = np.array([0.1, 0.0, 0.4, 0.3] * 50), np.zeros((3, 200))
+    counted = significance.over_users_and_seeds(np.tile(users, (3, 1)), none)  # no deviation over seeds
+    error = users.std(ddof=1) / 200**0.5
+    assert counted.p == pytest.approx(2 * stats.norm.sf(users.mean() / error), rel=0.01)
+    means = np.array([0.1, 0.2, 0.6])
+    alone = significance.over_users_and_seeds(np.tile(means[:, None], 200), none)  # none over users
+    assert alone.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue, rel=0.01)
+    assert alone.high == pytest.approx(0.3 + stats.t.ppf(0.975, 2) * means.std(ddof=1) / 3**0.5, rel=0.01)
+    same = np.tile(users, (3, 1))
+    assert significance.over_users_and_seeds(same, same).p == significance.over_users(same, same).p == 1.0
+    third = np.tile(users / 3, (6, 1))  # whose mean rounds otherwise than that of five
+    assert significance.over_users(third, third[:5]).p == 1.0
+    assert significance.over_users(np.array([[0.5]]), np.array([[0.2]])).p == 1.0  # one user
 
 
 def test_models_that_differ_by_their_seeds_alone_are_rarely_told_apart():
@@ -137,7 +155,13 @@ def test_models_that_differ_by_their_seeds_alone_are_rarely_told_apart():
         runs = [own + 0.05 * generator.standard_normal((3, 300)) for own in runs]
         found = significance.over_users(*runs), significance.over_users_and_seeds(*runs)
         called += [one.p < 0.05 for one in found]
-    assert called[0] > 100 and called[1] < 20  # of 200: seeds as they are call most of them different
+    assert called[0] > 100 and called[1] < 10  # of 200: seeds as they are call most of them different
+
+
+def test_one_correction_for_all_tests_of_a_table():
+    one = significance.Comparison(0.1, 0.0, 0.2, 0.012)
+    texts, below = comparison._told([one, None, None, None, None])
+    assert texts[0] == ["+0.0000 … +0.2000", "0.06"] and texts[1] == ["–", "–"] and below == 5 * [False]
 
 
 def test_coverage_and_gini_by_hand():
@@ -150,6 +174,8 @@ def test_best_and_second_are_marked_in_every_format():
     marks = table._marks([0.1, 0.30001, 0.3, 0.2])
     assert marks == ["", "best", "best", "second"]
     made = formats.Table("t", ["m", "x"], [[formats.Cell("a_b", "", "a"), formats.Cell("0.1 ± 0.2", "best", "a")]])
+    odd = formats.Table("t", ["m"], [[formats.Cell("<b>a [1] \\\\ 2^3", "", "a")]])
+    assert "[\\<b>a \\[1\\] " in formats.markdown([odd]) and "2\\textasciicircum{}3" in formats.latex([odd])
     assert "[a_b](#a)" in formats.markdown([made]) and "**0.1 ± 0.2**" in formats.markdown([made])
     assert "a\\_b & \\textbf{0.1 $\\pm$ 0.2}" in formats.latex([made])
     assert "<a href='#a'><b>0.1 ± 0.2</b></a>" in formats.page("t", [made], "")
@@ -176,15 +202,13 @@ def test_each_metric_has_its_own_strongest(tmp_path):
         for name, ranks in (("sharp", [1, 1, 99, 99]), ("wide", [9, 9, 9, 99]), ("ours", [2, 2, 9, 99]))
     )
     against = suite.Suite("s", [], ["ours"])
-    lines = [
-        [cell.text for cell in line] for line in comparison.significance([sharp, wide, ours], against, "test").rows
-    ]
+    lines = [[cell.text for cell in line] for line in comparison.compared([sharp, wide, ours], against, "test").rows]
     told = {metric: (other, difference) for _, metric, other, difference, *_ in lines}
     assert told["HIT@10"] == ("wide", "+0.0000") and told["MRR"][0] == "sharp"
     assert told["NDCG@10"][0] == "sharp" and len({line[0] for line in lines}) == 1
     other = row_of(tmp_path, "other", [1, 1, 1, 1], items=(5, 6, 7, 9))
     with pytest.raises(UserError, match="'ours' and 'other' were tested on other users or targets"):
-        comparison.significance([other, ours], against, "test")
+        comparison.compared([other, ours], against, "test")
     with pytest.raises(UserError, match="'ours' and 'other' were tested on other users or targets"):
         table.by_groups([ours, other], None, "test")
 
@@ -242,7 +266,7 @@ def test_a_metric_in_few_signs():
 )
 def test_a_table_without_a_comparison_says_why(against, base, told):
     rows, of = [measured("a", "D", 1, 0.1)], suite.Suite("s", [], against, base)
-    assert table.quality(rows, of, "test").notes == told and comparison.significance(rows, of, "test") is None
+    assert table.quality(rows, of, "test").notes == told and comparison.compared(rows, of, "test") is None
     rows.append(measured("b", "D", 2, 0.1))
     assert bool(comparison.uncompared(rows, of)) == (not against and base is None)
     assert "mean ± standard deviation over seeds" in table.quality(rows, of, "test").title
@@ -254,5 +278,7 @@ def test_a_run_that_was_not_tested_is_named(tmp_path):
     run_of = suite.SuiteRun("Pop", "Pop", "Tiny", 1, ())
     run_of.ledger(str(tmp_path)).parent.mkdir()
     run_of.ledger(str(tmp_path)).write_text(json.dumps({"state": "done", "folder": str(tmp_path / "run")}))
-    with pytest.raises(UserError, match="Pop, seed 1, is trained and not tested; bash run_test.sh Pop Tiny tests it"):
+    with pytest.raises(
+        UserError, match="Pop, seed 1, is trained and not tested; bash run_test.sh Pop Tiny results_dir="
+    ):
         collect(suite.Suite("s", [run_of], []), str(tmp_path), "Tiny")

@@ -17,7 +17,7 @@ from common.dataset import Dataset, load_dataset
 from common.errors import UserError
 from common.files import commit, read_text
 from reproduce import table
-from reproduce.comparison import significance
+from reproduce.comparison import compared
 from reproduce.formats import Table
 from reproduce.report_page.charts import Charts
 from reproduce.report_page.embeddings import planes
@@ -73,7 +73,7 @@ class Page:
             anchor = f"{anchor}-{len(self.parts) + 1}"
         made = [
             table.quality(rows, asked.suite, self.split),
-            significance(rows, asked.suite, self.split),
+            compared(rows, asked.suite, self.split),
             table.published(name),
         ]
         groups = table.by_groups(rows, dataset, self.split)
