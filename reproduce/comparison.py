@@ -16,6 +16,7 @@ from reproduce.significance import (
     over_users_and_seeds,
     read_ranks,
     same_targets,
+    variance_over_seeds,
 )
 from reproduce.suite import Suite
 from reproduce.test import METRICS
@@ -73,7 +74,8 @@ def compared(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     pairs = [(gains(users[row.name], metric), gains(users[other.name], metric)) for row, metric, other in family]
     of_users = [over_users(*pair) for pair in pairs]
     users_told, users_below = _told(of_users)
-    both_told, both_below = _told([over_users_and_seeds(*pair) for pair in pairs])
+    of_table = {metric: variance_over_seeds([row.values(split, metric) for row in rows]) for metric in METRICS}
+    both_told, both_below = _told([over_users_and_seeds(*pair, of_table[one[1]]) for one, pair in zip(family, pairs)])
     lines = []
     for number, (row, metric, other) in enumerate(family):
         difference = of_users[number].difference
@@ -88,10 +90,10 @@ def compared(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
     chosen = f" ({names}), for each metric the one highest on test, which makes losses against it look larger"
     note = (
         f"Against {against}{'' if suite.base else chosen}; {history_of(split)}. Users: other users drawn, these "
-        "seeds; bootstrap and paired t-test of each user's mean over seeds. Users and seeds: other seeds drawn too, by "
-        "the test of Behrens and Fisher; – where a row has one run. Each p by Holm's correction over this table; "
-        "intervals as they are. p < 0.05: yes, by both; over users, by the first alone, so that other seeds may tell "
-        "otherwise."
+        "seeds; bootstrap and paired t-test of each user's mean over seeds. Users and seeds: other seeds drawn too; a "
+        "row's variance over seeds is its own or, if that is larger or it has one run, the mean of this table's rows; – "
+        "where no row has two runs. Each p by Holm's correction over this table; intervals as they are. p < 0.05: yes, "
+        "by both; over users, by the first alone, so that other seeds may tell otherwise."
     )
     title = f"{rows[0].dataset}: against {against}"
     return Table(title, HEADER, lines, [*incomplete(rows, suite, [rows[0].dataset]), note])

@@ -98,46 +98,57 @@ def over_users(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Compariso
     return Comparison(float(differences.mean()), float(low), float(high), p)
 
 
-def over_users_and_seeds(ours: np.ndarray, theirs: np.ndarray) -> Optional[Comparison]:
-    """Likewise, other users and other seeds drawn: the test of Behrens and Fisher.
+@dataclass(frozen=True)
+class SeedVariance:
+    """Variance of a metric over a row's seeds, as the rows of a table have it on the average; of no row, 0 freedom."""
 
-    What is known of the true difference is the sum of a normal of the users' part (the variance of their paired
-    differences, over U) and, for each model, a Student t of S - 1 degrees of freedom, scaled by the deviation of its
-    metric over its S runs, over √S. (Welch's test, which merges the degrees of freedom, calls chance significant too
-    often with two or three seeds and many users.)
+    variance: float
+    freedom: int
+
+
+def variance_over_seeds(rows: Sequence[Sequence[float]]) -> SeedVariance:
+    """Of each row the metric's value by run; rows that only count, and those of one run, tell nothing."""
+    found = [(float(np.var(values, ddof=1)), len(values) - 1) for values in rows if len(values) > 1]
+    varying = [(variance, freedom) for variance, freedom in found if np.sqrt(variance) > ROUNDING]
+    freedom = sum(own for _, own in varying)
+    return SeedVariance(sum(v * own for v, own in varying) / freedom if freedom else 0.0, freedom)
+
+
+def over_users_and_seeds(ours: np.ndarray, theirs: np.ndarray, table: SeedVariance) -> Optional[Comparison]:
+    """Likewise, other users and other seeds drawn.
+
+    What is known of the true difference is a normal of the users' part (the variance of their paired differences, over
+    U), plus a Student t, of the table's degrees of freedom, of the seeds' part: for each row the larger of its own
+    variance over seeds and the table's, over its runs; none for a row that only counts. Two or three runs alone do not
+    tell a variance: their own chance would pass for significance, or hide all.
 
     Returns:
-        None where a model has one run, of which no deviation is known.
+        None where a model has one run and no row of the table has more.
     """
-    if min(len(ours), len(theirs)) < 2:
+    if not table.freedom and min(len(ours), len(theirs)) < 2:
         return None
     differences = _differences(ours, theirs)
     difference = float(differences.mean())
     of_users = float(differences.var(ddof=1)) / len(differences) if len(differences) > 1 else 0.0
-    of_seeds = [_variances(runs.mean(axis=1)) for runs in (ours, theirs)]
-    weights = np.outer(of_seeds[0][1], of_seeds[1][1])
-    deviations = np.sqrt(of_users + of_seeds[0][0][:, None] + of_seeds[1][0][None, :])
+    of_seeds = sum(_of_seeds(runs.mean(axis=1), table) for runs in (ours, theirs))
+    # a Student t is a normal whose variance is multiplied by the degrees of freedom over a chi square
+    chi_square = stats.chi2.ppf((SHARES[1:] + SHARES[:-1]) / 2, max(1, table.freedom))
+    deviations = np.sqrt(of_users + of_seeds * table.freedom / chi_square)
     if not deviations.any():
         return Comparison(difference, difference, difference, float(difference == 0))
 
-    def beyond(distance: float) -> float:  # probability that the difference is farther than this from what was seen
-        return float(2 * (weights * special.ndtr(-distance / np.maximum(deviations, ROUNDING))).sum())
+    def beyond(distance: float) -> float:  # probability that the true one is farther than this from what was seen
+        return float(2 * (np.diff(SHARES) * special.ndtr(-distance / deviations)).sum())
 
-    highest = float(deviations.max())
-    half = float(optimize.brentq(lambda distance: beyond(distance) - 0.05, 0.0, 10 * highest, xtol=1e-6))
+    half = float(optimize.brentq(lambda distance: beyond(distance) - 0.05, 0.0, 10 * deviations.max(), xtol=1e-7))
     return Comparison(difference, difference - half, difference + half, min(1.0, beyond(abs(difference))))
 
 
-def _variances(means: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """What the variance of a mean over seeds may be, given those of S seeds: values and their probabilities.
-
-    A Student t is a normal whose variance is that of the sample times S - 1 over a chi square.
-    """
-    known = float(means.var(ddof=1)) / len(means)
-    if np.sqrt(known) < ROUNDING:  # it only counts
-        return np.zeros(1), np.ones(1)
-    middle = stats.chi2.ppf((SHARES[1:] + SHARES[:-1]) / 2, len(means) - 1)
-    return known * (len(means) - 1) / middle, np.diff(SHARES)
+def _of_seeds(means: np.ndarray, table: SeedVariance) -> float:
+    own = float(means.var(ddof=1)) if len(means) > 1 else np.inf
+    if np.sqrt(own) <= ROUNDING:  # it only counts
+        return 0.0
+    return (max(own, table.variance) if len(means) > 1 else table.variance) / len(means)
 
 
 def holm(p_values: Sequence[float]) -> List[float]:

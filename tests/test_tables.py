@@ -114,48 +114,62 @@ def test_comparison_and_holm_by_hand():
     assert significance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
-def test_a_test_over_seeds_too_is_that_of_the_sum_of_a_normal_and_two_ts():
+def test_a_test_over_seeds_too_is_that_of_the_sum_of_a_normal_and_a_t():
     generator = np.random.default_rng(0)
     ours = 0.02 * generator.random((3, 1)) + 0.3 * generator.random((3, 500))  # (seeds, users)
     theirs = 0.02 * generator.random((2, 1)) + 0.3 * generator.random((2, 500))
-    found = significance.over_users_and_seeds(ours, theirs)
+    known = significance.SeedVariance(0.008**2, 4)
+    found = significance.over_users_and_seeds(ours, theirs, known)
     differences = ours.mean(axis=0) - theirs.mean(axis=0)
+    own = [np.var(runs.mean(axis=1), ddof=1) for runs in (ours, theirs)]
+    assert min(own) < 0.008**2 < max(own)  # one of each kind
+    error = (max(own[0], 0.008**2) / 3 + max(own[1], 0.008**2) / 2) ** 0.5
     drawn = generator.standard_normal(1_000_000) * differences.std(ddof=1) / 500**0.5
-    for runs in (ours, theirs):
-        error = runs.mean(axis=1).std(ddof=1) / len(runs) ** 0.5
-        drawn += error * generator.standard_t(len(runs) - 1, 1_000_000)
+    drawn += error * generator.standard_t(4, 1_000_000)
     assert found.difference == pytest.approx(differences.mean())
     assert found.high - found.difference == pytest.approx(np.quantile(np.abs(drawn), 0.95), rel=0.01)
-    assert found.p == pytest.approx(np.mean(np.abs(drawn) > found.difference), abs=0.003)
-    assert significance.over_users_and_seeds(ours[:1], theirs) is None  # of one run no deviation is known
+    assert found.p == pytest.approx(np.mean(np.abs(drawn) > abs(found.difference)), abs=0.003)
+    one = significance.over_users_and_seeds(ours[:1], theirs, known)  # of one run, the table's variance
+    assert one.high - one.low > found.high - found.low
+    assert significance.over_users_and_seeds(ours[:1], theirs, significance.SeedVariance(0.0, 0)) is None
 
 
 def test_a_test_over_seeds_too_where_one_part_is_all():
     users, none = np.array([0.1, 0.0, 0.4, 0.3] * 50), np.zeros((3, 200))
-    counted = significance.over_users_and_seeds(np.tile(users, (3, 1)), none)  # no deviation over seeds
+    known = significance.SeedVariance(0.1**2, 2)
+    counted = significance.over_users_and_seeds(np.tile(users, (3, 1)), none, known)  # no deviation over seeds
     error = users.std(ddof=1) / 200**0.5
     assert counted.p == pytest.approx(2 * stats.norm.sf(users.mean() / error), rel=0.01)
     means = np.array([0.1, 0.2, 0.6])
-    alone = significance.over_users_and_seeds(np.tile(means[:, None], 200), none)  # none over users
+    alone = significance.over_users_and_seeds(np.tile(means[:, None], 200), none, known)  # none over users
     assert alone.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue, rel=0.01)
     assert alone.high == pytest.approx(0.3 + stats.t.ppf(0.975, 2) * means.std(ddof=1) / 3**0.5, rel=0.01)
     same = np.tile(users, (3, 1))
-    assert significance.over_users_and_seeds(same, same).p == significance.over_users(same, same).p == 1.0
+    assert significance.over_users_and_seeds(same, same, known).p == significance.over_users(same, same).p == 1.0
     third = np.tile(users / 3, (6, 1))  # whose mean rounds otherwise than that of five
     assert significance.over_users(third, third[:5]).p == 1.0
     assert significance.over_users(np.array([[0.5]]), np.array([[0.2]])).p == 1.0  # one user
 
 
-def test_models_that_differ_by_their_seeds_alone_are_rarely_told_apart():
+def test_the_variance_of_a_table_is_the_mean_of_rows_that_vary():
+    found = significance.variance_over_seeds([[0.1, 0.3], [0.2, 0.2, 0.5], [0.4], [0.3, 0.3]])
+    assert found.variance == pytest.approx((1 * 0.02 + 2 * 0.03) / 3) and found.freedom == 3
+    assert significance.variance_over_seeds([[0.1], [0.2, 0.2]]) == significance.SeedVariance(0.0, 0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.7])
+def test_models_that_differ_by_their_seeds_alone_are_rarely_told_apart(spread):
     generator = np.random.default_rng(0)
     called = np.zeros(2)
-    for _ in range(200):
+    for _ in range(300):  # a table of eight rows, three seeds, whose deviations over seeds are alike, or are not
+        deviations = 0.05 * np.exp(spread * generator.standard_normal(8))
+        of_runs = deviations[:, None] * generator.standard_normal((8, 3))
         users = generator.random(300)
-        runs = [users + 0.05 * generator.standard_normal((3, 1)) for _ in range(2)]
-        runs = [own + 0.05 * generator.standard_normal((3, 300)) for own in runs]
-        found = significance.over_users(*runs), significance.over_users_and_seeds(*runs)
+        ours, theirs = (users + own[:, None] + 0.05 * generator.standard_normal((3, 300)) for own in of_runs[:2])
+        table_of = significance.variance_over_seeds(of_runs)
+        found = significance.over_users(ours, theirs), significance.over_users_and_seeds(ours, theirs, table_of)
         called += [one.p < 0.05 for one in found]
-    assert called[0] > 100 and called[1] < 10  # of 200: seeds as they are call most of them different
+    assert called[0] > 150 and called[1] <= 20  # of 300: seeds as they are call most of them different
 
 
 def test_one_correction_for_all_tests_of_a_table():
