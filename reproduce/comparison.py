@@ -92,8 +92,8 @@ def compared(rows: List[Row], suite: Suite, split: str) -> Optional[Table]:
         f"Against {against}{'' if suite.base else chosen}; {history_of(split)}. Users: other users drawn, these "
         "seeds; bootstrap and paired t-test of each user's mean over seeds. Users and seeds: other seeds drawn too; a "
         "row's variance over seeds is its own or, if that is larger or it has one run, the mean of this table's rows; "
-        "– where no row has two runs. Each p by Holm's correction over this table; intervals as they are. p < 0.05: yes, "
-        "by both; over users, by the first alone, so that other seeds may tell otherwise."
+        "– where no row has two runs. Each p by Holm's correction over this table; intervals as they are. p < 0.05: "
+        "yes, by both; over users, by the first alone, so that other seeds may tell otherwise."
     )
     title = f"{rows[0].dataset}: against {against}"
     return Table(title, HEADER, lines, [*incomplete(rows, suite, [rows[0].dataset]), note])
