@@ -200,7 +200,10 @@ def make(asked: Asked, split: str) -> Path:
     if len({row.dataset for row in everything}) > 1:
         tables.insert(0, overview(everything, asked.suite, split))
     if not tables:
-        raise UserError(f"no run of {asked.suite.name} is done; python -m reproduce.run with the same words runs them")
+        on = ", ".join(asked.suite.datasets)
+        raise UserError(
+            f"no run of {asked.suite.name} on {on} is done; python -m reproduce.run with the same words runs them"
+        )
     home = Path(asked.results_dir) / "suites" / asked.suite.name
     name = f"table{asked.selection}"
     listed = [runs_listed(everything, asked.results_dir, home, as_html) for as_html in (False, True)]
