@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from omegaconf import ListConfig, OmegaConf
 
@@ -17,7 +18,7 @@ from common.files import checksum, read_json
 from common.settings import as_dict, split_overrides
 from reproduce import scores
 from reproduce.steps import OF_STAGE_2, STAGE_1, pipeline
-from reproduce.suite_file import SuiteFile, check_keys, check_seeds, read_suite
+from reproduce.suite_file import Entry, SuiteFile, check_keys, check_seeds, read_suite
 from reproduce.train import plan, with_config
 
 SUITES = Path(__file__).resolve().parent / "suites"
@@ -182,51 +183,65 @@ def load_suite(
     file = _found(name)
     path, given, shared = file.path, settings or {}, with_config(file.settings)
     of_yaml = [file.settings, *file.of_dataset.values(), *(entry.settings for entry in file.entries)]
-    _check_not_for_suites(path, given, [key for settings in of_yaml for key in settings])
+    _check_not_for_suites(path, given, [key for own in of_yaml for key in own])
     if seeds is not None:
         check_seeds(seeds, "command line")
-    own = [dataset for entry in file.entries for dataset in entry.datasets]
-    check_keys(list(file.of_dataset), [*(datasets or []), *file.datasets, *own], f"{path}: of_dataset")
-    names = [entry.name for entry in file.entries]
-    for row in names:
-        if names.count(row) > 1:
-            raise UserError(f"{path}: two rows have the name '{row}'; give each entry a name of its own")
-    check_keys([*file.against, *filter(None, [file.base])], names, f"{path}: against, base", "row")
-    known_to_one, read, runs, notes = set(), set(), [], []
-    for entry in file.entries:
-        try:
-            steps = pipeline(entry.model)
-        except UserError as error:
-            raise UserError(f"{path}: models: {error}") from error
-        known = {key for step in steps for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
-        of_row = with_config(entry.settings, steps)
-        known_to_one |= known
-        asked = rows is None or entry.name in rows
-        if asked:
-            read |= known
-            notes += _overridden(entry.name, of_row, given)
+    of_entries = [dataset for entry in file.entries for dataset in entry.datasets]
+    check_keys(list(file.of_dataset), [*(datasets or []), *file.datasets, *of_entries], f"{path}: of_dataset")
+    keys = [_keys_of(path, entry) for entry in file.entries]
+    _check_known([*shared, *(key for own in file.of_dataset.values() for key in own)], given, keys, path, own_keys)
+    asked = [rows is None or entry.name in rows for entry in file.entries]
+    runs, notes = [], []
+    for entry, known, is_asked in zip(file.entries, keys, asked):
+        of_row = with_config(entry.settings, pipeline(entry.model))
+        notes += _overridden(entry.name, of_row, given) if is_asked else []
         for dataset in datasets or entry.datasets or file.datasets:
-            values = {**shared, **file.of_dataset.get(dataset, {}), **of_row}
-            values = {k: v for k, v in values.items() if (k in known or k in of_row) and not _outranked(k, given)}
+            values = {k: v for k, v in {**shared, **file.of_dataset.get(dataset, {})}.items() if k in known}
+            values = {k: v for k, v in {**values, **of_row}.items() if not _outranked(k, given)}
             values.update({k: v for k, v in given.items() if k in known})
-            made_of = _check_run(path, entry.name, entry.model, dataset, values) if asked else ""
+            made_of = _check_run(path, entry.name, entry.model, dataset, values) if is_asked else ""
             for seed in seeds or entry.seeds or file.seeds or [SEED]:
                 words = [_word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
                 files = _files_told(words) if entry.model == "Scores" else ""
                 runs.append(SuiteRun(entry.name, entry.model, dataset, seed, tuple(words), made_of + files))
-    of_datasets = [key for values in file.of_dataset.values() for key in values]
-    for key in (*shared, *of_datasets, *given):
-        if key not in known_to_one:
-            source = "command line" if key in given and key not in (*shared, *of_datasets) else path
-            hint = nearest(key, known_to_one.union(own_keys if source != path else ()))
-            raise UserError(f"{source}: setting '{key}' is known to none of the suite's models{hint}")
-    notes += [f"{key} is read by none of the rows asked for" for key in given if key not in read]
     if not runs:
         raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
+    for (row, _, _), count in Counter((run.name, run.dataset, run.seed) for run in runs).items():
+        if count > 1:
+            raise UserError(f"{path}: two rows have the name '{row}'; give each entry a name of its own")
+    check_keys(
+        [*file.against, *filter(None, [file.base])],
+        [entry.name for entry in file.entries],
+        f"{path}: against, base",
+        "row",
+    )
+    read = set().union(*(known for known, is_asked in zip(keys, asked) if is_asked))
+    notes += [f"{key} is read by none of the rows asked for" for key in given if key not in read]
     order = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
     runs.sort(key=lambda run: order[run.seed])  # every row has one result before any has two
     suite = Suite(path.stem, runs, file.against, file.base, tuple(notes))
     return suite if rows is None else suite.only(rows)
+
+
+def _keys_of(path: Path, entry: Entry) -> Set[str]:
+    """Settings that a row's steps know, plain and as step.key."""
+    try:
+        steps = pipeline(entry.model)
+    except UserError as error:
+        raise UserError(f"{path}: models: {error}") from error
+    return {key for step in steps for key in (*step.keys, *(f"{step.name}.{k}" for k in step.keys))}
+
+
+def _check_known(
+    of_yaml: Sequence[str], given: Mapping[str, Any], keys: Sequence[Set[str]], path: Path, own_keys: Sequence[str]
+) -> None:
+    """Whether each setting for all models is known to one of them."""
+    known = set().union(*keys)
+    for key in (*of_yaml, *given):
+        if key not in known:
+            source = path if key in of_yaml else "command line"
+            hint = nearest(key, known if key in of_yaml else known.union(own_keys))
+            raise UserError(f"{source}: setting '{key}' is known to none of the suite's models{hint}")
 
 
 NOT_FOR_SUITES = {
