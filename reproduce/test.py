@@ -123,15 +123,15 @@ def table(runs: List[Run], split: str) -> List[List[str]]:
         kinds.setdefault(run.kind(), []).append(run)
     rows = [["model", "seeds", *(m.upper() for m in METRICS), "valid HIT@10", "valid NDCG@10", "epochs", "train s"]]
     labels = [group[0].label() for group in kinds.values()]
-    for label, group in zip(labels, kinds.values()):
+    for label, alike in zip(labels, kinds.values()):
+        group = list({run.made_from["settings"]["seed"]: run for run in reversed(alike)}.values())[::-1]
         valid = [statistics.fmean(run.result["valid"][m] for run in group) for m in ("hit@10", "ndcg@10")]
         epochs = statistics.fmean(run.result["epochs"] for run in group)
         seconds = statistics.fmean(run.result["seconds"] for run in group)
-        seeds = {run.made_from["settings"]["seed"] for run in group}
-        again = f" ({len(group)} runs)" if len(group) > len(seeds) else ""
+        again = f" ({len(alike)} runs)" if len(alike) > len(group) else ""  # of a seed, the first counts
         row = [
             label if labels.count(label) == 1 else f"{label}: {group[0].folder.name}",
-            f"{len(seeds)}{again}",
+            f"{len(group)}{again}",
             *(mean_and_deviation([run.result[split][m] for run in group]) for m in METRICS),
         ]
         rows.append([*row, *(f"{value:.4f}" for value in valid), f"{epochs:.0f}", f"{seconds:.0f}"])

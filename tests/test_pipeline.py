@@ -189,3 +189,5 @@ def test_table_takes_mean_and_deviation_over_seeds(tmp_path):
     assert [row[0] for row in rows[1:]] == [f"SICSRec (paper{told})" for told in ("", ", alpha=0.3", ", processes=2")]
     assert rows[1][1:3] == ["2", "0.2000 ± 0.1414"]  # of 0.1 and 0.3: √(2 · 0.1² / (2 − 1))
     assert rows[2][1:3] == ["1", "0.2000"] and rows[2][-4:] == ["0.5000", "0.2500", "4", "2"]
+    again = test_script.table([*runs[:2], run_of(tmp_path, 3, processes=1)], "test")  # a seed run under another name
+    assert again[1][1:3] == ["2 (3 runs)", "0.2000 ± 0.1414"]
