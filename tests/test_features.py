@@ -68,7 +68,7 @@ def test_features_that_are_not_finite_are_neither_written_nor_read(tmp_path: Pat
 
 
 def test_a_missing_file_is_named_with_the_cure(tmp_path: Path) -> None:
-    assert "run stage 1, or point features_dir=DIR" in refusal(tmp_path / "absent.pth")
+    assert "run stage 1, point features_dir=DIR" in refusal(tmp_path / "absent.pth")
 
 
 def test_another_number_of_items_is_refused(tmp_path: Path) -> None:

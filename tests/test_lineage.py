@@ -75,7 +75,7 @@ def test_a_sweep_holds_runs_on_the_same_features_with_id_encoders_of_their_own_w
     wide = [run_of(tmp_path, seed, text, hidden_size=16) for seed, text in texts.items()]
     other = run_of(tmp_path, 3, features(tmp_path / "b", 3, ["t2t"]), hidden_size=16)
     runs = [*narrow, *wide, other]
-    row = Row("all", "D", [], [run.folder for run in runs], [run.result for run in runs], len(runs))
+    row = Row("all", "D", [], [run.folder for run in runs], [run.result for run in runs])
     (sweep,) = of_rows([row], "test")
     assert (sweep.setting, sweep.values) == ("hidden_size", [8, 16])
     assert sweep.means == pytest.approx([1.15, 1.15])
