@@ -12,10 +12,6 @@ from common.errors import UserError
 from common.files import atomic, checksum, read_json, record
 
 MODALITIES = ("text", "image")
-MISSING = (
-    "no such features; run stage 1, point features_dir=DIR to where they lie, use one modality alone "
-    "(modalities=[text]), or make stand-ins of titles (python -m reproduce.standin)"
-)
 
 
 def features_path(folder: Path, dataset: str, modality: str) -> Path:
@@ -52,12 +48,13 @@ def save_features(
     record(path.with_suffix(".json"), made_from, {"features": path}, extra)
 
 
-def check_features(folder: Path, dataset: str, modalities: Sequence[str]) -> None:
-    """Whether finished features are there, before anything is trained. Raises a `UserError` where they are not."""
-    for modality in modalities:
-        path = features_path(folder, dataset, modality)
-        if not path.is_file():
-            raise UserError(f"{path}: {MISSING}")
+def check_there(path: Path) -> None:
+    """Raise a `UserError` that names the cures where a file of features is missing."""
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such features; run stage 1, point features_dir=DIR to where they lie, use one modality alone "
+            "(modalities=[text]), or make stand-ins of titles (python -m reproduce.standin)"
+        )
 
 
 def check_made_from(path: Path, items: Path) -> None:
@@ -82,8 +79,7 @@ def load_features(path: Path, n_items: int) -> torch.Tensor:
     Raises:
         UserError: missing file, wrong number of rows, other item ids, changed since written, not finite.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: {MISSING}")
+    check_there(path)
     features = load_published(path)
     if not isinstance(features, torch.Tensor) or features.dim() != 2:
         raise UserError(f"{path}: holds no tensor of (items, width)")

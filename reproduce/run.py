@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import yaml
+from omegaconf import ListConfig
 
 from common.arguments import Parser
 from common.errors import UserError, nearest, run_script
 from common.files import read_json, read_text, write_json
 from common.settings import REPOSITORY, split_overrides
 from reproduce.formats import name_part
-from reproduce.suite import Suite, SuiteRun, listed, load_suite, suite_names
+from reproduce.suite import Suite, SuiteRun, load_suite, suite_names
 from reproduce.train import check_finished_features, plan
 
 HELD = "is writing here"  # of common.files.exclusive: another run makes what this one needs too
@@ -98,7 +99,9 @@ def asked_for(name: str, words: List[str], arguments: argparse.Namespace, others
     jobs = own.get("jobs", 1)
     if type(jobs) is not int or jobs < 1:
         raise UserError(f"jobs={jobs}: must be a number of at least 1")
-    seeds = listed(own["seeds"]) if "seeds" in own else None
+    seeds = own.get("seeds")
+    if seeds is not None:
+        seeds = list(seeds) if isinstance(seeds, ListConfig) else [seeds]
     suite = load_suite(name, chosen.get("dataset"), seeds, values, (*OWN, *others), chosen.get("rows"))
     if "base" in chosen:
         (base, *others_named) = chosen["base"]
@@ -223,6 +226,7 @@ def check_data(asked: Asked) -> None:
     Raises:
         UserError: they are not; before the first run starts.
     """
+    checked = set()
     for run in asked.suite.runs:
         given = dict(word.split("=", 1) for word in run.words)
         folder = Path(given.get("datasets_dir", asked.datasets_dir))
@@ -230,7 +234,10 @@ def check_data(asked: Asked) -> None:
         if not {"data_dir", "prepare_dataset.data_dir"} & set(given) and run.dataset not in known:
             cure = f"name what to prepare it from, data_dir=FOLDER{nearest(run.dataset, known)}"
             raise UserError(f"no data set '{run.dataset}' in {folder}/; {cure}")
-        check_finished_features(plan(run.model, run.dataset, run.words))
+        of_any_seed = (run.model, run.dataset, *(word for word in run.words if not word.startswith("seed=")))
+        if of_any_seed not in checked:
+            checked.add(of_any_seed)
+            check_finished_features(plan(run.model, run.dataset, run.words))
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -145,10 +145,12 @@ def over_users_and_seeds(ours: np.ndarray, theirs: np.ndarray, table: SeedVarian
 
 
 def _of_seeds(means: np.ndarray, table: SeedVariance) -> float:
-    own = float(means.var(ddof=1)) if len(means) > 1 else np.inf
-    if np.sqrt(own) <= ROUNDING:  # it only counts
-        return 0.0
-    return (max(own, table.variance) if len(means) > 1 else table.variance) / len(means)
+    """The variance of a row's mean over its runs (S,)."""
+    if len(means) < 2:
+        return table.variance
+    own = float(means.var(ddof=1))
+    only_counts = np.sqrt(own) <= ROUNDING
+    return 0.0 if only_counts else max(own, table.variance) / len(means)
 
 
 def holm(p_values: Sequence[float]) -> List[float]:

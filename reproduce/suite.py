@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from common.errors import UserError, nearest
 from common.files import checksum, read_json
@@ -141,11 +141,6 @@ def _as_read_back(key: str, text: str) -> str:
         if split_overrides([f"{key}={text}"])[key] == text:
             return text
     return json.dumps(text, ensure_ascii=False)
-
-
-def listed(value: Any) -> List[Any]:
-    """A list of a YAML or of the command line, or a list of one value."""
-    return list(value) if isinstance(value, (list, ListConfig)) else [value]
 
 
 def _found(name: str) -> SuiteFile:

@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from common.arguments import Parser
 from common.errors import UserError, run_script
-from common.features import check_features, features_path
+from common.features import check_there, features_path
 from common.files import checksum, write_json
 from common.settings import REPOSITORY, build, read_yaml, split_overrides, typed
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
@@ -159,7 +159,8 @@ def check_finished_features(planned: Planned) -> None:
     final = planned[-1][1]
     made_here = any(isinstance(settings, ExportSettings) for _, settings in planned)
     if getattr(final, "features_dir", None) is not None and not made_here:
-        check_features(Path(final.features_dir), final.dataset, final.modalities)
+        for modality in final.modalities:
+            check_there(features_path(Path(final.features_dir), final.dataset, modality))
 
 
 def _refuse_replaced(exported: Mapping[Path, str]) -> None:
