@@ -7,17 +7,9 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 
 from reproduce.formats import Cell, Table
+from reproduce.ranks import gains, read_ranks, same_targets
 from reproduce.rows import Row, history_of, incomplete
-from reproduce.significance import (
-    Comparison,
-    gains,
-    holm,
-    over_users,
-    over_users_and_seeds,
-    read_ranks,
-    same_targets,
-    variance_over_seeds,
-)
+from reproduce.significance import Comparison, holm, over_users, over_users_and_seeds, variance_over_seeds
 from reproduce.suite import Suite
 from reproduce.test import METRICS
 

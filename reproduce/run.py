@@ -246,6 +246,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     asked = command_line(__doc__, argv, {"--dry-run": "list what is to be done, and stop", "--check": check})
     if asked.flags.dry_run:
         print(listing(asked.suite, asked.results_dir))
+        try:
+            check_data(asked)
+        except UserError as error:
+            print(f"note: {error}", file=sys.stderr)
         return
     check_data(asked)
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # run_all ends its processes

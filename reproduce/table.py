@@ -28,9 +28,9 @@ from common.errors import UserError, run_script
 from common.files import read_text, write_text
 from reproduce.comparison import compared, uncompared
 from reproduce.formats import Cell, Table, as_csv, latex, markdown, page
+from reproduce.ranks import coverage_and_gini, gain, groups, read_ranks, same_targets
 from reproduce.rows import Row, collect, history_of, incomplete, runs_listed
 from reproduce.run import Asked, command_line
-from reproduce.significance import coverage_and_gini, gain, groups, read_ranks, same_targets
 from reproduce.suite import Suite
 from reproduce.test import MASKED, METRICS, mean_and_deviation
 

@@ -28,6 +28,7 @@ from stage1_content_modality_semantic_alignment import llm_driven_sample, sft_co
 from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
 from stage1_content_modality_semantic_alignment.strategy import seed_suffix
 from stage2_sequence_preference_learning import SICSRec_main1
+from stage2_sequence_preference_learning.search_space import check_space
 
 Planned = List[Tuple[Step, Any]]
 
@@ -69,6 +70,9 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Planned:
         return build(step.schema, {**routed[step.name], "dataset": dataset}, step.configs)
 
     planned = [*((step, settings_of(step)) for step in steps[:-1]), (steps[-1], final)]
+    for _, settings in planned:
+        if getattr(settings, "n_trials", 0):
+            check_space(settings)
     _name_strategy(planned)
     needed = [(step, settings) for step, settings in planned if _is_needed(step, final)]
     _name_features(needed)

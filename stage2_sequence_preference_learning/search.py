@@ -10,99 +10,28 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import itertools
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple, get_type_hints
+from typing import Any, Callable, Dict, List, Tuple
 
 import matplotlib
 import optuna
 from optuna.trial import TrialState
 
 from common.device import pick_compute
-from common.errors import Diverged, UserError, nearest
+from common.errors import Diverged, UserError
 from common.files import atomic, digest, exclusive, read_json, write_text
 from common.runs import MADE, METRICS, open_run, run_folder
-from common.settings import as_dict, to_yaml, typed
-from stage2_sequence_preference_learning.settings import NOT_SHAPING, StageSettings, resolve_switches
+from common.settings import as_dict, to_yaml
+from stage2_sequence_preference_learning.search_space import as_it_stands, check_space, grid_of, name_of, suggest
+from stage2_sequence_preference_learning.settings import resolve_switches
 from stage2_sequence_preference_learning.spine import train, what_makes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-NOT_SEARCHED = ("dataset", "device", "precision", "seed", "valid_metric", "variant")  # the switches are, one by one
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)  # pruned: the training diverged
-
-
-def grid_of(space: Dict[str, Any]) -> List[Dict[str, Any]]:
-    """All cells of a space of lists, in their order; empty if any setting has a range."""
-    if not all(isinstance(values, list) for values in space.values()):
-        return []
-    return [dict(zip(space, cell)) for cell in itertools.product(*space.values())]
-
-
-def check_space(settings: Any) -> None:
-    """Every searched key is a setting that shapes a run; every value is admitted there.
-
-    Raises:
-        UserError: names the key.
-    """
-    known = [f.name for f in dataclasses.fields(settings) if f.name not in (*NOT_SHAPING, *NOT_SEARCHED)]
-    of_both_steps = [f.name for f in dataclasses.fields(StageSettings) if f.name in known]
-    if not settings.search_space:
-        raise UserError("search_space is empty: name a setting and its values, as in search_space={alpha: [0.1, 0.2]}")
-    for key, values in settings.search_space.items():
-        if key not in known:
-            kind = "cannot search" if hasattr(settings, key) else "unknown setting"
-            raise UserError(f"search_space: {kind} '{key}'{nearest(key, known)}")
-        if key in of_both_steps and getattr(settings, "pretrain_id", "none") != "none":
-            raise UserError(
-                f"search_space: '{key}' must be the ID encoder's, which all trials start from; train one run for each "
-                f"value ({key}=VALUE reaches both steps of run_train.sh), or search it with pretrain_id=none"
-            )
-        if isinstance(values, dict):
-            unknown = set(values) - {"low", "high", "log", "step"}
-            if unknown or not {"low", "high"} <= set(values):
-                raise UserError(f"search_space: '{key}' needs low and high, and may have log and step; it has {values}")
-            low, high = values["low"], values["high"]
-            if not all(isinstance(end, (int, float)) for end in (low, high)) or low > high:
-                raise UserError(f"search_space: '{key}': low and high must be numbers, low the lesser; it has {values}")
-            if values.get("log") and (low <= 0 or "step" in values):
-                raise UserError(f"search_space: '{key}': log: true needs low above 0, and no step; it has {values}")
-            if "step" in values and not (isinstance(values["step"], (int, float)) and values["step"] > 0):
-                raise UserError(f"search_space: '{key}': step must be a number above 0; it has {values}")
-            if type(_typed(settings, key, low)) not in (int, float):
-                raise UserError(f"search_space: '{key}' is no number: it must be a list of values; it has {values}")
-            values.update({end: _typed(settings, key, values[end]) for end in ("low", "high")})
-        elif isinstance(values, list) and values:
-            values[:] = [_typed(settings, key, value) for value in values]
-        else:
-            raise UserError(f"search_space: '{key}' must be a list of values, or {{low, high}}")
-
-
-def _typed(settings: Any, key: str, value: Any) -> Any:
-    """A value as the setting holds it, so that a run is the same searched or given; `UserError`: not admitted."""
-    return typed(type(settings), {key: value}, "search_space")[key]
-
-
-def name_of(chosen: Dict[str, Any]) -> str:
-    """The name of a trial's run, such as ``alpha=0.2``."""
-    return ",".join(f"{k}={v}" for k, v in chosen.items())
-
-
-def suggest(trial: optuna.Trial, space: Dict[str, Any], settings: Any) -> Dict[str, Any]:
-    """One value for each searched setting, of the type that the setting has."""
-    chosen: Dict[str, Any] = {}
-    types = get_type_hints(type(settings))  # of a value that may stand at null, too
-    for key, values in space.items():
-        if isinstance(values, list):
-            chosen[key] = trial.suggest_categorical(key, values)
-        elif types[key] in (int, Optional[int]):
-            chosen[key] = trial.suggest_int(key, **values)
-        else:
-            chosen[key] = trial.suggest_float(key, **values)
-    return chosen
 
 
 def _folder(model: str, settings: Any) -> Path:
@@ -138,16 +67,9 @@ def _enqueue_grid(study: optuna.Study, cells: List[Dict[str, Any]]) -> None:
             study.enqueue_trial(cell, user_attrs={"asked": cell})
 
 
-def _stands_in(value: Any, values: Any) -> bool:
-    if isinstance(values, list):
-        return value in values
-    return value is not None and bool(values["low"] <= value <= values["high"])
-
-
 def _enqueue_as_it_stands(study: optuna.Study, settings: Any) -> None:
     """Ask first for the settings that the run has anyway; a value outside of the space is drawn."""
-    space = settings.search_space
-    stands = {key: getattr(settings, key) for key in space if _stands_in(getattr(settings, key), space[key])}
+    stands = as_it_stands(settings)
     if stands:
         study.enqueue_trial(stands, user_attrs={"asked": stands})
 
@@ -215,7 +137,7 @@ def train_or_search(
     """
     if settings.n_trials == 0:
         return train(model, complete(settings), force)
-    check_space(settings)
+    settings = dataclasses.replace(settings, search_space=check_space(settings))
     own = settings.seed == settings.search_seed  # run=NAME names the run of this seed
     searched = dataclasses.replace(settings, seed=settings.search_seed, run=settings.run if own else None)
     best = search(model, complete(searched), force)

@@ -18,7 +18,7 @@ from reproduce.baselines.settings import SCHEMAS
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
 from stage2_sequence_preference_learning.evaluation import load_model
 from stage2_sequence_preference_learning.packing import batch_of_rows
-from stage2_sequence_preference_learning.search import check_space
+from stage2_sequence_preference_learning.search_space import check_space
 from stage2_sequence_preference_learning.settings import as_dict, recbole_config
 
 SMALL = {"hidden_size": 8, "inner_size": 8, "embedding_size": 8, "padded_length": 10, "n_experts": 2}

@@ -21,11 +21,11 @@ from common.dataset import load_dataset
 from common.errors import UserError
 from common.files import read_json, write_json
 from reproduce import report
+from reproduce.ranks import read_ranks
 from reproduce.report_page import page as report_page
 from reproduce.report_page.users import Shown, read_shown
 from reproduce.rows import Row, anchor_of
 from reproduce.run import asked_for
-from reproduce.significance import read_ranks
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
 from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path

@@ -9,6 +9,7 @@ from optuna.trial import FixedTrial
 from common.errors import Diverged, UserError
 from reproduce.baselines.settings import SCHEMAS
 from stage2_sequence_preference_learning import SICSRec_main1, id_encoder_main1, search
+from stage2_sequence_preference_learning.search_space import suggest
 from stage2_sequence_preference_learning.settings import SICSRecSettings
 
 ALPHAS = [0.1, 0.5, 0.9]
@@ -109,7 +110,7 @@ def test_a_setting_that_stands_at_null_has_its_own_type(datasets_dir, tmp_path):
     best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space, n_trials=1))
     assert 0.5 <= json.loads((best / "made.json").read_text())["settings"]["clip_grad_norm"] <= 2
     settings = SCHEMAS["SASRecText"](whiten=None)
-    chosen = search.suggest(FixedTrial({"whiten": 3}), {"whiten": {"low": 2, "high": 4}}, settings)
+    chosen = suggest(FixedTrial({"whiten": 3}), {"whiten": {"low": 2, "high": 4}}, settings)
     assert chosen == {"whiten": 3} and isinstance(chosen["whiten"], int)
 
 

@@ -65,6 +65,10 @@ def test_each_suite_fits_the_models(name):
         ("datasets: [a]\nmodels: [Pop]\nof_dataset: {a: {run: x}}", "mine.yaml: 'run' is not for suites"),
         ("datasets: [a]\nmodels: [Pop]\nsettings: {results_dir: r}", "'results_dir' .* on the command line"),
         ("datasets: [a]\nmodels: [Popp]", "mine.yaml: models: unknown model 'Popp'"),
+        (
+            "datasets: [a]\nmodels: [{model: SASRec, settings: {n_trials: 1, search_space: {learning_rat: [1]}}}]",
+            "mine.yaml: SASRec on a: search_space: unknown setting 'learning_rat'; did you mean 'learning_rate'",
+        ),
     ],
 )
 def test_faults_stop_before_anything_starts(tmp_path, text, message):
@@ -72,12 +76,29 @@ def test_faults_stop_before_anything_starts(tmp_path, text, message):
         suite.load_suite(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"epochs": 0}, "^command line: SASRec on a: setting 'epochs' is 0"),
+        ({"n_heads": 3}, "^command line: SASRec on a: .*n_heads"),  # with the YAML's width
+        (
+            {"n_trials": 2, "search_space": {"hidden_size": []}},
+            "^command line: .*search_space: 'hidden_size'",
+        ),
+    ],
+)
+def test_a_fault_of_the_command_line_is_not_the_yamls(tmp_path, words, message):
+    text = "datasets: [a]\nmodels: [SASRec]\nsettings: {hidden_size: 64, n_trials: 0}"
+    with pytest.raises(UserError, match=message):
+        suite.load_suite(write(tmp_path, text), settings=words)
+
+
 def test_seeds_of_the_command_line_are_checked_before_anything_starts(tmp_path):
     with pytest.raises(UserError, match="command line: seeds: -1 must be a number from 0"):
         run.asked_for(write(tmp_path, "datasets: [a]\nmodels: [Pop]"), ["seeds=[-1]"], None)
 
 
-def test_a_suite_or_a_data_set_that_is_not_there_is_told_before_anything_starts(tmp_path):
+def test_a_suite_or_a_data_set_that_is_not_there_is_told_before_anything_starts(tmp_path, capsys):
     with pytest.raises(UserError, match="mine.yaml: no such file"):
         suite.load_suite("mine.yaml")
     given = [write(tmp_path, "datasets: [ml100k]\nmodels: [Pop]"), f"results_dir={tmp_path / 'r'}"]
@@ -90,7 +111,8 @@ def test_a_suite_or_a_data_set_that_is_not_there_is_told_before_anything_starts(
     with pytest.raises(UserError, match=missing):  # before the ID encoder is trained
         train.main(["SICSRec", "ml-100k", "features_dir=none", f"datasets_dir={tmp_path / 'd'}", *given[1:]])
     assert not (tmp_path / "d").exists()
-    run.main([*given, "--dry-run"])  # listing needs no data
+    run.main([*given, "--dry-run"])  # listing needs no data, and tells of it
+    assert "note: no data set 'ml100k'" in capsys.readouterr().err
 
 
 def test_seconds_of_a_resumed_run_are_those_of_both_parts_and_of_a_repeated_one_the_longer(tmp_path):
@@ -227,7 +249,7 @@ def test_the_command_line_wins_over_a_narrower_word_of_the_yaml(tmp_path, capsys
 
 
 def test_words_that_do_something_else_than_meant_are_told(tmp_path, capsys):
-    text = "datasets: [a]\nmodels: [Pop, SASRec, {model: SASRec, name: wide, settings: {hidden_size: 64}}]"
+    text = "datasets: [ml-100k]\nmodels: [Pop, SASRec, {model: SASRec, name: wide, settings: {hidden_size: 64}}]"
     given = [write(tmp_path, text), "--dry-run"]
     run.main([*given, "hidden_size=8", "rows=[Pop,SASRec]"])
     assert capsys.readouterr().err == ""

@@ -12,6 +12,7 @@ from common.dataset import Dataset
 from common.errors import UserError
 from common.ranking import train_counts
 from reproduce import comparison, formats, run, significance, suite, table
+from reproduce.ranks import Ranks, coverage_and_gini, gain, groups
 from reproduce.rows import Row, collect
 
 COLUMNS = ("ndcg@10", "valid ndcg@10", "trained", "frozen", "epochs", "seconds", "operations")
@@ -87,8 +88,8 @@ def test_popularity_is_counted_over_training_rows_alone():
     sequences = [np.array(items) for items in lists]
     assert train_counts(sequences, 4).tolist() == [3, 1, 1, 0]
     dataset = Dataset("D", Path(), [0, 1, 2], sequences, [""] * 4, [""] * 4, None)
-    ranks = significance.Ranks(np.arange(3), np.array([0, 1, 3]), np.ones(3))
-    found = significance.groups(dataset, ranks)
+    ranks = Ranks(np.arange(3), np.array([0, 1, 3]), np.ones(3))
+    found = groups(dataset, ranks)
     assert found["popular targets"].tolist() == [True, False, False]
     assert (found["middling targets"] | found["rare targets"]).tolist() == [False, True, True]
     assert found["history ≤ 5"].all()
@@ -96,9 +97,9 @@ def test_popularity_is_counted_over_training_rows_alone():
 
 def test_gains_are_the_metrics():
     ranks = np.array([1.0, 3.0, 10.5, 40.0])
-    assert significance.gain(ranks, "hit@10").tolist() == [1, 1, 0, 0]
-    assert significance.gain(ranks, "ndcg@5").tolist() == [1, 0.5, 0, 0]
-    assert significance.gain(ranks, "mrr")[3] == 1 / 40
+    assert gain(ranks, "hit@10").tolist() == [1, 1, 0, 0]
+    assert gain(ranks, "ndcg@5").tolist() == [1, 0.5, 0, 0]
+    assert gain(ranks, "mrr")[3] == 1 / 40
 
 
 def test_comparison_and_holm_by_hand():
@@ -179,8 +180,8 @@ def test_one_correction_for_all_tests_of_a_table():
 
 
 def test_coverage_and_gini_by_hand():
-    assert significance.coverage_and_gini(np.array([[0, 1], [2, 3]]), 4) == (1.0, 0.0)
-    coverage, gini = significance.coverage_and_gini(np.array([[0], [0]]), 4)
+    assert coverage_and_gini(np.array([[0, 1], [2, 3]]), 4) == (1.0, 0.0)
+    coverage, gini = coverage_and_gini(np.array([[0], [0]]), 4)
     assert coverage == 0.25 and gini == 0.75  # all on one of four: (n - 1) / n
 
 
@@ -206,7 +207,7 @@ def row_of(folder, name, ranks, items=(5, 6, 7, 8)):
     home.mkdir()
     lines = [f"{user},{item},{rank},{rank}" for user, (item, rank) in enumerate(zip(items, ranks))]
     (home / "ranks.csv").write_text("\n".join(["user,item,rank,rank_masked", *lines]))
-    values = {metric: float(significance.gain(np.array(ranks, float), metric).mean()) for metric in table.METRICS}
+    values = {metric: float(gain(np.array(ranks, float), metric).mean()) for metric in table.METRICS}
     return Row(name, "D", [], [home], [{"test": values}])
 
 
