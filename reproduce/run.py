@@ -35,6 +35,7 @@ from omegaconf import ListConfig
 from common.arguments import Parser
 from common.errors import UserError, nearest, run_script
 from common.files import read_json, read_text, write_json
+from common.runs import METRICS
 from common.settings import REPOSITORY, split_overrides
 from reproduce.formats import name_part
 from reproduce.suite import Suite, SuiteRun, load_suite, suite_names
@@ -168,6 +169,8 @@ def finish(run: SuiteRun, results_dir: str, code: int, seconds: float) -> Tuple[
         told.update(state="done", folder=made["folder"], steps=made["seconds"])
         earlier, now = before.get("seconds", 0.0), told["seconds"]  # a repeated run took the longer, a resumed one both
         told["seconds"] = max(earlier, now) if before.get("was") == "done" else round(earlier + now, 1)
+        trained = read_json(Path(made["folder"]) / METRICS).get("seconds", 0.0)  # knows of suites that were killed
+        told["seconds"] = max(told["seconds"], trained)
     else:
         told.update(state="held" if HELD in lines[-1] else "failed", error=lines[-1])
     write_json(ledger, told)

@@ -8,7 +8,7 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from common.errors import UserError, nearest
 from common.files import checksum, read_json
@@ -145,48 +145,73 @@ def load_suite(
     Raises:
         UserError: names the suite, the row and the key.
     """
-    file = _found(name)
-    path, given, shared = file.path, settings or {}, with_config(file.settings)
-    of_yaml = [file.settings, *file.of_dataset.values(), *(entry.settings for entry in file.entries)]
-    check_not_for_suites(path, given, [key for own in of_yaml for key in own])
+    file, given = _found(name), settings or {}
     if seeds is not None:
         check_seeds(seeds, "command line")
-    of_entries = [dataset for entry in file.entries for dataset in entry.datasets]
-    check_keys(list(file.of_dataset), [*(datasets or []), *file.datasets, *of_entries], f"{path}: of_dataset")
-    keys = [keys_of(path, entry) for entry in file.entries]
-    check_known([*shared, *(key for own in file.of_dataset.values() for key in own)], given, keys, path, own_keys)
-    asked = [rows is None or entry.name in rows for entry in file.entries]
-    runs, notes = [], []
-    for entry, known, is_asked in zip(file.entries, keys, asked):
-        of_row = with_config(entry.settings, pipeline(entry.model))
-        notes += overridden(entry.name, of_row, given) if is_asked else []
+    keys = _check_keys(file, datasets or [], given, own_keys)
+    runs: List[SuiteRun] = []
+    notes: List[str] = []
+    read: Set[str] = set()
+    for entry, known in zip(file.entries, keys):
+        is_asked = rows is None or entry.name in rows
         for dataset in datasets or entry.datasets or file.datasets:
-            values = {k: v for k, v in {**shared, **file.of_dataset.get(dataset, {})}.items() if k in known}
-            its_own = {**values, **of_row}
-            values = {k: v for k, v in its_own.items() if not outranked(k, given)}
-            values.update({k: v for k, v in given.items() if k in known})
-            made_of = _check_run(path, entry, dataset, values, its_own) if is_asked else ""
-            for seed in seeds or entry.seeds or file.seeds or [SEED]:
-                words = [word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
-                files = _files_told(words) if entry.model == "Scores" else ""
-                runs.append(SuiteRun(entry.name, entry.model, dataset, seed, tuple(words), made_of + files))
-    if not runs:
-        raise UserError(f"{path}: holds no runs; it needs models and datasets, or give dataset=NAME")
-    for (row, _, _), count in Counter((run.name, run.dataset, run.seed) for run in runs).items():
-        if count > 1:
-            raise UserError(f"{path}: two rows have the name '{row}'; give each entry a name of its own")
-    check_keys(
-        [*file.against, *filter(None, [file.base])],
-        [entry.name for entry in file.entries],
-        f"{path}: against, base",
-        "row",
-    )
-    read = set().union(*(known for known, is_asked in zip(keys, asked) if is_asked))
+            runs += _runs_of(file, entry, dataset, seeds, {k: v for k, v in given.items() if k in known}, is_asked)
+        if is_asked:
+            notes += overridden(entry.name, with_config(entry.settings, pipeline(entry.model)), given)
+            read |= known
     notes += [f"{key} is read by none of the rows asked for" for key in given if key not in read]
+    _check_rows(file, runs)
     order = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
     runs.sort(key=lambda run: order[run.seed])  # every row has one result before any has two
-    suite = Suite(path.stem, runs, file.against, file.base, tuple(notes))
+    suite = Suite(file.path.stem, runs, file.against, file.base, tuple(notes))
     return suite if rows is None else suite.only(rows)
+
+
+def _check_keys(
+    file: SuiteFile, datasets: Sequence[str], given: Mapping[str, Any], own_keys: Sequence[str]
+) -> List[Set[str]]:
+    """Settings that each entry knows; every key of the YAML and the command line is one, and one for suites."""
+    of_yaml = [file.settings, *file.of_dataset.values(), *(entry.settings for entry in file.entries)]
+    check_not_for_suites(file.path, given, [key for own in of_yaml for key in own])
+    of_entries = [dataset for entry in file.entries for dataset in entry.datasets]
+    check_keys(list(file.of_dataset), [*datasets, *file.datasets, *of_entries], f"{file.path}: of_dataset")
+    keys = [keys_of(file.path, entry) for entry in file.entries]
+    for_all = [*with_config(file.settings), *(key for own in file.of_dataset.values() for key in own)]
+    check_known(for_all, given, keys, file.path, own_keys)
+    return keys
+
+
+def _check_rows(file: SuiteFile, runs: Sequence[SuiteRun]) -> None:
+    """Whether there are any, each with a name of its own, and among them those that the table compares."""
+    if not runs:
+        raise UserError(f"{file.path}: holds no runs; it needs models and datasets, or give dataset=NAME")
+    for (row, _, _), count in Counter((run.name, run.dataset, run.seed) for run in runs).items():
+        if count > 1:
+            raise UserError(f"{file.path}: two rows have the name '{row}'; give each entry a name of its own")
+    compared = [*file.against, *filter(None, [file.base])]
+    check_keys(compared, [entry.name for entry in file.entries], f"{file.path}: against, base", "row")
+
+
+def _runs_of(
+    file: SuiteFile,
+    entry: Entry,
+    dataset: str,
+    seeds: Optional[Sequence[int]],
+    given: Mapping[str, Any],
+    is_asked: bool,
+) -> List[SuiteRun]:
+    """A row's runs on one data set; what is given on the command line wins over the YAML."""
+    for_all, known = {**with_config(file.settings), **file.of_dataset.get(dataset, {})}, keys_of(file.path, entry)
+    of_row = with_config(entry.settings, pipeline(entry.model))
+    of_yaml = {**{key: value for key, value in for_all.items() if key in known}, **of_row}
+    values = {**{key: value for key, value in of_yaml.items() if not outranked(key, given)}, **given}
+    made_of = _check_run(file.path, entry, dataset, values, of_yaml) if is_asked else ""
+    runs = []
+    for seed in seeds or entry.seeds or file.seeds or [SEED]:
+        words = [word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
+        files = _files_told(words) if entry.model == "Scores" else ""
+        runs.append(SuiteRun(entry.name, entry.model, dataset, seed, tuple(words), made_of + files))
+    return runs
 
 
 def _files_told(words: Sequence[str]) -> str:

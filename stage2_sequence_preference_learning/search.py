@@ -135,7 +135,7 @@ def train_or_search(
     Raises:
         UserError: the search space makes no sense, or every trial diverged.
     """
-    if settings.n_trials == 0:
+    if not getattr(settings, "n_trials", 0):  # Pop has nothing to tune
         return train(model, complete(settings), force)
     settings = dataclasses.replace(settings, search_space=check_space(settings))
     own = settings.seed == settings.search_seed  # run=NAME names the run of this seed

@@ -119,16 +119,18 @@ def test_seconds_of_a_resumed_run_are_those_of_both_parts_and_of_a_repeated_one_
     one = suite.SuiteRun("Pop", "Pop", "Tiny", 1, ())
     ledger = one.ledger(str(tmp_path))
 
-    def go(before, code, seconds):
+    def go(before, code, seconds, trained=0.0):
         write_json(ledger, before)
         run.start(one, str(tmp_path), 1).kill()
-        write_json(ledger.with_suffix(".part"), {"folder": "f", "seconds": {}})
+        write_json(tmp_path / "metrics.json", {"seconds": trained})
+        write_json(ledger.with_suffix(".part"), {"folder": str(tmp_path), "seconds": {}})
         run.finish(one, str(tmp_path), code, seconds)
         return read_json(ledger)["seconds"]
 
     assert go({"state": "failed", "seconds": 600.0}, 0, 400.0) == 1000.0
     assert go({"state": "done", "seconds": 600.0}, 0, 400.0) == 600.0
     assert go({"state": "to do"}, 0, 400.0) == 400.0
+    assert go({"state": "begun"}, 0, 100.0, trained=700.0) == 700.0  # the suite that began it was killed
 
 
 @pytest.mark.parametrize("value", [" ", " | ", "a # b", "a: b", "[MASK] für 😀", "null", "1e3", "two\nlines", "plain"])

@@ -11,7 +11,7 @@ from stage2_sequence_preference_learning.settings import LoopSettings, SearchSet
 
 
 @dataclass
-class BaselineSettings(SearchSettings, LoopSettings):
+class RankingSettings(LoopSettings):
     """What every baseline knows."""
 
     train_batch_size: int = setting(2048, "targets per step", minimum=2)
@@ -19,6 +19,11 @@ class BaselineSettings(SearchSettings, LoopSettings):
     valid_metric: str = setting(
         "ndcg@10", "chooses the epoch and the trial", choices=("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
     )
+
+
+@dataclass
+class BaselineSettings(SearchSettings, RankingSettings):
+    """A baseline with settings to tune."""
 
 
 @dataclass
@@ -30,7 +35,7 @@ class AttentionSettings(BaselineSettings, TrainSettings):
 
 
 @dataclass
-class PopSettings(BaselineSettings):
+class PopSettings(RankingSettings):
     """How often an item occurs."""
 
 
