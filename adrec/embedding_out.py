@@ -23,7 +23,7 @@ from common.checkpoints import full_disk_told, load_checkpoint, save_checkpoint
 from common.dataset import Dataset, items_path, load_dataset
 from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
-from common.files import atomic, checksum, recipe, record, stands
+from common.files import atomic, checksum, exclusive, recipe, record, stands
 from common.item_fields import text_files
 from common.settings import PrecisionSettings, parse, setting
 
@@ -50,16 +50,17 @@ def item_embeddings(
     path = checkpoint.with_name("item_embeddings.pth")
     inputs = {"checkpoint": checkpoint, **text_files(dataset.folder, dataset.name)}
     made_from = recipe("embedding_out", {"dataset": dataset.name, "precision": compute.precision}, inputs)
-    if not force and stands(path.with_suffix(".json"), made_from):
-        stored: torch.Tensor = load_checkpoint(path)["embeddings"]
-        return stored.to(compute.device)
-    vectors = encode_items(loaded.encoders, loaded.tokens_of(dataset), compute, **loaded.padding)
-    tensors = {"embeddings": vectors.cpu(), "item_ids": torch.arange(dataset.n_items)}
-    save_checkpoint(path, tensors)
-    with atomic(path.with_suffix(".safetensors")) as temporary, full_disk_told(path.with_suffix(".safetensors")):
-        save_file(tensors, temporary)
-    outputs = {"pth": path, "safetensors": path.with_suffix(".safetensors")}
-    record(path.with_suffix(".json"), made_from, outputs, {"shape": list(vectors.shape)})
+    with exclusive(checkpoint.parent / ".item_embeddings", wait=True):  # the run's folder itself is held by a test
+        if not force and stands(path.with_suffix(".json"), made_from):
+            stored: torch.Tensor = load_checkpoint(path)["embeddings"]
+            return stored.to(compute.device)
+        vectors = encode_items(loaded.encoders, loaded.tokens_of(dataset), compute, **loaded.padding)
+        tensors = {"embeddings": vectors.cpu(), "item_ids": torch.arange(dataset.n_items)}
+        save_checkpoint(path, tensors)
+        with atomic(path.with_suffix(".safetensors")) as temporary, full_disk_told(path.with_suffix(".safetensors")):
+            save_file(tensors, temporary)
+        outputs = {"pth": path, "safetensors": path.with_suffix(".safetensors")}
+        record(path.with_suffix(".json"), made_from, outputs, {"shape": list(vectors.shape)})
     return vectors
 
 

@@ -106,10 +106,10 @@ class ADRecSettings(ComputeSettings):
     clip_grad_norm: Optional[float] = setting(None, "largest gradient norm; null does not clip", minimum=0)
     epochs: int = setting(3, "at most so many epochs", minimum=1)
     valid_steps: Optional[int] = setting(None, "steps between validations; null: after each epoch", minimum=1)
-    stopping_step: int = setting(3, "stop once more validations in a row than this were worse", minimum=0)
+    stopping_step: int = setting(3, "stop once more validations in a row than this were no better", minimum=0)
     valid_metric: str = setting(
         "ndcg@10",
-        "chooses the checkpoint",
+        "chooses the checkpoint, of equals the first",
         choices=("hit@5", "hit@10", "hit@50", "ndcg@5", "ndcg@10", "ndcg@50", "mrr"),
     )
     log_steps: int = setting(50, "steps between entries in TensorBoard", minimum=1)

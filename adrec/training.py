@@ -241,7 +241,7 @@ class Trainer:
 
     def _save_last(self) -> None:
         """All that goes on: both encoders, queues, pointers, optimizer, generators of every process."""
-        states: List[Any] = self.processes.gather(rng_state())
+        states: List[Any] = self.processes.gather(rng_state(self.compute.device))
         if self.processes.first:
             content = {
                 "about": json.dumps(self.about),
@@ -271,5 +271,5 @@ class Trainer:
         place = content["place"]
         self.epoch, self.step, self.done, self.worse = (place[k] for k in ("epoch", "step", "done", "worse"))
         self.best, self.seconds = content["best"], content["seconds"]
-        set_rng_state(content["rng"][self.processes.rank])
+        set_rng_state(content["rng"][self.processes.rank], self.compute.device)
         return True

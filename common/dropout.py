@@ -14,7 +14,7 @@ class _CpuDropout(torch.autograd.Function):
 
     torch's own dropout draws one float per element on the CPU and takes 40 % of a training epoch here
     (benchmarks/stage2.py). Kept with probability 1 − k/256 or 1 − k/65536, nearest to 1 − p, and
-    scaled by the inverse of exactly that.
+    scaled by the inverse of exactly that, in bf16 rounded as all else is.
     """
 
     @staticmethod

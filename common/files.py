@@ -237,8 +237,8 @@ def stands(path: Path, made_from: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for one process; a second one is refused. The hold ends with the process."""
+def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold ``folder`` for one process; a second one is refused, or waits. The hold ends with the process."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.seek(0)
             holder = lock.read().strip() or "?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any, Dict
 
@@ -19,12 +20,13 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's part of determinism
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def rng_state() -> Dict[str, Any]:
-    """The state of all generators, loadable with ``weights_only=True``."""
+def rng_state(device: torch.device) -> Dict[str, Any]:
+    """The state of all generators, of a GPU's if the run is on one, loadable with ``weights_only=True``."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: Dict[str, Any] = {
@@ -36,18 +38,18 @@ def rng_state() -> Dict[str, Any]:
         },
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_rng_state(state: Dict[str, Any]) -> None:
-    """Put every generator where `rng_state` found it."""
+def set_rng_state(state: Dict[str, Any], device: torch.device) -> None:
+    """Put every generator where `rng_state` found it, on whichever GPU the run goes on."""
     python, numpy_state = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
     position, has_gauss, cached = numpy_state["rest"]
     keys = numpy_state["keys"].numpy().astype(np.uint32)
     np.random.set_state((numpy_state["name"], keys, int(position), int(has_gauss), float(cached)))
     torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and "cuda" in state:
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -90,6 +90,8 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[transformers.BertModel, 
         )
     tokenizer = fetch(transformers.AutoTokenizer, name, ENCODER_CURE)
     known, trained = len(tokenizer), model.config.vocab_size  # some models' are padded to a round number
+    if known > trained:
+        raise UserError(f"'{name}': its tokenizer knows {known} tokens, the model {trained}; they are not of one model")
     if 2 * known < trained:  # transformers makes a tokenizer of special tokens alone where the vocabulary is missing
         raise UserError(
             f"'{name}': its tokenizer knows {known} tokens, the model {trained}: every word would be unknown; put the "
@@ -156,7 +158,7 @@ def text_model_path(name: str, dataset: Dataset, language: str, seed: int) -> st
 def make_once(folder: Path, made_from: Dict[str, Any], seed: int, make: Any) -> None:
     """Make an encoder's folder with ``make(part)``, seeded, unless it stands, made from the same."""
     about = folder.with_name(f"{folder.name}.json")
-    with exclusive(folder.parent):
+    with exclusive(folder.parent, wait=True):  # it takes seconds
         if stands(about, made_from):
             return
         with atomic_folder(folder) as part, full_disk_told(folder), torch.random.fork_rng(devices=[]):

@@ -130,7 +130,7 @@ class AlignmentTrainer:
             "trained": {name: parameter.detach() for name, parameter in self.model.trained().items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "rng": rng_state(),
+            "rng": rng_state(self.compute.device),
         }
         save_checkpoint(self.checkpoint, content)
 
@@ -144,7 +144,7 @@ class AlignmentTrainer:
         self.optimizer.load_state_dict(content["optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(content["scaler"])
-        set_rng_state(content["rng"])
+        set_rng_state(content["rng"], self.compute.device)
         self.epochs_done = content["epochs_done"]
         print(f"resumed after epoch {self.epochs_done} of {self.schedule.epochs}")
 

@@ -89,7 +89,8 @@ def read_covers(
     usable = [place for place in range(len(items)) if place not in faults]
     if not usable:
         raise UserError(f"{covers}: not one cover can be used; set modalities=[text]")
-    return [items[p] for p in usable], [items[p] for p in faults], torch.from_numpy(pixels[usable])
+    decoded = pixels[usable] if faults else pixels  # no second copy of a whole catalogue
+    return [items[p] for p in usable], [items[p] for p in faults], torch.from_numpy(decoded)
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:

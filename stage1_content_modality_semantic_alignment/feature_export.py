@@ -131,9 +131,17 @@ def export_features(
     compute = pick_compute(settings.device, settings.precision)
     path = features_path(settings.features_folder, dataset.name, modality)
     made_from = recipe(f"{modality}_features", {**shaping, "precision": compute.precision}, inputs)
-    with exclusive(path.parent / ".locks" / f"{modality}_features"):
-        if not force and stands(path.with_suffix(".json"), made_from):
+
+    def is_done() -> bool:
+        done: bool = not force and stands(path.with_suffix(".json"), made_from)
+        if done:
             print(f"{path}: stands, made from the same")
+        return done
+
+    if is_done():
+        return
+    with exclusive(path.parent / ".locks" / f"{modality}_features"):
+        if is_done():  # by another process, just now
             return
         seed_everything(settings.seed)
         features = encode(compute)

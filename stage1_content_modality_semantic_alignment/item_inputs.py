@@ -84,7 +84,7 @@ class CachedItems:
     """The output of the frozen prefix, computed once per item; an epoch runs the tail alone.
 
     Ragged over real tokens, fp32 (lossless for every precision), in an unlinked file mapped into memory:
-    nothing is left behind by a kill, and a catalogue larger than the memory still runs.
+    nothing is left behind by a kill, and states that are larger than the memory still do.
     """
 
     def __init__(self, tower: Tower, raw: RawItems, compute: Compute, scratch: Path) -> None:

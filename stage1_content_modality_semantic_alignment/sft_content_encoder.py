@@ -96,11 +96,19 @@ def run(settings: Settings, force: bool = False) -> None:
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     pairs = read_pairs(chosen_pairs(settings), dataset.n_items) if settings.losses else []
     folder = settings.finetuned_dir
-    with exclusive(folder):
-        models = model_paths(settings, dataset)
-        made_from = what_makes_it(settings, dataset, models, compute)
-        if not force and stands(folder / "sft.json", made_from):
+    models = model_paths(settings, dataset)
+    made_from = what_makes_it(settings, dataset, models, compute)
+
+    def is_done() -> bool:
+        done: bool = not force and stands(folder / "sft.json", made_from)
+        if done:
             print(f"{folder}: stands, made from the same")
+        return done
+
+    if is_done():
+        return
+    with exclusive(folder):
+        if is_done():  # by another process, just now
             return
         if force:
             (folder / "checkpoint.pt").unlink(missing_ok=True)

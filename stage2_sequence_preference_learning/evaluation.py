@@ -131,7 +131,10 @@ def load_model(
     kind = model_class(about["model"])
     schema = schema_of(about["model"])
     fields = {f.name for f in dataclass_fields(schema)}
-    given = {k: v for k, v in (overrides or {}).items() if v is not None and k in fields}
+    given = {k: v for k, v in (overrides or {}).items() if v is not None}
+    for key in given:
+        if key not in fields:
+            raise UserError(f"{checkpoint}: {key}={given[key]}: {about['model']} has no such setting; leave it out")
     values = {k: v for k, v in {**own, **given}.items() if k in fields}
     settings: Any = schema(**{**values, "dataset": dataset, "datasets_dir": datasets_dir})
     resolve_switches(settings)

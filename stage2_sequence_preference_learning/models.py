@@ -124,7 +124,7 @@ class ContentModel(SequenceModel):
             table.data.copy_(dataset.item_features(modality))
 
     def feature_tables(self) -> List[Tensor]:
-        """The trainable tables T and I, as far as the data set has them."""
+        """The trainable tables T and I, those of ``modalities``."""
         return [self.get_submodule(f"plm_{modality}_embedding").weight for modality in self.modalities]
 
     def content(self, items: Tensor) -> Tensor:

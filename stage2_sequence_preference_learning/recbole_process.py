@@ -86,7 +86,7 @@ def run(settings: Settings, force: bool = False) -> None:
     dataset = load_dataset(home, settings.dataset)
     made_from = recipe("recbole_process", {"max_seq_length": settings.max_seq_length}, inputs)
     record_path = recbole_folder(settings) / "recbole_process.json"
-    with exclusive(recbole_folder(settings)):
+    with exclusive(recbole_folder(settings), wait=True):  # it takes seconds
         if not force and stands(record_path, made_from):
             print(f"recbole_process: {recbole_folder(settings)} stands, nothing to do")
             return

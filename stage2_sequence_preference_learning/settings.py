@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,8 +68,12 @@ class LoopSettings(RunSettings):
     train_batch_size: int = setting(1024, "targets per step, over all processes", minimum=2)
     learning_rate: float = setting(1e-3, "Adam's learning rate", minimum=0)
     epochs: int = setting(300, "at most so many epochs", minimum=1)
-    stopping_step: int = setting(10, "stop once more validations in a row than this were worse", minimum=0)
-    valid_metric: str = setting("hit@10", "chooses the epoch", choices=("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr"))
+    stopping_step: int = setting(
+        10, "stop once more validations in a row than this were worse (equal ones are not)", minimum=0
+    )
+    valid_metric: str = setting(
+        "hit@10", "chooses the epoch, of equals the latest", choices=("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
+    )
     clip_grad_norm: Optional[float] = setting(None, "largest gradient norm; null does not clip", minimum=0)
     test: bool = setting(True, "after training, evaluate the best epoch on the test split")
 
@@ -191,13 +196,17 @@ def shaping(settings: Any) -> Dict[str, Any]:
 
 
 @contextmanager
-def _no_command_line() -> Iterator[None]:
-    """RecBole's Config reads sys.argv by itself; ours has been read already."""
+def _process_left_alone() -> Iterator[None]:
+    """RecBole's Config reads sys.argv, which was read already, and hides all GPUs by CUDA_VISIBLE_DEVICES for good."""
     words, sys.argv = sys.argv, sys.argv[:1]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         yield
     finally:
         sys.argv = words
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
 
 
 def recbole_config(model: Any, settings: Any, device: torch.device, run_dir: Path) -> Config:
@@ -226,7 +235,7 @@ def recbole_config(model: Any, settings: Any, device: torch.device, run_dir: Pat
     )
     if hasattr(settings, "features_dir"):
         values["features_dir"] = str(features_folder(settings))
-    with _no_command_line():
+    with _process_left_alone():
         config = Config(model=model, dataset=settings.dataset, config_dict=values)
     config["data_path"] = str(
         settings.dataset_dir / "recbole" / settings.dataset

@@ -11,7 +11,7 @@ from common.checkpoints import check_weights, load_published
 from common.dataset import items_path, load_dataset
 from common.device import pick_compute
 from common.errors import UserError
-from common.features import check_made_from, features_path
+from common.features import check_made_from, check_there, features_path
 from common.processes import Processes, start_processes
 from common.runs import about_run, carry_out, count_parameters, run_recipe, write_result
 from common.seeding import seed_everything
@@ -64,11 +64,7 @@ def features_of(settings: Any) -> Dict[str, Path]:
     found = {}
     for modality in getattr(settings, "modalities", []):
         path = features_path(features_folder(settings), settings.dataset, modality)
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no such features; run stage 1, point features_dir=DIR to where they lie, "
-                "or choose what there is with modalities=[text] or modalities=[image]"
-            )
+        check_there(path)
         check_made_from(path, items_path(settings.dataset_dir, settings.dataset))
         found[modality] = path
     return found

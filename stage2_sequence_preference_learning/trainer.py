@@ -200,7 +200,7 @@ class SequenceTrainer(Trainer):
 
     def _save_last(self, epoch: int, loader: TrainLoader) -> None:
         """``last.pth``: all that the next epoch depends on."""
-        rng = self.processes.gather(rng_state())
+        rng = self.processes.gather(rng_state(self.compute.device))
         if not self.processes.first:
             return
         content = {
@@ -249,7 +249,7 @@ class SequenceTrainer(Trainer):
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"]
         self.train_loss_dict = {int(k): v for k, v in state["train_loss"].items()}
         self.seconds = state["seconds"]
-        set_rng_state(state["rng"][self.processes.rank])
+        set_rng_state(state["rng"][self.processes.rank], self.compute.device)
         return True
 
 

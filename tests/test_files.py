@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 
@@ -291,6 +292,25 @@ def test_a_second_process_is_refused_with_the_firsts_id(tmp_path: Path) -> None:
     started = time.monotonic()
     with exclusive(tmp_path):
         assert time.monotonic() - started < 5
+
+
+def test_a_second_process_may_wait(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline().strip() == "held"
+        held: List[bool] = []
+
+        def take() -> None:
+            with exclusive(tmp_path, wait=True):
+                held.append(child.poll() is None)
+
+        waiting = threading.Thread(target=take)
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive() and not held
+        child.kill()
+        child.wait()
+        waiting.join(10)
+    assert held == [False]
 
 
 def test_sigkill_frees_the_folder(tmp_path: Path) -> None:

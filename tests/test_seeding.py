@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Iterator, List
+from typing import Any, Iterator, List
 
 import numpy as np
 import pytest
@@ -13,12 +13,14 @@ import torch
 from common.checkpoints import load_checkpoint, save_checkpoint
 from common.seeding import rng_state, seed_everything, set_rng_state
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(autouse=True)
 def _leave_the_process_as_it_was() -> Iterator[None]:
-    state, deterministic = rng_state(), torch.are_deterministic_algorithms_enabled()
+    state, deterministic = rng_state(CPU), torch.are_deterministic_algorithms_enabled()
     yield
-    set_rng_state(state)
+    set_rng_state(state, CPU)
     torch.use_deterministic_algorithms(deterministic)
 
 
@@ -48,16 +50,26 @@ def test_a_state_saved_in_a_checkpoint_goes_on_where_it_was(tmp_path: Path, draw
     seed_everything(7)
     for _ in range(drawn_before):
         draw()
-    save_checkpoint(tmp_path / "state.pth", {"rng": rng_state()})
+    save_checkpoint(tmp_path / "state.pth", {"rng": rng_state(CPU)})
     expected = [draw() for _ in range(3)]
     seed_everything(99)
-    set_rng_state(load_checkpoint(tmp_path / "state.pth")["rng"])
+    set_rng_state(load_checkpoint(tmp_path / "state.pth")["rng"], CPU)
     assert [draw() for _ in range(3)] == expected
+
+
+def test_a_gpu_state_is_that_of_the_runs_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun on one of four GPUs, resumed on the one there is."""
+    put: List[Any] = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.full((2,), float(device.index)))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.append((state.tolist(), device.index)))
+    set_rng_state(rng_state(torch.device("cuda:3")), torch.device("cuda:0"))
+    assert put == [([3.0, 3.0], 0)]
+    assert "cuda" not in rng_state(CPU)
 
 
 def test_taking_the_state_draws_nothing() -> None:
     seed_everything(7)
-    rng_state()
+    rng_state(CPU)
     after = draw()
     seed_everything(7)
     assert draw() == after

@@ -252,6 +252,24 @@ def test_weights_that_do_not_fit_are_listed(datasets_dir, tmp_path):
         assert part in str(error.value)
 
 
+def test_what_a_checkpoint_has_not_cannot_be_told_otherwise(datasets_dir, tmp_path):
+    model, _, _ = make_model(datasets_dir, "ID_SeqEncoder")
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "id.pth")
+    words = ["-d", "Tiny", f"datasets_dir={datasets_dir}", "--checkpoint", str(tmp_path / "id.pth")]
+    with pytest.raises(UserError, match="id.pth: rank_normalized=False: ID_SeqEncoder has no such setting"):
+        evaluate.main([*words, "rank_normalized=false"])
+
+
+@pytest.mark.parametrize("visible", [None, "0,1"])
+def test_recbole_hides_no_gpu(datasets_dir, monkeypatch, visible):
+    """Its Config sets CUDA_VISIBLE_DEVICES by itself; older torch counts GPUs anew each time."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    make_model(datasets_dir, "ID_SeqEncoder")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+
 def test_a_checkpoint_of_another_method_is_named(datasets_dir, tmp_path):
     torch.save({"state_dict": {"w": torch.zeros(1)}, "about": '{"model": "ADRec"}'}, tmp_path / "adrec.pth")
     words = ["-d", "Tiny", f"datasets_dir={datasets_dir}", "--checkpoint", str(tmp_path / "adrec.pth")]

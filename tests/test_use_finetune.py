@@ -40,6 +40,13 @@ def test_weights_that_are_cut_short_are_told(tmp_path: Path, length: int) -> Non
         text_encoders.load_bert(str(weights.parent), 40)
 
 
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = Path(save_tiny_encoders(tmp_path)["text_model"]) / "vocab.txt"
+    path.write_text(path.read_text() + "surplus\n")
+    with pytest.raises(UserError, match="its tokenizer knows 58 tokens, the model 57; they are not of one model"):
+        text_encoders.load_bert(str(path.parent), 40)
+
+
 @pytest.mark.parametrize("vocabulary", [None, "", "[PAD]\n[UNK]\n"])
 def test_a_bert_without_its_vocabulary_is_refused(tmp_path: Path, vocabulary: Optional[str]) -> None:
     path = Path(save_tiny_encoders(tmp_path)["text_model"]) / "vocab.txt"
