@@ -50,10 +50,20 @@ def item_embeddings(
     path = checkpoint.with_name("item_embeddings.pth")
     inputs = {"checkpoint": checkpoint, **text_files(dataset.folder, dataset.name)}
     made_from = recipe("embedding_out", {"dataset": dataset.name, "precision": compute.precision}, inputs)
+
+    def stored() -> Optional[torch.Tensor]:
+        if force or not stands(path.with_suffix(".json"), made_from):
+            return None
+        found: torch.Tensor = load_checkpoint(path)["embeddings"]
+        return found.to(compute.device)
+
+    vectors = stored()
+    if vectors is not None:  # a folder that cannot be written may be read
+        return vectors
     with exclusive(checkpoint.parent / ".item_embeddings", wait=True):  # the run's folder itself is held by a test
-        if not force and stands(path.with_suffix(".json"), made_from):
-            stored: torch.Tensor = load_checkpoint(path)["embeddings"]
-            return stored.to(compute.device)
+        vectors = stored()
+        if vectors is not None:  # made by another process, just now
+            return vectors
         vectors = encode_items(loaded.encoders, loaded.tokens_of(dataset), compute, **loaded.padding)
         tensors = {"embeddings": vectors.cpu(), "item_ids": torch.arange(dataset.n_items)}
         save_checkpoint(path, tensors)

@@ -236,6 +236,14 @@ def stands(path: Path, made_from: Mapping[str, Any]) -> bool:
     return True
 
 
+def told_to_stand(path: Path, made_from: Mapping[str, Any], what: Path) -> bool:
+    """`stands`, and if so, says it of ``what``."""
+    found = stands(path, made_from)
+    if found:
+        print(f"{what}: stands, made from the same")
+    return found
+
+
 @contextmanager
 def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold ``folder`` for one process; a second one is refused, or waits. The hold ends with the process."""

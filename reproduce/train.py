@@ -70,9 +70,8 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Planned:
         return build(step.schema, {**routed[step.name], "dataset": dataset}, step.configs)
 
     planned = [*((step, settings_of(step)) for step in steps[:-1]), (steps[-1], final)]
-    for _, settings in planned:
-        if getattr(settings, "n_trials", 0):
-            check_space(settings)
+    if getattr(final, "n_trials", 0):
+        check_space(final)
     _name_strategy(planned)
     needed = [(step, settings) for step, settings in planned if _is_needed(step, final)]
     _name_features(needed)

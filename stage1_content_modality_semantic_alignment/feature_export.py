@@ -13,7 +13,7 @@ from common.dataset import Dataset
 from common.device import Compute, pick_compute
 from common.errors import UserError
 from common.features import features_path, save_features, variant_dir
-from common.files import checksum, exclusive, read_json, recipe, stands
+from common.files import checksum, exclusive, read_json, recipe, told_to_stand
 from common.seeding import seed_everything
 from common.settings import build, setting
 from stage1_content_modality_semantic_alignment import sft_content_encoder
@@ -131,17 +131,10 @@ def export_features(
     compute = pick_compute(settings.device, settings.precision)
     path = features_path(settings.features_folder, dataset.name, modality)
     made_from = recipe(f"{modality}_features", {**shaping, "precision": compute.precision}, inputs)
-
-    def is_done() -> bool:
-        done: bool = not force and stands(path.with_suffix(".json"), made_from)
-        if done:
-            print(f"{path}: stands, made from the same")
-        return done
-
-    if is_done():
+    if not force and told_to_stand(path.with_suffix(".json"), made_from, path):
         return
     with exclusive(path.parent / ".locks" / f"{modality}_features"):
-        if is_done():  # by another process, just now
+        if not force and told_to_stand(path.with_suffix(".json"), made_from, path):  # made by another, just now
             return
         seed_everything(settings.seed)
         features = encode(compute)

@@ -27,7 +27,7 @@ from common.checkpoints import full_disk_told
 from common.dataset import Dataset, covers_path, items_path, load_dataset
 from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
-from common.files import atomic, exclusive, recipe, record, stands
+from common.files import atomic, exclusive, recipe, record, told_to_stand
 from common.seeding import seed_everything
 from common.settings import follow_variant, parse, setting
 from stage1_content_modality_semantic_alignment import image_encoders
@@ -98,17 +98,10 @@ def run(settings: Settings, force: bool = False) -> None:
     folder = settings.finetuned_dir
     models = model_paths(settings, dataset)
     made_from = what_makes_it(settings, dataset, models, compute)
-
-    def is_done() -> bool:
-        done: bool = not force and stands(folder / "sft.json", made_from)
-        if done:
-            print(f"{folder}: stands, made from the same")
-        return done
-
-    if is_done():
+    if not force and told_to_stand(folder / "sft.json", made_from, folder):
         return
     with exclusive(folder):
-        if is_done():  # by another process, just now
+        if not force and told_to_stand(folder / "sft.json", made_from, folder):  # made by another process, just now
             return
         if force:
             (folder / "checkpoint.pt").unlink(missing_ok=True)
