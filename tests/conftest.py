@@ -15,7 +15,7 @@ settings.load_profile("any machine")
 @pytest.fixture(scope="module")
 def datasets_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny data set, ready for stage 2."""
-    from stage2 import make_ready  # it loads RecBole, which most files do without
+    from stage2_helpers import make_ready  # it loads RecBole, which most files do without
 
     folder = tmp_path_factory.mktemp("datasets")
     make_ready(folder)

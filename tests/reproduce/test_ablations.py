@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Set
 import pytest
 import torch
 from stage1_helpers import make_tiny_run, question_of
-from stage2 import SMALL, make_model
+from stage2_helpers import SMALL, make_model
 from tiny import N_ITEMS, make_tiny_dataset
 
 from common.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import torch
-from stage2 import make_ready
+from stage2_helpers import make_ready
 from tiny import N_ITEMS, tiny_sequences, tiny_titles
 
 from common.dataset import write_dataset

@@ -19,7 +19,7 @@ from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_pa
 from stage1_content_modality_semantic_alignment.questions import Question, load_template
 from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 PAIRS = [(0, 5), (1, 6), (2, 7), (3, 8), (4, 9), (10, 0), (11, 1), (0, 5)]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
-from stage2 import make_model
+from stage2_helpers import make_model
 
 from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec, causal_mask, last
 from common.errors import UserError

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from stage2 import make_model
+from stage2_helpers import make_model
 from torch import nn
 from torch.nn import functional as F
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import List, Tuple
 
 import pytest
-from stage2 import make_ready
+from stage2_helpers import make_ready
 
 from common.errors import UserError
 from reproduce import run

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stage2 import make_model, make_ready
+from stage2_helpers import make_model, make_ready
 
 from common.errors import UserError
 from common.features import features_path, save_features
