@@ -1,44 +1,70 @@
-# Everything in two commands:   make quickstart      make test
-# The environment: if `python` on the PATH (or PYTHON=…) has what requirements.txt asks for, it is used as it is; else
-# .venv is made, once, with the exact versions of constraints/ (see common/environment.py and docs/environments.md).
-#   make test PYTHON=python3.9                       use this interpreter, or make .venv with it
-#   make test VENV=/tmp/env CONSTRAINTS=constraints/v100.txt
+# The project in two commands:   make quickstart      make test
+# A command first makes the environment (.venv) if it is missing, incomplete or older than its requirements.
+#   make test PYTHON=python                              use this interpreter and install nothing
+#   make environment PYTHON=python3.9 VENV=/tmp/paper    make an environment with this interpreter, in this folder
+#   make test VENV=/tmp/paper                            use the environment in this folder
+#   make environment CONSTRAINTS=constraints/v100.txt    install these exact versions
+# The default CONSTRAINTS depends on the Python version: 3.9 paper.txt, 3.10 v100.txt, 3.11 and 3.12 cpu.txt.
 
 SHELL := /bin/bash
-PYTHON ?=
-VENV ?=
-CONSTRAINTS ?=
+VENV ?= .venv
+STAMP := $(VENV)/.installed
+UNFINISHED := $(VENV)/.installing
+export OMP_WAIT_POLICY ?= passive
 
-STARTER := $(shell for p in python3 python3.11 python3.12 python3.10 python3.9 python; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && echo $$p && break; done)
-ifeq ($(STARTER),)
-$(error No Python 3 found. Install Python 3.11, or put it on the PATH)
+# RUN: the interpreter of all targets. BASE: the interpreter that makes the environment.
+ifeq ($(PYTHON),)
+RUN := $(VENV)/bin/python
+READY := $(STAMP)
+FOUND = $(shell for name in python3.11 python3 python3.12 python3.10 python3.9; do $$name -c \
+	'import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$name && break; done)
+BASE = $(or $(FOUND),python3)
+else
+RUN := $(PYTHON)
+BASE := $(PYTHON)
 endif
-ENVIRONMENT = PYTHON="$(PYTHON)" VENV="$(VENV)" CONSTRAINTS="$(CONSTRAINTS)" $(STARTER) -m common.environment
 SOURCES := $(filter-out tests,$(patsubst %/,%,$(sort $(dir $(wildcard */*.py)))))
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint types doctor environment
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@sed -nE 's/^#(   make .* )/\1/p' Makefile
 
-quickstart:  ## Install if need be, train SICSRec and ADRec on ml-100k, print the test tables
-	@python="$$($(ENVIRONMENT) ensure)" && export PYTHON="$$python" && bash run_train.sh && bash run_train.sh ADRec ml-100k \
+quickstart: $(READY)  ## Train SICSRec and ADRec on ml-100k and print the test tables
+	@export PYTHON="$(RUN)" && bash run_train.sh && bash run_train.sh ADRec ml-100k \
 		&& bash run_test.sh && bash run_test.sh ADRec ml-100k
 
-test:  ## Install if need be, run the test suite
-	@python="$$($(ENVIRONMENT) ensure --dev)" && "$$python" -m pytest
+test: $(READY)  ## Run the tests (pytest)
+	@$(RUN) -m pytest
 
-lint:  ## Check style and format (ruff)
-	@python="$$($(ENVIRONMENT) ensure --dev)" && "$$python" -m ruff check . && "$$python" -m ruff format --check .
+lint: $(READY)  ## Check style and format (ruff)
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
 
-types:  ## Check types (mypy)
-	@python="$$($(ENVIRONMENT) ensure --dev)" && "$$python" -m mypy $(SOURCES)
+types: $(READY)  ## Check types (mypy)
+	@$(RUN) -m mypy $(SOURCES)
 
-doctor:  ## Say what is wrong with the environment and the data, and how to mend it
-	@python="$(PYTHON)"; [ -n "$$python" ] || for python in .venv/bin/python python $(STARTER); do \
-		command -v $$python >/dev/null && break; done; "$$python" -m common.doctor
+doctor:  ## Check packages, device, memory and disk; installs nothing
+	@python="$(RUN)"; [ -x "$$(command -v "$$python")" ] || python="$(BASE)"; "$$python" -m common.doctor
 
-environment:  ## Make .venv in any case, and print its interpreter
-	@$(ENVIRONMENT) make
+environment:  ## Make the environment anew
+	@if [ -e $(STAMP) ]; then mv $(STAMP) $(UNFINISHED); fi; $(MAKE) --no-print-directory $(STAMP)
+
+# Installs into $(VENV). A change of the requirements is installed into the environment that is there, with the same
+# constraints, which the stamp holds. After an interruption, the environment is made again from the start.
+$(STAMP): requirements.txt requirements-dev.txt pyproject.toml $(wildcard constraints/*.txt */__init__.py)
+	@set -e; if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); fi; \
+	if [ -x $(VENV)/bin/python ]; then base=$(VENV)/bin/python; else base="$(BASE)"; fi; \
+	version=$$($$base -c 'import sys; print("%d.%d" % sys.version_info[:2])') || version="does not run"; \
+	case $$version in 3.9) set=paper;; 3.10) set=v100;; 3.11|3.12) set=cpu;; \
+		*) echo "error: $$base: $$version; Python 3.9 to 3.12 is needed: PYTHON=FILE" >&2; exit 1;; \
+	esac; \
+	constraints="$(CONSTRAINTS)"; if [ -z "$$constraints" ]; then \
+		constraints=$$(cat $@ 2>/dev/null) || constraints=constraints/$$set.txt; fi; \
+	echo "installing into $(VENV): Python $$version, $$constraints"; \
+	mkdir -p $(VENV); echo "$$constraints" > $(UNFINISHED); \
+	[ -x $(VENV)/bin/python ] || $$base -m venv $(VENV); \
+	$(VENV)/bin/python -m pip install $$([ -t 1 ] || echo --quiet) --disable-pip-version-check \
+		-r requirements.txt -r requirements-dev.txt -c $$constraints; \
+	mv $(UNFINISHED) $@

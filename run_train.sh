@@ -4,4 +4,5 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PYTHON=${PYTHON:-$([ -x "$here/.venv/bin/python" ] && echo "$here/.venv/bin/python" || echo python3)}
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # OpenMP threads that wait do not take the CPU from others
 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m reproduce.train "$@"
