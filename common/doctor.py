@@ -160,7 +160,7 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
     from common.features import MODALITIES, features_path, load_features
     from common.files import read_json
     from common.item_fields import item_fields_path, read_item_fields
-    from common.known_datasets import origins_of
+    from common.known_datasets import known_counts, origins_of
     from common.text_encoders import load_encoder
     from stage1_content_modality_semantic_alignment.pairs import read_pairs
 
@@ -170,7 +170,8 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
     except UserError as error:
         report.line("WRONG", "data set", str(error))
         for source, origin in origins_of(name).items():
-            report.line("later", f"source={source}", origin)
+            counts = known_counts(name, source)
+            report.line("later", f"source={source}", f"{origin}; {counts}" if counts else origin)
         return
     interactions = sum(map(len, data.sequences))
     report.line("ok", "data set", f"{len(data.users)} users, {data.n_items} items, {interactions} interactions")

@@ -1,4 +1,4 @@
-"""What the tests of models from elsewhere share: a user's file, and how the scripts are told of the tiny data set."""
+"""Shared by the tests of models from outside this repository: a user's file of models, and small settings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from reproduce.baselines.settings import AttentionSettings
 
 @dataclass
 class MyRecSettings(AttentionSettings):
-    """Of mine."""
-    factor: float = setting(2.0, "what the loss is multiplied by")
+    """Settings of MyRec."""
+    factor: float = setting(2.0, "factor of the loss")
 
 class MyRec(SASRec):
-    """Mine."""
+    """A SASRec with two loss terms."""
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.factor = config["factor"]
@@ -29,7 +29,7 @@ class MyRec(SASRec):
         return self.factor * super().calculate_loss(interaction), 0.0 * self.item_embedding.weight.sum()
 
 class MyText(SASRec):
-    """Reads features."""
+    """A SASRec that reads text features."""
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.plm_text_embedding = nn.Embedding.from_pretrained(dataset.item_features("text"))
@@ -39,9 +39,9 @@ class MyText(SASRec):
 
 @dataclass
 class MyTextSettings(AttentionSettings):
-    """Of those."""
+    """Settings of MyText."""
     modalities: List[str] = setting(["text"], "features", choices=("text", "image"))
-    features_dir: Optional[str] = setting(None, "where they lie")
+    features_dir: Optional[str] = setting(None, "folder of the features")
 
 class NotAModel:
     pass
@@ -50,23 +50,23 @@ SMALL = ["max_seq_length=10", "hidden_size=8", "inner_size=8", "epochs=2", "trai
 
 
 def only(folder: Path) -> Path:
-    """The one run in a folder of runs."""
+    """The only run in a folder of runs."""
     (found,) = folder.glob("*/metrics.json")
     return found.parent
 
 
 def read(run_dir: Path) -> Dict[str, Any]:
-    """Its results."""
+    """The results of a run."""
     found: Dict[str, Any] = json.loads((run_dir / "metrics.json").read_text())
     return found
 
 
 def write_mine(folder: Path) -> str:
-    """Write the file; returns FILE.py:CLASS."""
+    """Write the file of models; returns ``FILE.py:MyRec``."""
     (folder / "mine.py").write_text(MINE, encoding="utf-8")
     return f"{folder / 'mine.py'}:MyRec"
 
 
 def words_of(datasets_dir: Path, folder: Path) -> List[str]:
-    """What every command is told; a training takes ``precision=fp32`` beside it."""
+    """Arguments of every command; training commands add ``precision=fp32``."""
     return [f"datasets_dir={datasets_dir}", f"results_dir={folder / 'r'}", "device=cpu"]

@@ -71,7 +71,7 @@ def test_from_a_file_to_recommendations_and_a_changed_file_is_another_run(
     checkpoint.main(["evaluate", mine, "-d", "Tiny", "--checkpoint", str(made / "best.pth"), words[0], words[2]])
     assert f"{read(made)['test']['mrr']:.4f}" in capsys.readouterr().out
     file = Path(mine.split(":")[0])
-    file.write_text(MINE.replace('"""Mine."""', '"""Mine, changed."""'), encoding="utf-8")
+    file.write_text(MINE.replace('"""A SASRec with', '"""Changed, a SASRec with'), encoding="utf-8")
     baseline.main([mine, "-d", "Tiny", *words, *SMALL])
     assert len(list((tmp_path / "r" / "MyRec" / "Tiny").glob("*/metrics.json"))) == 2
 
