@@ -42,7 +42,8 @@ class Project:
 
     def make(self, *words: str) -> int:
         """Run make; returns its exit status."""
-        kept = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "VENV", "CONSTRAINTS")}
+        dropped = ("PYTHON", "VENV", "CONSTRAINTS", "MAKEFLAGS", "MAKEOVERRIDES")  # of the make that runs the tests
+        kept = {key: value for key, value in os.environ.items() if key not in dropped}
         return subprocess.run(["make", *words], cwd=self.folder, env=kept, capture_output=True).returncode
 
     def installed(self) -> List[str]:
