@@ -10,7 +10,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.installing
-export OMP_WAIT_POLICY ?= passive
+OMP_WAIT_POLICY ?= passive
+export OMP_WAIT_POLICY
 
 # RUN: the interpreter of all targets. BASE: the interpreter that makes the environment.
 ifeq ($(PYTHON),)
@@ -54,7 +55,9 @@ environment:  ## Make the environment anew
 # Installs into $(VENV). A change of the requirements is installed into the environment that is there, with the same
 # constraints, which the stamp holds. After an interruption, the environment is made again from the start.
 $(STAMP): requirements.txt requirements-dev.txt pyproject.toml $(wildcard constraints/*.txt */__init__.py)
-	@set -e; if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); fi; \
+	@set -e; if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); elif [ -e $(VENV) ] && [ ! -e $@ ]; then \
+		echo "error: $(VENV) was not made by make; use it by PYTHON=$(VENV)/bin/python, remove it, or set VENV=DIR" >&2; \
+		exit 1; fi; \
 	if [ -x $(VENV)/bin/python ]; then base=$(VENV)/bin/python; else base="$(BASE)"; fi; \
 	version=$$($$base -c 'import sys; print("%d.%d" % sys.version_info[:2])') || version="does not run"; \
 	case $$version in 3.9) set=paper;; 3.10) set=v100;; 3.11|3.12) set=cpu;; \

@@ -99,6 +99,14 @@ def test_an_unsupported_or_missing_python_is_refused(project: Project, version: 
     assert project.installed() == [] and not (project.folder / ".venv").exists()
 
 
+def test_a_folder_that_make_did_not_make_is_not_changed(project: Project) -> None:
+    python = project.python("3.11")
+    (project.folder / ".venv").mkdir()
+    assert project.make("environment", f"PYTHON={python}") != 0
+    assert project.make("lint") != 0
+    assert project.installed() == [] and not list((project.folder / ".venv").iterdir())
+
+
 def test_a_given_interpreter_is_used_and_nothing_is_installed(project: Project) -> None:
     assert project.make("lint", f"PYTHON={project.python('3.13')}") == 0
     assert project.installed() == [] and not (project.folder / ".venv").exists()
