@@ -50,24 +50,26 @@ doctor:  ## Check packages, device, memory and disk; installs nothing
 	@python="$(RUN)"; [ -x "$$(command -v "$$python")" ] || python="$(BASE)"; "$$python" -m common.doctor
 
 environment:  ## Make the environment anew
-	@if [ -e $(STAMP) ]; then mv $(STAMP) $(UNFINISHED); fi; $(MAKE) --no-print-directory $(STAMP)
+	@$(MAKE) --no-print-directory -W requirements.txt ANEW=yes $(STAMP)
 
-# Installs into $(VENV). A change of the requirements is installed into the environment that is there, with the same
-# constraints, which the stamp holds. After an interruption, the environment is made again from the start.
+# Installs into $(VENV). Changed requirements are installed into an existing environment with the same constraints
+# (the stamp holds their name). After an interruption, the environment is made anew.
 $(STAMP): requirements.txt requirements-dev.txt pyproject.toml $(wildcard constraints/*.txt */__init__.py)
-	@set -e; if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); elif [ -e $(VENV) ] && [ ! -e $@ ]; then \
+	@set -e; anew="$(ANEW)"; \
+	if [ -e $(UNFINISHED) ] || [ ! -e $(VENV) ]; then anew=yes; elif [ ! -e $@ ]; then \
 		echo "error: $(VENV) was not made by make; use it by PYTHON=$(VENV)/bin/python, remove it, or set VENV=DIR" >&2; \
 		exit 1; fi; \
-	if [ -x $(VENV)/bin/python ]; then base=$(VENV)/bin/python; else base="$(BASE)"; fi; \
+	if [ "$$anew" ]; then base="$(BASE)"; else base=$(VENV)/bin/python; fi; \
 	version=$$($$base -c 'import sys; print("%d.%d" % sys.version_info[:2])') || version="does not run"; \
 	case $$version in 3.9) set=paper;; 3.10) set=v100;; 3.11|3.12) set=cpu;; \
-		*) echo "error: $$base: $$version; Python 3.9 to 3.12 is needed: PYTHON=FILE" >&2; exit 1;; \
+		*) echo "error: $$base: $$version; run: make environment PYTHON=FILE, with Python 3.9 to 3.12" >&2; exit 1;; \
 	esac; \
-	constraints="$(CONSTRAINTS)"; if [ -z "$$constraints" ]; then \
-		constraints=$$(cat $@ 2>/dev/null) || constraints=constraints/$$set.txt; fi; \
+	constraints="$(CONSTRAINTS)"; \
+	if [ ! "$$constraints" ]; then [ "$$anew" ] && constraints=constraints/$$set.txt || constraints=$$(cat $@); fi; \
 	echo "installing into $(VENV): Python $$version, $$constraints"; \
-	mkdir -p $(VENV); echo "$$constraints" > $(UNFINISHED); \
-	[ -x $(VENV)/bin/python ] || $$base -m venv $(VENV); \
+	if [ "$$anew" ]; then rm -rf $(VENV); mkdir -p $(VENV); fi; \
+	echo "$$constraints" > $(UNFINISHED); \
+	if [ "$$anew" ]; then $$base -m venv $(VENV); fi; \
 	$(VENV)/bin/python -m pip install $$([ -t 1 ] || echo --quiet) --disable-pip-version-check \
 		-r requirements.txt -r requirements-dev.txt -c $$constraints; \
 	mv $(UNFINISHED) $@
