@@ -154,9 +154,9 @@ def check_device(report: Report) -> None:
 
 def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
     """Load every file of a data set: sequences, titles, fields, covers, pairs, encoders and features."""
-    from transformers import AutoModel
+    from transformers import BertModel, SwinForImageClassification
 
-    from common.dataset import check_covers, load_dataset
+    from common.dataset import check_covers, load_dataset, sequences_path
     from common.features import MODALITIES, features_path, load_features
     from common.files import read_json
     from common.item_fields import item_fields_path, read_item_fields
@@ -169,7 +169,8 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
         data = load_dataset(home, name)
     except UserError as error:
         report.line("WRONG", "data set", str(error))
-        for source, origin in origins_of(name).items():
+        origins = {} if sequences_path(home).exists() else origins_of(name)
+        for source, origin in origins.items():
             counts = known_counts(name, source)
             report.line("later", f"source={source}", f"{origin}; {counts}" if counts else origin)
         return
@@ -187,9 +188,9 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
     for path in report.find("pairs", home / "pairs", "*/item_pairs_id.txt", "llm_driven_sample.py"):
         report.check("pairs", path, read_pairs, path, data.n_items)
     encoders = folders.get("finetune_dir", Path("finetune_llm")) / name
-    for kind in ("bert", "swin"):
+    for kind, architecture in (("bert", BertModel), ("swin", SwinForImageClassification)):
         for path in report.find(f"{kind} encoder", encoders, f"64/*/{kind}", "sft_content_encoder.py"):
-            report.check(f"{kind} encoder", path, load_encoder, AutoModel, str(path), kind, ("pooler.",))
+            report.check(f"{kind} encoder", path, load_encoder, architecture, str(path), kind, ("pooler.",))
     features, pattern = folders.get("features_dir", home / "features"), "." if "features_dir" in folders else "*"
     for modality in MODALITIES:
         script = f"use_finetune_{'bert' if modality == 'text' else 'swinbase'}.py"
