@@ -1,6 +1,6 @@
 """The prepared data set on disk, one layout for every source (docs/data_formats.md).
 
-<datasets_dir>/<D>/sequential_data.txt     one user a line: user item item …, zero-based, in time order
+<datasets_dir>/<D>/sequential_data.txt     one line per user: user item item …, zero-based, in time order
 <datasets_dir>/<D>/<D>_item_sort.csv       zero-based item id, Chinese title, English title; sorted by id
 <datasets_dir>/<D>/covers/<item>.jpg       optional
 """
@@ -8,25 +8,21 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import atomic, read_text
 
 MIN_ITEMS = 3  # one to train on, one to validate, one to test
-LISTED = 20  # how many faults of one kind a message lists
+LISTED = 20  # number of faults of one kind that a message lists
 
-csv.field_size_limit(1 << 30)  # descriptions exceed csv's 128 KiB; the importer, which writes them, reads them back
+csv.field_size_limit(1 << 30)  # descriptions of items exceed csv's 128 KiB
 
 _NO_NUMBER = re.compile(r"[0-9]*[^0-9 \t\r\n]\S*|[0-9]{19,}", re.ASCII)
 
@@ -54,22 +50,22 @@ class Dataset:
 
 
 def sequences_path(folder: Path) -> Path:
-    """Where the users' sequences lie."""
+    """File of the users' sequences."""
     return Path(folder) / "sequential_data.txt"
 
 
 def items_path(folder: Path, name: str) -> Path:
-    """Where the items' titles lie."""
+    """File of the items' titles."""
     return Path(folder) / f"{name}_item_sort.csv"
 
 
 def covers_path(folder: Path) -> Path:
-    """The folder of covers; a text-only data set has none."""
+    """Folder of covers; a text-only data set has none."""
     return Path(folder) / "covers"
 
 
 def cover_path(covers: Path, item: int) -> Path:
-    """Where the cover of a zero-based item lies."""
+    """File of the cover of a zero-based item."""
     return covers / f"{item}.jpg"
 
 
@@ -79,10 +75,10 @@ def train_part(sequence: np.ndarray) -> np.ndarray:
 
 
 def load_dataset(folder: Path, name: str) -> Dataset:
-    """Read and check a prepared data set. Covers are not opened: `check_covers` does that.
+    """Read and check a prepared data set. Covers are not opened; see `common.covers.check_covers`.
 
     Raises:
-        UserError: names file, line and cure for every fault listed in docs/data_formats.md.
+        UserError: file, line and fix of a fault; docs/data_formats.md lists them.
     """
     folder = Path(folder)
     for path in (sequences_path(folder), items_path(folder, name)):
@@ -98,38 +94,39 @@ def load_dataset(folder: Path, name: str) -> Dataset:
 
 
 def write_dataset(
-    folder: Path, name: str, sequences: Mapping[int, Iterable[int]], titles: Iterable[Tuple[str, str]]
+    folder: Path, name: str, sequences: Mapping[int, Union[List[int], np.ndarray]], titles: Iterable[Tuple[str, str]]
 ) -> None:
-    """Write ``user → items`` and (Chinese, English) titles by item id, each file whole or not at all.
+    """Write user → items, in the order of the mapping, and the Chinese and English title of each item, atomically.
 
-    Users keep the order of the mapping. The sequences are written last: where they stand, the titles do.
+    The sequences are written last: if they are there, the titles are.
     """
     with atomic(items_path(folder, name)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
-        # quoted throughout: csv leaves a bare carriage return unquoted otherwise, and cannot read it back
+        # all texts are quoted: csv would leave a lone carriage return unquoted, and fail to read it
         writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         written = [(item, cn, en) for item, (cn, en) in enumerate(titles)]
         writer.writerows(written)
-    number = list(map(str, range(len(written)))).__getitem__  # in half the time of str
+    number = list(map(str, range(len(written)))).__getitem__  # half the time of str
     with atomic(sequences_path(folder)) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
-        out.writelines(f"{user} {' '.join(map(number, items))}\n" for user, items in sequences.items())
+        for user, items in sequences.items():
+            out.write(f"{user} {' '.join(map(number, np.asarray(items).tolist()))}\n")
 
 
-def read_rows(path: Path, columns: int, meaning: str) -> Iterator[Tuple[int, List[str]]]:
-    """Yield (line on which the row begins, its fields) of a UTF-8 CSV file; blank lines are passed over.
-
-    Fields may hold commas, quotes and line breaks, quoted as usual.
+def read_rows(path: Path, columns: Optional[int], meaning: str) -> Iterator[Tuple[int, List[str]]]:
+    """Yield the line on which each row of a UTF-8 CSV file begins, and its fields; blank lines are skipped.
 
     Args:
-        meaning: the columns in words, for the message about a wrong count.
+        columns: number of columns; None: as many as the first row has.
+        meaning: the columns in words, for the message about a wrong number.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     line = 1
     try:
         for row in reader:
+            columns = columns or len(row)
             if row and len(row) != columns:
                 raise UserError(
-                    f"{path}:{line}: {len(row)} columns where {columns} belong ({meaning}); "
-                    "put fields that hold commas between double quotes"
+                    f"{path}:{line}: {len(row)} columns instead of {columns} ({meaning}); put fields that hold commas "
+                    "in double quotes"
                 )
             if row:
                 yield line, row
@@ -139,9 +136,9 @@ def read_rows(path: Path, columns: int, meaning: str) -> Iterator[Tuple[int, Lis
 
 
 def fill_titles(path: Path, line: int, cn: str, en: str) -> Tuple[str, str]:
-    """An item needs one title that is more than blanks: a missing one is filled from the other language."""
+    """Fill a missing title from the other language; one of the two must be more than blanks."""
     if not cn.strip() and not en.strip():
-        raise UserError(f"{path}:{line}: the title is empty in both languages; give one, or take the item out")
+        raise UserError(f"{path}:{line}: the title is empty in both languages; add one, or remove the item")
     return (cn if cn.strip() else en), (en if en.strip() else cn)
 
 
@@ -153,10 +150,10 @@ def _read_titles(path: Path) -> Tuple[List[str], List[str]]:
             raise UserError(f"{path}:{line}: item id '{id_text}' is not a zero-based integer; there is no header")
         item = int(id_text)
         if item in titles:
-            raise UserError(f"{path}:{line}: item {item} stands already on line {lines[item]}; keep one of the two")
+            raise UserError(f"{path}:{line}: item {item} is already on line {lines[item]}; keep one of the two")
         titles[item], lines[item] = fill_titles(path, line, cn, en), line
     if not titles:
-        raise UserError(f"{path}:1: holds no items; it needs one row an item")
+        raise UserError(f"{path}:1: holds no items; it needs one row per item")
     absent = next((item for item in range(len(titles)) if item not in titles), None)
     if absent is not None:
         beyond = min(item for item in titles if item > absent)
@@ -174,7 +171,7 @@ def _read_sequences(path: Path, n_items: int, items_file: Path) -> Tuple[List[in
     line_numbers = np.flatnonzero(sizes) + 1
     sizes = sizes[sizes > 0]
     if not len(sizes):
-        raise UserError(f"{path}:1: holds no users; it needs one line a user: user item item …")
+        raise UserError(f"{path}:1: holds no users; it needs one line per user: user item item …")
     numbers = np.fromstring(text, dtype=np.int64, sep=" ")
     starts = np.cumsum(sizes) - sizes
     _check_users(path, numbers[starts], sizes - 1, line_numbers)
@@ -189,7 +186,7 @@ def _read_sequences(path: Path, n_items: int, items_file: Path) -> Tuple[List[in
 
 
 def _numbers_by_line(path: Path, text: str) -> np.ndarray:
-    """How many numbers each line holds, (lines,); whole arrays at a time, for millions of lines."""
+    """The number of numbers in each line, (lines,); vectorised, for millions of lines."""
     data = text.encode()
     characters = np.frombuffer(data, dtype=np.uint8)
     digit = np.concatenate(([False], characters - np.uint8(ord("0")) < 10, [False]))
@@ -208,7 +205,7 @@ def _check_users(path: Path, users: np.ndarray, lengths: np.ndarray, line_number
     if len(short):
         raise UserError(
             f"{path}:{line_numbers[short[0]]}: user {users[short[0]]} has {lengths[short[0]]} items, fewer than "
-            f"{MIN_ITEMS}: the last is for test, the one before for validation; take such users out "
+            f"{MIN_ITEMS}: the last is for test, the one before for validation; remove such users "
             f"({len(short)} of {len(users)})"
         )
     if (np.diff(users) > 0).all():
@@ -217,62 +214,4 @@ def _check_users(path: Path, users: np.ndarray, lengths: np.ndarray, line_number
     again = np.flatnonzero(first_place[inverse] != np.arange(len(users)))
     if len(again):
         line, earlier = line_numbers[again[0]], line_numbers[first_place[inverse[again[0]]]]
-        raise UserError(f"{path}:{line}: user {users[again[0]]} stands already on line {earlier}; join the two lines")
-
-
-def covers_checksum(covers: Path, suffixes: Tuple[str, ...] = (".jpg",)) -> str:
-    """SHA-256 of a covers folder's names and sizes, not contents: thousands of files in some milliseconds."""
-    with os.scandir(covers) as entries:
-        listing = sorted(f"{entry.name} {entry.stat().st_size}\n" for entry in entries if entry.name.endswith(suffixes))
-    return hashlib.sha256("".join(listing).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def cover_fault(cover: Path) -> Optional[str]:
-    """Why a cover cannot be used, or None: it is decoded whole."""
-    return picture_fault(cover) if cover.is_file() else "missing"
-
-
-def picture_fault(picture: Union[Path, BinaryIO]) -> Optional[str]:
-    """Why a picture cannot be decoded, or None."""
-    try:
-        with Image.open(picture) as image:
-            image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"does not decode: {error}"
-    return None
-
-
-def cover_faults(covers: Sequence[Path]) -> Dict[int, str]:
-    """Position → fault, for those of the covers that cannot be used. Opens every one."""
-    faults = {}
-    for place, cover in enumerate(tqdm(covers, desc="covers checked", disable=None, unit="cover", leave=False)):
-        fault = cover_fault(cover)
-        if fault:
-            faults[place] = fault
-    return faults
-
-
-def describe_cover_faults(covers: Sequence[Path], faults: Mapping[int, str]) -> str:
-    """How many covers cannot be used, the cure, and the first of them, one a line."""
-    listed = [f"\n  {covers[place]}: {fault}" for place, fault in list(faults.items())[:LISTED]]
-    more = [f"\n  … and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
-    return (
-        f"{covers[0].parent}: {len(faults)} of {len(covers)} covers cannot be used; mend them, or go on without them "
-        f"with missing_covers=zero:{''.join(listed + more)}"
-    )
-
-
-def check_covers(dataset: Dataset, without: Collection[int] = ()) -> None:
-    """Open every cover of a data set, but for those of the items ``without``.
-
-    Raises:
-        UserError: no covers at all, or some that are missing or do not decode: the first 20 and the count.
-    """
-    if dataset.covers is None:
-        raise UserError(
-            f"{covers_path(dataset.folder)}: no such folder; put <item>.jpg there, or use modalities=[text]"
-        )
-    paths = [cover_path(dataset.covers, item) for item in range(dataset.n_items) if item not in without]
-    faults = cover_faults(paths)
-    if faults:
-        raise UserError(describe_cover_faults(paths, faults))
+        raise UserError(f"{path}:{line}: user {users[again[0]]} is already on line {earlier}; join the two lines")

@@ -156,11 +156,12 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
     """Load every file of a data set: sequences, titles, fields, covers, pairs, encoders and features."""
     from transformers import BertModel, SwinForImageClassification
 
-    from common.dataset import check_covers, load_dataset, sequences_path
+    from common.covers import check_covers
+    from common.dataset import load_dataset, sequences_path
     from common.features import MODALITIES, features_path, load_features
     from common.files import read_json
     from common.item_fields import item_fields_path, read_item_fields
-    from common.known_datasets import known_counts, origins_of
+    from importers.known_datasets import known_counts, origins_of
     from common.text_encoders import load_encoder
     from stage1_content_modality_semantic_alignment.pairs import read_pairs
 

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from common.dataset import Dataset, cover_fault, cover_path, covers_path, describe_cover_faults
+from common.covers import cover_fault, describe_cover_faults
+from common.dataset import Dataset, cover_path, covers_path
 from common.errors import UserError
 from common.files import write_json
 

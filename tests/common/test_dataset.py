@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import N_ITEMS, make_tiny_dataset, tiny_sequences, tiny_titles
 
-from common.dataset import check_covers, cover_path, load_dataset, train_part, write_dataset
+from common.covers import check_covers
+from common.dataset import cover_path, load_dataset, train_part, write_dataset
 from common.errors import UserError
 
 ITEMS = "0,面,noodles\n1,舞,dance\n2,猫,cat\n3,书,book\n"

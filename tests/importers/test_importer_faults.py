@@ -17,10 +17,10 @@ from test_prepare_dataset import prepare
 
 from common.errors import UserError
 from common.files import read_json
+from importers import tables
+from importers.raw import BadRows
+from importers.tables import read_frames, read_interactions
 from stage1_content_modality_semantic_alignment.prepare_dataset import main
-from stage1_content_modality_semantic_alignment.sources import blocks
-from stage1_content_modality_semantic_alignment.sources.raw import BadRows
-from stage1_content_modality_semantic_alignment.sources.rows import json_rows, read_interactions
 
 LOOSE: Dict[str, Any] = {"k_core": 0, "min_length": 3}
 COLUMNS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
@@ -55,7 +55,7 @@ def test_a_bad_line_of_json_is_told_or_counted(tmp_path: Path, line: Any, told: 
 
 def test_half_an_emoji_read_line_by_line_is_a_question_mark(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({"item": "a", "title": "cut \ud83d", "tags": ["\ud83d"]}) + "\n\n")
-    frames = list(json_rows(tmp_path / "x.json", ["item", "title", "tags"], BadRows()))
+    frames = list(read_frames(tmp_path / "x.json", ["item", "title", "tags"], BadRows()))
     assert frames[0].rows() == [("a", "cut ?", '["?"]', 1)]
 
 
@@ -239,7 +239,7 @@ def test_json_gives_back_what_was_written(
     lines = [json.dumps(dict(zip(TABLE, row)), ensure_ascii=ascii_only) for row in rows]
     path = write(tmp_path / "x.json.gz", gzip.compress("\n".join(lines).encode()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK", block)
+        patch.setattr(tables, "BLOCK", block)
         log = read_interactions(path, TABLE, BadRows("stop"))
     assert log.rows() == [(user, item, float(time), n) for n, (user, item, time) in enumerate(rows, start=1)]
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from stage1_content_modality_semantic_alignment.sources.filters import Filters, apply_filters, filters_of, plain
-from stage1_content_modality_semantic_alignment.sources.raw import LOG, BadRows, RawData, RawLog, table_of_texts
+from importers.filters import Filters, apply_filters, filters_of, plain
+from importers.raw import LOG, BadRows, RawData, RawLog
 
 Rows = Sequence[Tuple[str, str, float]]
 
@@ -21,14 +21,14 @@ def raw(rows: Rows, untitled: str = "") -> RawLog:
     log = pl.DataFrame([(*row, n) for n, row in enumerate(rows, start=1)], schema=LOG, orient="row")
 
     def describe(ids: pl.Series) -> pl.DataFrame:
-        texts = [{"item": i, "title_cn": "", "title_en": "" if i in untitled else f"<i>{i}</i>"} for i in ids.to_list()]
-        return table_of_texts(texts)
+        titles = ["" if item in untitled else f"<i>{item}</i>" for item in ids]
+        return pl.DataFrame({"item": ids, "title_cn": [""] * len(ids), "title_en": titles})
 
     return RawLog(log, describe, Path("log"), Path("items"), BadRows())
 
 
 def histories(data: RawData) -> List[str]:
-    return ["".join(data.item_ids[item] for item in items) for items in data.sequences.values()]
+    return ["".join(data.item_ids[item] for item in items) for items in data.sequences]
 
 
 def filtered(rows: Rows, seed: int = 0, **chosen: Any) -> List[str]:

@@ -17,9 +17,9 @@ from common.dataset import load_dataset
 from common.errors import UserError
 from common.files import read_json
 from common.item_fields import read_item_fields
+from importers.raw import BadRows
+from importers.tables import read_frames, read_interactions, read_parquet
 from stage1_content_modality_semantic_alignment.prepare_dataset import main
-from stage1_content_modality_semantic_alignment.sources.raw import BadRows
-from stage1_content_modality_semantic_alignment.sources.rows import json_rows, read_interactions, read_parquet
 
 LOOSE: Dict[str, Any] = {"k_core": 0, "min_length": 3}
 
@@ -214,7 +214,7 @@ def test_lists_and_objects_of_parquet_are_those_of_json(tmp_path: Path) -> None:
     table.write_parquet(tmp_path / "x.parquet")
     table.write_ndjson(tmp_path / "x.jsonl")
     names = ["id", "tags", "size"]
-    of_json = pl.concat(json_rows(tmp_path / "x.jsonl", names, BadRows()))
+    of_json = pl.concat(read_frames(tmp_path / "x.jsonl", names, BadRows()))
     read = read_parquet(tmp_path / "x.parquet", names)
     assert read["tags"].to_list() == ['["x", "é y"]', None]
     assert [list(map(json.loads, read[name].drop_nulls())) for name in names[1:]] == [

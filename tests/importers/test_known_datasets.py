@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from common.files import read_text
-from common.known_datasets import KNOWN, ORIGINS, Statistics, known_counts, origins_of
 from common.settings import REPOSITORY
-from stage1_content_modality_semantic_alignment.sources.kinds import SOURCES
+from importers.kinds import KINDS
+from importers.known_datasets import KNOWN, ORIGINS, Statistics, known_counts, origins_of
 
 
 def test_the_documentation_tells_every_kind_and_every_known_count() -> None:
     text = read_text(REPOSITORY / "docs" / "data_formats.md")
-    for kind in SOURCES:
+    for kind in KINDS:
         assert f"`{kind}`" in text
     for kind, sets in KNOWN.items():
         for name, known in sets.items():

@@ -11,11 +11,12 @@ from typing import Any, Dict
 import pytest
 from tiny import make_tiny_dataset, tiny_cover, tiny_sequences, tiny_titles
 
-from common.dataset import check_covers, load_dataset
+from common.covers import check_covers
+from common.dataset import load_dataset
 from common.errors import UserError
-from common.known_datasets import KNOWN, Statistics
-from stage1_content_modality_semantic_alignment import cover_sources, prepare_dataset
-from stage1_content_modality_semantic_alignment.dataset_statistics import likely_cause
+from importers import covers
+from importers.known_datasets import KNOWN, Statistics, likely_cause
+from stage1_content_modality_semantic_alignment import prepare_dataset
 from stage1_content_modality_semantic_alignment.prepare_dataset import Settings, main, run
 
 
@@ -260,7 +261,7 @@ def test_interrupted_before_the_record_is_done_again(tmp_path: Path, monkeypatch
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for module, step in ((cover_sources, "link"), (prepare_dataset, "_copy"), (prepare_dataset, "record")):
+    for module, step in ((covers, "link"), (prepare_dataset, "_copy"), (prepare_dataset, "record")):
         with monkeypatch.context() as patch:
             patch.setattr(module, step, stop)
             with pytest.raises(KeyboardInterrupt):

@@ -13,12 +13,13 @@ from PIL import Image
 from test_prepare_dataset import contents, prepare
 from tiny import tiny_cover
 
-from common.dataset import check_covers, load_dataset
+from common.covers import check_covers
+from common.dataset import load_dataset
 from common.errors import UserError
 from common.item_fields import read_item_fields
 from common.settings import REPOSITORY
-from stage1_content_modality_semantic_alignment.drawn_covers import draw_cover
-from stage1_content_modality_semantic_alignment.sources.ml100k import dated
+from importers.drawn_covers import draw_cover
+from importers.ml100k import dated
 
 SCRIPT = "stage1_content_modality_semantic_alignment/prepare_dataset.py"
 

@@ -1,50 +1,51 @@
 """Reader of ADRec's released layout: training rows as arrays, and a pickle of the items' texts.
 
-<D>_process/train/{items_seq,label,masks}.npy, right-padded with 0; <D>_process/id_to_side_dict.pickle.
+``<D>_process/train/{items_seq,label,masks}.npy``, padded with 0 on the right; ``<D>_process/id_to_side_dict.pickle``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 
 from common.checkpoints import load_plain_pickle
 from common.errors import UserError
-from stage1_content_modality_semantic_alignment.sources.processed import log_of_texts
-from stage1_content_modality_semantic_alignment.sources.raw import BadRows, RawLog
+from importers.histories import log_of_histories
+from importers.raw import BadRows, Files, RawLog
+from importers.settings import Settings
 
 SIDES = ("title", "brand", "category")  # the order where an entry is a list
 
 
-def adrec_files(folder: Path, dataset: str) -> Iterator[Dict[str, Path]]:
-    """The files by meaning, in the folder itself or in its ``<D>_process``."""
+def files(folder: Path, dataset: str) -> Iterator[Files]:
+    """The files, in the folder itself or in its ``<D>_process``."""
     for home in (folder, folder / f"{dataset}_process"):
         arrays = {name: home / "train" / f"{name}.npy" for name in ("items_seq", "label", "masks")}
         yield {**arrays, "sides": home / "id_to_side_dict.pickle"}
 
 
-def read_adrec(files: Mapping[str, Path], bad: BadRows) -> RawLog:
-    """The sequences that the rows are prefixes of, which name no users: a row that goes on where the one before ended
-    belongs to the same.
+def read(files: Files, settings: Settings) -> RawLog:
+    """Read the sequences whose prefixes the rows are; a row that continues the one before belongs to the same user.
 
-    The arrays hold training rows alone: the last two items of each sequence are then held out anew.
+    The arrays hold training rows only, without users: the last two items of each sequence are held out again.
     """
     rows = list(_rows(files))
-    forward, backward = _chains(rows), _chains(rows[::-1])  # a user's rows may stand from the longest to the shortest
+    forward, backward = _chains(rows), _chains(rows[::-1])  # rows may go from the longest to the shortest
     chains = forward if len(forward) <= len(backward) else backward[::-1]
     histories = {str(user): [str(item) for item in items] for user, items in enumerate(chains)}
-    return log_of_texts(files["items_seq"], files["sides"], histories, _sides(files["sides"]), bad)
+    sides, bad = _sides(files["sides"]), BadRows(settings.bad_rows)
+    return log_of_histories(files["items_seq"], files["sides"], histories, sides, bad)
 
 
-def _rows(files: Mapping[str, Path]) -> Iterator[Tuple[List[int], int]]:
+def _rows(files: Files) -> Iterator[Tuple[List[int], int]]:
     """(history, label) of each row."""
     arrays = {name: _array(files[name]) for name in ("items_seq", "label", "masks")}
     sequences, masks, labels = arrays["items_seq"], arrays["masks"].astype(bool), arrays["label"].reshape(-1)
     if sequences.ndim != 2 or masks.shape != sequences.shape or len(labels) != len(sequences):
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise UserError(f"{files['items_seq']}: the arrays do not fit each other: {shapes}; fetch them again")
+        raise UserError(f"{files['items_seq']}: the arrays do not fit each other: {shapes}; download them again")
     for items, mask, label in zip(sequences, masks, labels.tolist()):
         yield items[mask].tolist(), int(label)
 
@@ -55,16 +56,18 @@ def _array(path: Path) -> np.ndarray:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:  # EOFError: the file is empty
-        raise UserError(f"{path}: not an array of numbers: {error}; fetch it again") from error
+        raise UserError(f"{path}: not an array of numbers: {error}; download it again") from error
     return array
 
 
 def _chains(rows: List[Tuple[List[int], int]]) -> List[List[int]]:
-    """Each run of rows that continue one another, as the sequence that they are the prefixes of."""
+    """The sequence of each run of rows that continue one another."""
     chains: List[List[int]] = []
     expected: List[int] = []
     for history, label in rows:
-        if chains and len(history) > 1 and history in (expected, expected[1:]):  # cut to the last L, from some row on
+        if (
+            chains and len(history) > 1 and history in (expected, expected[1:])
+        ):  # longer histories are cut to the last L
             chains[-1].append(label)
         else:
             chains.append([*history, label])
@@ -76,7 +79,7 @@ def _sides(path: Path) -> Dict[str, Dict[str, str]]:
     """Item → field → text."""
     content = load_plain_pickle(path)
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: not a filled mapping of item to title, brand, category; fetch it again")
+        raise UserError(f"{path}: not a mapping with content of item to title, brand, category; download it again")
     return {str(item): _named(path, item, entry) for item, entry in content.items()}
 
 

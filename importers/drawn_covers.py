@@ -1,8 +1,7 @@
-"""Covers for data that has none: drawn with Pillow from a title and its genres.
+"""Covers for data without pictures, drawn with Pillow from a title and its genres.
 
-They stand in for pictures so that the image half of the method has something to run on. They are not
-posters: all that can be seen in them is the title and, as colours and discs, the genres. The same title
-and genres give the same picture; the font is the one that Pillow brings along.
+They let the image half of the method run. They are not posters: they show only the title and, as colours and discs,
+the genres. The same title and genres give the same picture. The font is Pillow's own.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Dict, List, Sequence, Tuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE = 224  # pixels, as Swin-base takes them
+SIZE = 224  # pixels, the input size of Swin-base
 MARGIN = 16
 TITLE_BOX = (SIZE - 2 * MARGIN, 118)  # width, height
 FOOTER_TOP = 178
@@ -71,12 +70,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _latin(text: str) -> str:
-    """Accents off, what is then not ASCII left out: Pillow's own font has no more letters."""
+    """The text in ASCII, the only letters of Pillow's font: without accents, other characters removed."""
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
 
 
 def _shade(colour: Colour, light: float) -> Colour:
-    """The colour, darker for ``light`` below 1."""
+    """The colour, scaled by ``light``."""
     red, green, blue = (min(255, round(part * light)) for part in colour)
     return red, green, blue
 
@@ -89,7 +88,7 @@ def _ground_of(top: Colour, bottom: Colour) -> Image.Image:
 
 
 def _paint_discs(cover: Image.Image, colours: Sequence[Colour], shape: int) -> None:
-    """One half-clear disc a genre; ``shape`` sets where and how large."""
+    """Paint one half-transparent disc per genre; ``shape`` determines places and sizes."""
     for place, colour in enumerate(colours):
         bits = zlib.crc32(bytes([place]), shape)
         x, y, radius = bits % SIZE, 90 + (bits >> 8) % 90, 28 + (bits >> 16) % 44
@@ -114,7 +113,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> List[str]:
 
 
 def _fit(title: str) -> Tuple[ImageFont.FreeTypeFont, List[str]]:
-    """The largest font in which the wrapped title keeps inside its box; the smallest cuts what is over."""
+    """The largest font in which the wrapped title fits into its box; with the smallest, the rest is cut."""
     width, height = TITLE_BOX
     for size in (34, 29, 25, 21, 18, 15):
         font = _font(size)
@@ -125,7 +124,7 @@ def _fit(title: str) -> Tuple[ImageFont.FreeTypeFont, List[str]]:
 
 
 def _write(pen: ImageDraw.ImageDraw, corner: Tuple[int, int], text: str, font: ImageFont.FreeTypeFont) -> None:
-    """White on a dark shadow, to be read on any ground."""
+    """White on a dark shadow, readable on any ground."""
     x, y = corner
     pen.text((x + 1, y + 2), text, font=font, fill=(20, 20, 20))
     pen.text((x, y), text, font=font, fill=(255, 255, 255))

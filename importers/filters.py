@@ -1,0 +1,215 @@
+"""From a log of interactions to a data set: order, filters, counts of what is dropped, our ids.
+
+Order of the steps: sort by time (``ties``), duplicates, k-core, items without a title, k-core again, the last
+``max_length`` interactions, sample of users. ``min_length`` is part of the k-core: the least that a user needs.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Mapping, Tuple
+
+import numpy as np
+import polars as pl
+
+from common.dataset import LISTED, MIN_ITEMS
+from common.errors import UserError
+from importers.raw import RawData, RawLog
+
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What is dropped. The defaults drop nothing, and stop where something has to be dropped."""
+
+    k_core: int = 0
+    min_length: int = 0
+    max_length: int = 0
+    duplicates: str = "keep"
+    missing_titles: str = "stop"
+    user_sample: int = 0
+    ties: str = "row"
+    html: str = "keep"
+
+
+PRESETS: Dict[str, Filters] = {
+    "none": Filters(),
+    "sicsrec": Filters(min_length=5),  # NineRec's users have at least five items
+    "adrec": Filters(k_core=5, duplicates="first", missing_titles="drop", html="clean"),  # five-core, items with titles
+}
+
+
+def filters_of(preset: str, changes: Mapping[str, Any]) -> Filters:
+    """The preset with the values of ``changes`` that are not None."""
+    return replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
+
+
+class _Log:
+    """The interactions that are kept, as codes of user and item; sorted by user, then by time."""
+
+    def __init__(self, raw: RawLog, ties: str) -> None:
+        self.raw, self.dropped = raw, Counter(raw.bad.dropped)
+        users, self.user_ids = _encode(raw.log["user"], raw.numbered)
+        items, self.item_ids = _encode(raw.log["item"], raw.numbered)
+        order = pl.Series(np.arange(len(self.item_ids))) if raw.numbered else self.item_ids.arg_sort().arg_sort()
+        table = raw.log.select("time", "line").with_columns(user=users, item=items)
+        keys = ["time"]
+        if ties == "item":
+            table = table.with_columns(tie=order.gather(items))
+            keys.append("tie")
+        self.table = table.sort("user", *keys, maintain_order=True).select("user", "item", "time", "line")
+
+    @property
+    def users(self) -> np.ndarray:
+        """(interactions,)."""
+        return self.table["user"].to_numpy()
+
+    @property
+    def items(self) -> np.ndarray:
+        """(interactions,)."""
+        return self.table["item"].to_numpy()
+
+    def keep(self, mask: np.ndarray, reason: str) -> bool:
+        """Keep the interactions of the mask and count the others; return whether there were others."""
+        lost = len(mask) - int(np.count_nonzero(mask))
+        if lost:
+            self.dropped[reason] += lost
+            self.table = self.table.filter(pl.Series(mask))
+            if not self.table.height:
+                counts = ", ".join(f"{why}: {count:,}" for why, count in self.dropped.items())
+                raise UserError(f"{self.raw.file}: the filters leave no interaction ({counts}); loosen them")
+        return bool(lost)
+
+    def core(self, k: int, min_length: int) -> None:
+        """Drop users with fewer than ``max(k, min_length)`` items and items with fewer than k users, until none is."""
+        least = max(k, min_length)
+        changed = True
+        while changed:
+            counts = np.bincount(self.users)[self.users]
+            changed = self.keep(counts >= least, f"users with fewer than {least} interactions")
+            counts = np.bincount(self.items)[self.items]
+            changed = self.keep(counts >= k, f"items with fewer than {k} interactions") or changed
+
+    def drop_duplicates(self, rule: str) -> None:
+        """Drop an item that a user had before: at the same time (``row``), or at any time (``first``)."""
+        if rule == "keep":
+            return
+        pair = pl.col("user").cast(pl.UInt64) * len(self.item_ids) + pl.col("item")
+        key = pl.struct(pair, "time") if rule == "row" else pair
+        self.keep(self.table.select(key.is_first_distinct()).to_series().to_numpy(), "duplicates")
+
+    def keep_last(self, most: int) -> None:
+        """Keep the last ``most`` interactions of each user; 0: all."""
+        if most:
+            ends = np.searchsorted(self.users, self.users, side="right")
+            self.keep(np.arange(len(ends)) >= ends - most, f"before a user's last {most}")
+
+    def sample_users(self, size: int, seed: int) -> None:
+        """Keep ``size`` users, drawn with the seed; 0: all."""
+        users = np.unique(self.users)
+        if size and size < len(users):
+            drawn = np.random.default_rng(seed).choice(users, size, replace=False)
+            self.keep(np.isin(self.users, drawn), "users not in the sample")
+
+    def read_texts(self, missing_titles: str, clean: bool) -> pl.DataFrame:
+        """The texts of the items. Items without a title stop the run, or are dropped with their interactions."""
+        present = self.item_ids.gather(np.unique(self.items))
+        texts = self.raw.describe(present).fill_null("")
+        if clean:
+            columns = [name for name in texts.columns if name not in ("item", "image_url")]
+            texts = texts.with_columns(pl.Series(name, list(map(plain, texts[name])), pl.String) for name in columns)
+        has_title = (pl.col("title_cn").str.strip_chars() != "") | (pl.col("title_en").str.strip_chars() != "")
+        with_title = texts.filter(has_title)["item"]
+        missing = present.filter(~present.is_in(with_title.implode()))
+        if len(missing) and missing_titles == "stop":
+            raise UserError(self._describe_missing(missing, missing[0] in texts["item"]))
+        good = ~self.item_ids.is_in(missing.implode()).to_numpy()
+        self.keep(good[self.items], "items without a title")
+        return texts
+
+    def _describe_missing(self, missing: pl.Series, has_row: bool) -> str:
+        first = missing[0]
+        line: Any = self.table.filter(pl.col("item") == self.item_ids.index_of(first))["line"].min()
+        listed = ", ".join(missing.head(LISTED).to_list()) + " …" * (len(missing) > LISTED)
+        return (
+            f"{self.raw.place(line)}: item {first} {'has no title' if has_row else 'has no row'} in "
+            f"{self.raw.items_file}; add it there, or drop such items with missing_titles=drop "
+            f"({len(missing)} of them: {listed})"
+        )
+
+    def check_lengths(self) -> None:
+        """Stop for a user with fewer than `MIN_ITEMS` interactions."""
+        counts = np.bincount(self.users)
+        short = np.flatnonzero((counts > 0) & (counts < MIN_ITEMS))
+        if len(short):
+            user = int(short[0])
+            line: Any = self.table.filter(pl.col("user") == user)["line"].min()
+            raise UserError(
+                f"{self.raw.place(line)}: user {self.user_ids[user]} has {counts[user]} interactions, fewer than "
+                f"{MIN_ITEMS}: the last is for test, the one before for validation; drop such users with "
+                f"min_length={MIN_ITEMS} ({len(short)} of {np.count_nonzero(counts)})"
+            )
+
+
+def apply_filters(raw: RawLog, filters: Filters, seed: int) -> RawData:
+    """Filter a log, and number users and items.
+
+    Raises:
+        UserError: a user with fewer than 3 interactions or an item without a title that no filter drops, or nothing is
+            left.
+    """
+    log = _Log(raw, filters.ties)
+    log.drop_duplicates(filters.duplicates)
+    log.core(filters.k_core, filters.min_length)
+    texts = log.read_texts(filters.missing_titles, filters.html == "clean")
+    log.core(filters.k_core, filters.min_length)
+    log.keep_last(filters.max_length)
+    log.sample_users(filters.user_sample, seed)
+    log.check_lengths()
+    users, lengths = np.unique(log.users, return_counts=True)
+    codes, items = np.unique(log.items, return_inverse=True)
+    user_ids, item_ids = log.user_ids.gather(users), log.item_ids.gather(codes)
+    texts = item_ids.to_frame("item").join(texts, on="item", how="left", maintain_order="left").fill_null("")
+    names = [name for name in texts.columns if name not in ("item", "title_cn", "title_en")]
+    return RawData(
+        sequences=np.split(items, np.cumsum(lengths)[:-1]),
+        titles=[_titles(cn, en) for cn, en in texts.select("title_cn", "title_en").iter_rows()],
+        user_ids=[raw.user_names.get(user, user) for user in user_ids],
+        item_ids=[raw.item_names.get(item, item) for item in item_ids],
+        fields={name: texts[name].to_list() for name in names if (texts[name] != "").any()},
+        dropped=dict(log.dropped),
+    )
+
+
+def plain(text: str) -> str:
+    """The text without HTML: tags become blanks, entities characters; if there was any, runs of blanks become one."""
+    if "<" not in text and "&" not in text:
+        return text
+    found = html.unescape(_TAG.sub(" ", text))
+    return text if found == text else " ".join(found.split())
+
+
+def _titles(cn: str, en: str) -> Tuple[str, str]:
+    """A title of blanks only is empty."""
+    return (cn if cn.strip() else ""), (en if en.strip() else "")
+
+
+def _encode(ids: pl.Series, numbered: bool) -> Tuple[pl.Series, pl.Series]:
+    """The code of each id, and the distinct ids by code: by first appearance, or by the numbers in the ids."""
+    ids = ids.cast(pl.Categorical)
+    distinct = ids.unique(maintain_order=True)
+    if numbered:
+        distinct = distinct.gather(sorted(range(len(distinct)), key=lambda place: _natural(distinct[place])))
+    categories = distinct.to_physical().to_numpy()
+    codes = np.zeros(np.max(categories, initial=0) + 1, dtype=np.uint32)
+    codes[categories] = np.arange(len(distinct), dtype=np.uint32)
+    return pl.Series(codes[ids.to_physical().to_numpy()]), distinct.cast(pl.String)
+
+
+def _natural(text: str) -> List[Tuple[int, int, str]]:
+    """A key that sorts 2 before 10, and numbers before words."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split("([0-9]+)", text) if part]

@@ -1,0 +1,130 @@
+"""The kinds of data that can be prepared: their files, their readers and the settings that these use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+
+from common.dataset import items_path, sequences_path
+from common.errors import UserError, nearest
+from common.item_fields import item_fields_path
+from importers import adrec_arrays, amazon, letter, ml100k, ninerec, own_tables, recformer, unisrec
+from importers.filters import Filters, apply_filters, filters_of
+from importers.raw import Files, RawData, RawLog
+from importers.settings import Settings
+
+
+def prepared_files(folder: Path, dataset: str) -> Iterator[Files]:
+    """The files of a prepared data set."""
+    found = {"sequences": sequences_path(folder), "items": items_path(folder, dataset)}
+    item_fields = item_fields_path(folder, dataset)
+    yield {**found, "fields": item_fields} if item_fields.exists() else found
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data.
+
+    Attributes:
+        files: folder and data set → the files in each form that they may have; the first file of a form identifies it.
+        read: reads the interactions; None for prepared files.
+        settings: the settings that not every kind reads, and this one does.
+    """
+
+    files: Optional[Callable[[Path, str], Iterator[Files]]]
+    read: Optional[Callable[[Files, Settings], RawLog]]
+    settings: Tuple[str, ...]
+
+
+FILTERS = tuple(f.name for f in fields(Filters))
+FILTERED = ("bad_rows", "preset", "sample_seed", *FILTERS)
+NAMED = ("inter_file", "item_file", *FILTERED)
+COLUMNS = ("user_column", "item_column", "time_column", "item_id_column", "title_column", "title_cn_column")
+AMAZON = ("amazon2018", "amazon2023")
+KINDS: Dict[str, Kind] = {  # auto takes the first whose files are there: raw files before prepared ones
+    "ml-100k": Kind(ml100k.files, ml100k.read, ("last_items", "draw_covers", "bad_rows")),
+    "ninerec": Kind(ninerec.files, ninerec.read, FILTERED),
+    "letter": Kind(letter.files, letter.read, FILTERED),
+    "amazon2018": Kind(amazon.files_2018, amazon.read_2018, NAMED),
+    "amazon2023": Kind(amazon.files_2023, amazon.read_2023, NAMED),
+    "recformer": Kind(recformer.files, recformer.read, FILTERED),
+    "unisrec": Kind(unisrec.files, unisrec.read, FILTERED),
+    "adrec": Kind(adrec_arrays.files, adrec_arrays.read, FILTERED),
+    "table": Kind(None, own_tables.read, (*NAMED, *COLUMNS, "field_columns")),
+    "prepared": Kind(prepared_files, None, ()),
+}
+
+
+def find_source(settings: Settings) -> Tuple[str, Files]:
+    """Find the kind and the files in ``data_dir``, or in its folder named like the data set.
+
+    Raises:
+        UserError: no files, only some of the files that belong together, or a setting that the kind does not read.
+    """
+    if settings.inter_file or settings.source == "table":
+        files = own_tables.named_files(settings)
+        _refuse_unread(settings, settings.source)
+        return settings.source, files
+    readers = {name: kind.files for name, kind in KINDS.items() if kind.files and settings.source in ("auto", name)}
+    folders = _folders(settings)
+    incomplete: List[Tuple[str, Files]] = []
+    for folder in folders:
+        for name, files_of in readers.items():
+            for files in files_of(folder, settings.dataset):
+                if next(iter(files.values())).is_file():
+                    _refuse_unread(settings, name)
+                    _refuse_missing(name, files)
+                    return name, files
+                if any(path.is_file() for path in files.values()):
+                    incomplete.append((name, files))
+    if incomplete:
+        _refuse_missing(*incomplete[0])
+    if settings.data_dir and not Path(settings.data_dir).is_dir():
+        data_dir = Path(settings.data_dir)
+        near = nearest(data_dir.name, [path.name for path in data_dir.parent.glob("*/")])
+        raise UserError(f"data_dir={data_dir}: no such folder{near}")
+    first = [next(files_of(folders[0], settings.dataset)) for files_of in readers.values()]
+    known = "; ".join(" and ".join(path.name for path in files.values()) for files in first)
+    raise UserError(
+        f"{' and '.join(map(str, folders))}: no files of {settings.dataset}; set data_dir=FOLDER, or for your own "
+        f"tables --from table and their columns (docs/data_formats.md). Known names are {known}"
+    )
+
+
+def read_source(settings: Settings, name: str, files: Files) -> Optional[RawData]:
+    """Read and filter a source of a kind; None for prepared files."""
+    read = KINDS[name].read
+    if read is None:
+        return None
+    if name == "ml-100k":
+        filters = Filters(max_length=settings.last_items, ties="item")
+    else:
+        preset = settings.preset or ("adrec" if name in AMAZON else "none")
+        filters = filters_of(preset, {filter_: getattr(settings, filter_) for filter_ in FILTERS})
+    return apply_filters(read(files, settings), filters, settings.sample_seed)
+
+
+def _folders(settings: Settings) -> List[Path]:
+    if settings.data_dir is not None:
+        return [Path(settings.data_dir), Path(settings.data_dir) / settings.dataset]
+    if "ml-100k" in (settings.source, settings.dataset) and settings.source in ("auto", "ml-100k"):
+        return [ml100k.folder_in_recbole()]
+    return [settings.dataset_dir]
+
+
+def _refuse_missing(name: str, files: Mapping[str, Path]) -> None:
+    """Stop where only some of the files that belong together are there."""
+    missing = [path for path in files.values() if not path.is_file()]
+    if missing:
+        there = ", ".join(path.name for path in files.values() if path.is_file())
+        raise UserError(f"{missing[0]}: no such file; {name} needs it beside {there} (docs/data_formats.md)")
+
+
+def _refuse_unread(settings: Settings, name: str) -> None:
+    """Stop for a setting that this kind does not read."""
+    defaults = Settings()
+    for key in dict.fromkeys(key for kind in KINDS.values() for key in kind.settings):
+        if key not in KINDS[name].settings and getattr(settings, key) != getattr(defaults, key):
+            readers = ", ".join(known for known, kind in KINDS.items() if key in kind.settings)
+            raise UserError(f"setting '{key}' is for {readers} only, and these files are of the kind {name}; remove it")

@@ -1,0 +1,52 @@
+"""Reader of your own tables of interactions and of items; the settings name files and columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from common.errors import UserError, nearest
+from importers.raw import BadRows, Files, RawLog
+from importers.settings import Settings
+from importers.tables import read_interactions, read_items
+
+
+def named_files(settings: Settings) -> Files:
+    """The files that the settings name."""
+    if settings.source == "auto":
+        raise UserError("setting 'inter_file': the format is not known; add --from table, or another KIND")
+    if not settings.inter_file or not settings.item_file:
+        raise UserError("name the tables of interactions and of items: inter_file=FILE item_file=FILE")
+    folder = Path(settings.data_dir or ".")
+    files = {"inter": folder / settings.inter_file, "item": folder / settings.item_file}
+    for meaning, path in files.items():
+        if not path.is_file():
+            near = nearest(path.name, [file.name for file in path.parent.glob("*")])
+            raise UserError(f"{meaning}_file: {path}: no such file{near}")
+    return files
+
+
+def read(files: Files, settings: Settings) -> RawLog:
+    """Read the interactions."""
+    bad = BadRows(settings.bad_rows)
+    columns = {"user": settings.user_column, "item": settings.item_column, "time": settings.time_column}
+    texts = {"item": settings.item_id_column, "title_en": settings.title_column}
+    if settings.title_cn_column:
+        texts["title_cn"] = settings.title_cn_column
+    texts.update({_field_name(column): column for column in settings.field_columns})
+
+    def describe(ids: pl.Series) -> pl.DataFrame:
+        found = read_items(files["item"], texts, ids, bad)
+        return found if "title_cn" in texts else found.with_columns(title_cn=pl.lit(""))
+
+    return RawLog(read_interactions(files["inter"], columns, bad), describe, files["inter"], files["item"], bad)
+
+
+def _field_name(column: str) -> str:
+    """The column's name as a lower-case word."""
+    letters = [letter if letter.isascii() and letter.isalnum() else "_" for letter in column.lower()]
+    name = "".join(letters).strip("_")
+    if not name or not name[0].isalpha() or name == "item":
+        raise UserError(f"setting 'field_columns': '{column}' cannot name a field; rename the column")
+    return name

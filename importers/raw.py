@@ -1,0 +1,91 @@
+"""What the readers return: a log of interactions, and a function that reads the texts of the items that are kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import polars as pl
+
+from common.errors import UserError
+
+Files = Dict[str, Path]  # the files of a source by meaning, such as inter and item
+LOG = {"user": pl.String, "item": pl.String, "time": pl.Float64, "line": pl.UInt32}
+
+
+class BadRows:
+    """What to do with rows that cannot be used: stop at the first one, or drop and count them."""
+
+    def __init__(self, policy: str = "stop") -> None:
+        self.stops = policy == "stop"
+        self.dropped: Counter[str] = Counter()
+
+    def found(self, place: str, reason: str, detail: str = "") -> None:
+        """Report a bad row at ``place`` (FILE:LINE).
+
+        Raises:
+            UserError: bad rows stop the run.
+        """
+        if self.stops:
+            raise UserError(f"{place}: {detail or reason}; correct it, or drop such rows with bad_rows=drop")
+        self.dropped[reason] += 1
+
+
+@dataclass(frozen=True)
+class RawLog:
+    """A log of interactions with original ids.
+
+    Attributes:
+        log: table with the columns of `LOG`. ``time`` is in seconds, or any number that orders; ``line`` is the line
+            (Parquet: row) in ``file``, or null.
+        describe: maps the original ids of the items that are kept to a table with item, title_cn, title_en and further
+            fields, all text: at most one row per item.
+        file: file of the interactions, for messages.
+        items_file: file of the items, for messages.
+        bad: counts the rows that the reader dropped.
+        numbered: the original ids are numbers, and our ids follow their order; otherwise, the first appearance.
+        user_names: id in ``log`` → original id, where they differ.
+        item_names: likewise.
+    """
+
+    log: pl.DataFrame
+    describe: Callable[[pl.Series], pl.DataFrame]
+    file: Path
+    items_file: Path
+    bad: BadRows
+    numbered: bool = False
+    user_names: Mapping[str, str] = field(default_factory=dict)
+    item_names: Mapping[str, str] = field(default_factory=dict)
+
+    def place(self, line: Optional[int]) -> str:
+        """FILE:LINE, or FILE where the line is not known."""
+        return str(self.file) if line is None else f"{self.file}:{line}"
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A data set in our zero-based ids.
+
+    Attributes:
+        sequences: items of each user in time order.
+        titles: Chinese and English title of each item.
+        user_ids: original id of each user.
+        item_ids: original id of each item.
+        fields: field → its text for each item (`common.item_fields`).
+        dropped: reason → number of interactions that were dropped.
+    """
+
+    sequences: List[np.ndarray]
+    titles: List[Tuple[str, str]]
+    user_ids: List[str]
+    item_ids: List[str]
+    fields: Mapping[str, Sequence[str]]
+    dropped: Mapping[str, int]
+
+
+def valid_unicode(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which JSON can encode and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
