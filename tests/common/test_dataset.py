@@ -59,12 +59,12 @@ def test_a_missing_title_is_filled_from_the_other_language(tmp_path: Path) -> No
 
 
 ITEM_FAULTS: List[Tuple[str, int, str]] = [
-    ("0,面,noodles\n1,舞\n", 2, "2 columns where 3 belong"),
-    ("0,面,noodles, hot\n", 1, "4 columns where 3 belong"),
+    ("0,面,noodles\n1,舞\n", 2, "2 columns instead of 3"),
+    ("0,面,noodles, hot\n", 1, "4 columns instead of 3"),
     ("item,cn,en\n0,面,noodles\n", 1, "no header"),
     ("0,面,noodles\n-1,舞,dance\n", 2, "not a zero-based integer"),
     ("0,面,noodles\n1.0,舞,dance\n", 2, "not a zero-based integer"),
-    ('0,面,"noo\ndles"\n1,舞,dance\n0,猫,cat\n', 4, "item 0 stands already on line 1"),
+    ('0,面,"noo\ndles"\n1,舞,dance\n0,猫,cat\n', 4, "item 0 is already on line 1"),
     ("0,面,noodles\n2,舞,dance\n", 2, "item 1 has none"),
     ('0,"a\nb",c\n1,, \n', 3, "the title is empty in both languages"),
     ("", 1, "holds no items"),
@@ -88,7 +88,7 @@ SEQUENCE_FAULTS: List[Tuple[str, int, str]] = [
     ("0 0 1 2\n1 0 1.5 2\n", 2, "'1.5' is not a zero-based integer"),
     ("0 0 1 99999999999999999999\n", 1, "is not a zero-based integer"),
     ("0 0 1 2\n1,0,1,2\n", 2, "is not a zero-based integer"),
-    ("0 0 1 2\n1 0 1 2\n\n0 2 1 0\n", 4, "user 0 stands already on line 1"),
+    ("0 0 1 2\n1 0 1 2\n\n0 2 1 0\n", 4, "user 0 is already on line 1"),
     ("0 0 1 2\n1 0 1\n", 2, "user 1 has 2 items, fewer than 3"),
     ("0 0 1 2\n1\n", 2, "user 1 has 0 items, fewer than 3"),
     ("\n \n", 1, "holds no users"),

@@ -72,7 +72,7 @@ def test_gzip_that_is_cut_short_or_damaged_stops(tmp_path: Path, policy: str) ->
     whole = path.read_bytes()
     for broken in (whole[: len(whole) // 2], whole[:1000] + bytes(200) + whole[1200:]):
         path.write_bytes(broken)
-        with pytest.raises(UserError, match=r"Tools.json.gz:\d+: gzip that is cut short or damaged"):
+        with pytest.raises(UserError, match=r"Tools.json.gz:\d+: gzip is cut short or damaged"):
             read_interactions(path, COLUMNS, BadRows(policy))
 
 
@@ -86,8 +86,8 @@ def write(path: Path, content: bytes) -> Path:
     [
         (b"", "x.csv:1: has no column 'user'"),
         (b"user,item,time\n", "x.csv:1: holds no interactions"),
-        (b"user,item,time\nu,i,1\nu,i\n", "x.csv:3: 2 columns where 3 belong"),
-        (b"user,item,time\nu,i,1\nu,i,1,2\n", "x.csv:3: 4 columns where 3 belong"),
+        (b"user,item,time\nu,i,1\nu,i\n", "x.csv:3: 2 columns instead of 3"),
+        (b"user,item,time\nu,i,1\nu,i,1,2\n", "x.csv:3: 4 columns instead of 3"),
         (b"user,item,time\nu,i,1\nu,,1\n", "x.csv:3: the item is empty"),
         (b'user,item,time\n"u\n\nv",i,1\nu,i,late\n', "x.csv:5: timestamp 'late' is not a number"),
         (b'user,item,time\nu,"i"j,1\n', "x.csv:2: not CSV"),
@@ -172,7 +172,7 @@ def test_items_without_a_title_stop_or_drop(tmp_path: Path) -> None:
 
 def test_an_empty_file_of_products_is_told(tmp_path: Path) -> None:
     raw = make_2018(tmp_path / "raw", meta=[])
-    with pytest.raises(UserError, match="meta_Tools.json.gz:1: holds no products; fetch it again"):
+    with pytest.raises(UserError, match="meta_Tools.json.gz:1: holds no products; download it again"):
         prepare(tmp_path, "Tools", data_dir=str(raw), **LOOSE)
 
 
@@ -207,7 +207,7 @@ def test_an_item_table_that_describes_an_item_twice(tmp_path: Path) -> None:
     words = make_table(tmp_path / "raw", "csv")
     with open(tmp_path / "raw" / "products.csv", "a") as out:
         out.write("b,again,\n")
-    with pytest.raises(UserError, match="products.csv:6: item b stands already on line 3"):
+    with pytest.raises(UserError, match="products.csv:6: item b is already on line 3"):
         main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words])
     main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, "bad_rows=drop"])
     assert sequences(tmp_path / "datasets" / "Mine")[0] == ["b", "a/1", "c\td"]

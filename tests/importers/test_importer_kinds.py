@@ -172,7 +172,7 @@ def test_unisrec_rows_of_another_kind_are_refused(tmp_path: Path) -> None:
     raw = make_unisrec(tmp_path / "raw", True)
     header = "user_id:token\titem_id_list:token_seq\titem_id:token"
     zipped(raw / "Tools.test.inter", [header, "7\t0 2\t4", "12\t0 1\t2"])
-    with pytest.raises(UserError, match="user 7: the rows are not the prefixes of one sequence"):
+    with pytest.raises(UserError, match="user 7: the rows are not prefixes of one sequence"):
         prepare(tmp_path, "Tools", data_dir=str(raw))
 
 
@@ -271,7 +271,7 @@ def test_covers_out_of_an_lmdb(tmp_path: Path) -> None:
         (["--from", "tabel"], "did you mean 'table'"),
         (["--from", "table", "source=letter"], "'source' is given twice"),
         (["--from", "table"], "inter_file=FILE item_file=FILE"),
-        (["inter_file=x.csv"], "say --from table"),
+        (["inter_file=x.csv"], "add --from table"),
         (["--from", "ml-100k", "k_core=5"], "setting 'k_core' is for"),
         (["--from", "table", "inter_file=c.txt", "item_file=i.csv"], "inter_file: .*c.txt: no such file"),
     ],
@@ -283,7 +283,7 @@ def test_commands_that_are_refused(tmp_path: Path, words: List[str], told: str) 
 
 def test_own_files_do_not_take_the_place_of_movielens(tmp_path: Path) -> None:
     words = make_table(tmp_path / "raw", "csv")
-    with pytest.raises(UserError, match="ml-100k is recbole's MovieLens, and --from table is not: .* -d NAME"):
+    with pytest.raises(UserError, match="dataset=ml-100k: is recbole's MovieLens, not --from table; .* -d NAME"):
         main(["--from", "table", f"datasets_dir={tmp_path}/datasets", *words])
     with pytest.raises(UserError, match="max_length=2: a user needs 3 items"):
         main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, "max_length=2"])

@@ -75,19 +75,19 @@ def test_covers_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     "name, text, place",
     [
-        ("Raw_pair.csv", "u,v1,1\nu,v2\n", "Raw_pair.csv:2: 2 columns where 3 belong"),
+        ("Raw_pair.csv", "u,v1,1\nu,v2\n", "Raw_pair.csv:2: 2 columns instead of 3"),
         ("Raw_pair.csv", "u,v1,1\nu,v2,late\n", "Raw_pair.csv:2: timestamp 'late' is not a number"),
         ("Raw_pair.csv", "u,v1,1\n,v2,2\n", "Raw_pair.csv:2: the user is empty"),
         ("Raw_pair.csv", "u,v1,1\nu,v2,2\nu,v3,3\nw,v1,1\n", "Raw_pair.csv:4: user w has 1 interactions"),
         ("Raw_pair.csv", "u,v1,1\nu,v7,2\nu,v3,3\n", "Raw_pair.csv:2: item v7 has no row in"),
         ("Raw_pair.csv", "user,item,timestamp\n", "Raw_pair.csv:1: holds no interactions"),
-        ("Raw_item.csv", "v1,a,b\nv2,c,d\nv1,e,f\n", "Raw_item.csv:3: item v1 stands already on line 1"),
+        ("Raw_item.csv", "v1,a,b\nv2,c,d\nv1,e,f\n", "Raw_item.csv:3: item v1 is already on line 1"),
         (
             "Raw_item.csv",
             "v1,a,b\nv2,,\nv3,e,f\nv4,g,h\n",
             "Raw_pair.csv:3: item v2 has no title in .*Raw_item.csv; .*missing_titles=drop",
         ),
-        ("Raw_item.csv", "v1,a\n", "Raw_item.csv:1: 2 columns where 3 belong"),
+        ("Raw_item.csv", "v1,a\n", "Raw_item.csv:1: 2 columns instead of 3"),
     ],
 )
 def test_ninerec_faults_name_file_and_line(tmp_path: Path, name: str, text: str, place: str) -> None:
@@ -163,7 +163,7 @@ def test_prepared_files_already_in_place_are_checked_and_left(
     prepare(tmp_path, "Tiny")
     assert contents(home) == before
     prepare(tmp_path, "Tiny")
-    assert "stands, nothing to do" in capsys.readouterr().out
+    assert "is up to date" in capsys.readouterr().out
     (home / "sequential_data.txt").write_text("0 1 2\n")
     with pytest.raises(UserError, match="sequential_data.txt:1: user 0 has 2 items"):
         prepare(tmp_path, "Tiny")
@@ -178,7 +178,7 @@ def test_covers_that_a_user_adds_are_taken_and_kept(tmp_path: Path, capsys: pyte
     prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
     assert "with cover 100.0%" in capsys.readouterr().out
     prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
-    assert "nothing to do" in capsys.readouterr().out
+    assert "up to date" in capsys.readouterr().out
     check_covers(load_dataset(home, "Tiny"))
 
 
@@ -201,7 +201,7 @@ def test_a_file_that_is_missing_beside_another_is_named(tmp_path: Path, there: s
 
 
 def test_no_files_and_wrong_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no files of Nothing; say data_dir=FOLDER.*Known by name.*Nothing_pair.csv"):
+    with pytest.raises(UserError, match="no files of Nothing; set data_dir=FOLDER.*Known names.*Nothing_pair.csv"):
         prepare(tmp_path, "Nothing")
     assert not (tmp_path / "datasets").exists()
     make_tiny_dataset(tmp_path / "given")
@@ -242,7 +242,7 @@ def test_second_run_is_skipped_and_force_and_changes_redo(tmp_path: Path, capsys
     before = contents(home)
     for again in (command, command[:-1]):
         main(again)
-        assert capsys.readouterr().out == f"prepare_dataset: {home} stands, nothing to do\n"
+        assert capsys.readouterr().out == f"prepare_dataset: {home} is up to date\n"
     main([*command, "--force"])
     assert "users 12" in capsys.readouterr().out
     assert contents(home) == before

@@ -52,7 +52,7 @@ def test_half_an_emoji_in_a_title_is_a_question_mark(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "files, told",
     [
-        ({"inter": []}, "Tools.inter.json:1: not a filled JSON object"),
+        ({"inter": []}, "Tools.inter.json:1: not a JSON object with content"),
         ({"inter": {"1": "2"}}, "user 1: not a list of items"),
         ({"inter": {"1": [2, 0, 77]}}, "item 77 has no row in .*Tools.item.json"),
         ({"item": {**ITEMS, "2": entry(" ")}}, "item 2 has no title in"),
@@ -81,6 +81,6 @@ def test_prepared_fields_are_checked_and_copied(tmp_path: Path) -> None:
     assert read_item_fields(home, "Tiny", 15) == {"brand": ["B"] * 15}
     write_item_fields(source, "Tiny", {"brand": ["C"] * 14})
     before = contents(home)
-    with pytest.raises(UserError, match="14 items where 15 belong"):
+    with pytest.raises(UserError, match="14 items instead of 15"):
         prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "mine"))
     assert contents(home) == before
