@@ -61,7 +61,8 @@ class _Log:
         if ties == "item":
             table = table.with_columns(tie=order.gather(items))
             keys.append("tie")
-        self.table = table.sort("user", *keys, maintain_order=True).select("user", "item", "time", "line")
+        by_time = table.sort(keys, maintain_order=True).select("user", "item", "time", "line")
+        self.table = by_time.sort("user", maintain_order=True)  # twice as fast as one sort by all keys
 
     @property
     def users(self) -> np.ndarray:
@@ -110,14 +111,14 @@ class _Log:
 
     def sample_users(self, size: int, seed: int) -> None:
         """Keep ``size`` users, drawn with the seed; 0: all."""
-        users = np.unique(self.users)
+        users = _present(self.users)
         if size and size < len(users):
             drawn = np.random.default_rng(seed).choice(users, size, replace=False)
             self.keep(np.isin(self.users, drawn), "users not in the sample")
 
     def read_texts(self, missing_titles: str, clean: bool) -> pl.DataFrame:
         """The texts of the items. Items without a title stop the run, or are dropped with their interactions."""
-        present = self.item_ids.gather(np.unique(self.items))
+        present = self.item_ids.gather(_present(self.items))
         texts = self.raw.describe(present).fill_null("")
         if clean:
             columns = [name for name in texts.columns if name not in ("item", "image_url")]
@@ -170,13 +171,15 @@ def apply_filters(raw: RawLog, filters: Filters, seed: int) -> RawData:
     log.keep_last(filters.max_length)
     log.sample_users(filters.user_sample, seed)
     log.check_lengths()
-    users, lengths = np.unique(log.users, return_counts=True)
-    codes, items = np.unique(log.items, return_inverse=True)
-    user_ids, item_ids = log.user_ids.gather(users), log.item_ids.gather(codes)
+    users, items = _present(log.users), _present(log.items)
+    lengths = np.bincount(log.users)[users]
+    ours = np.zeros(len(log.item_ids), dtype=np.int32)
+    ours[items] = np.arange(len(items), dtype=np.int32)
+    user_ids, item_ids = log.user_ids.gather(users), log.item_ids.gather(items)
     texts = item_ids.to_frame("item").join(texts, on="item", how="left", maintain_order="left").fill_null("")
     names = [name for name in texts.columns if name not in ("item", "title_cn", "title_en")]
     return RawData(
-        sequences=np.split(items, np.cumsum(lengths)[:-1]),
+        sequences=np.split(ours[log.items], np.cumsum(lengths)[:-1]),
         titles=[_titles(cn, en) for cn, en in texts.select("title_cn", "title_en").iter_rows()],
         user_ids=[raw.user_names.get(user, user) for user in user_ids],
         item_ids=[raw.item_names.get(item, item) for item in item_ids],
@@ -208,6 +211,11 @@ def _encode(ids: pl.Series, numbered: bool) -> Tuple[pl.Series, pl.Series]:
     codes = np.zeros(np.max(categories, initial=0) + 1, dtype=np.uint32)
     codes[categories] = np.arange(len(distinct), dtype=np.uint32)
     return pl.Series(codes[ids.to_physical().to_numpy()]), distinct.cast(pl.String)
+
+
+def _present(codes: np.ndarray) -> np.ndarray:
+    """The codes that occur, ascending."""
+    return np.flatnonzero(np.bincount(codes))
 
 
 def _natural(text: str) -> List[Tuple[int, int, str]]:

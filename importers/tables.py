@@ -262,11 +262,12 @@ def _text(value: Any) -> Optional[str]:
 
 def _log(path: Path, frame: pl.DataFrame, columns: Mapping[str, str], bad: BadRows, header: bool) -> pl.DataFrame:
     """The valid rows of a frame as user, item, time, line; the others are reported to ``bad``."""
-    texts = [pl.col(columns[name]).str.strip_chars().alias(name) for name in ("user", "item", "time")]
-    log = frame.select(*texts, "line").with_columns(seconds=_number("time"))
+    ids = [pl.col(columns[name]).str.strip_chars().alias(name) for name in ("user", "item")]
+    log = frame.select(*ids, "line", time=columns["time"]).with_columns(seconds=_number("time"))
     if log["seconds"].null_count():
+        log = log.with_columns(pl.col("time").str.strip_chars())
         dates = [pl.col("time").str.to_datetime(form, strict=False, time_unit="us") for form in DATES]
-        log = log.with_columns(seconds=pl.coalesce("seconds", pl.coalesce(dates).dt.timestamp("us") / 1e6))
+        log = log.with_columns(seconds=pl.coalesce(_number("time"), pl.coalesce(dates).dt.timestamp("us") / 1e6))
     if not header:
         log = log.filter((pl.col("line") > 1) | pl.col("seconds").is_not_null())
     missing = {name: pl.col(name).is_null() | pl.col(name).is_in(["", "nan", "NaN"]) for name in ("user", "item")}

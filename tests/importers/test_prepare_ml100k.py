@@ -103,7 +103,7 @@ def test_ml100k_takes_covers_by_original_id(tmp_path: Path, capsys: pytest.Captu
             "item 2 has no row in .*item",
         ),
         ("ml-100k.item", "item_id:token\tmovie_title:x\trelease_year:x\tclass:x\n", "item:1: holds no items"),
-        ("ml-100k.item", "item_id:t\tmovie_title:x\trelease_year:x\tclass:x\n2\tA\t1\tB\n", "item 9 has no row in .*item"),
+        ("ml-100k.item", "item_id:t\tmovie_title:x\trelease_year:x\tclass:x\n2\tA\t1\tB\n", "item 9 has no row in"),
     ],
 )
 def test_ml100k_faults_name_file_and_line(tmp_path: Path, name: str, text: str, place: str) -> None:
