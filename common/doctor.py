@@ -161,8 +161,8 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
     from common.features import MODALITIES, features_path, load_features
     from common.files import read_json
     from common.item_fields import item_fields_path, read_item_fields
-    from importers.known_datasets import known_counts, origins_of
     from common.text_encoders import load_encoder
+    from importers.known_datasets import known_counts, origins_of
     from stage1_content_modality_semantic_alignment.pairs import read_pairs
 
     home = folders["datasets_dir"] / name
