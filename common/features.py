@@ -14,6 +14,11 @@ from common.files import atomic, checksum, read_json, record
 MODALITIES = ("text", "image")
 
 
+def features_dir(dataset_dir: Path, strategy: str) -> Path:
+    """The default folder of the features that a strategy of stage 1 makes."""
+    return dataset_dir / "features" / strategy
+
+
 def features_path(folder: Path, dataset: str, modality: str) -> Path:
     """``modality`` is ``text`` or ``image``."""
     return Path(folder) / f"{dataset}_{modality}_llm_stage1.pth"

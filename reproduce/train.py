@@ -26,6 +26,7 @@ from common.settings import REPOSITORY, build, read_yaml, split_overrides, typed
 from reproduce.steps import ID, PIPELINES, Step, pipeline, route
 from stage1_content_modality_semantic_alignment import llm_driven_sample, sft_content_encoder
 from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
+from stage1_content_modality_semantic_alignment.paths import strategy_of
 from stage1_content_modality_semantic_alignment.strategy import seed_suffix
 from stage2_sequence_preference_learning import SICSRec_main1
 from stage2_sequence_preference_learning.search_space import check_space
@@ -88,8 +89,8 @@ def _name_strategy(planned: Planned) -> None:
     chooses = with_strategy[0]
     drawn = chooses.sample is not None or chooses.selector == "random"  # the pairs themselves depend on the seed
     for settings in with_strategy[1:]:
-        settings.strategy = settings.strategy or chooses.strategy_name
-    chooses.strategy = chooses.strategy_name
+        settings.strategy = settings.strategy or strategy_of(chooses)
+    chooses.strategy = strategy_of(chooses)
     for settings in with_strategy if drawn else []:
         settings.strategy += seed_suffix(chooses.seed)
 

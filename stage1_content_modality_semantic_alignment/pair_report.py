@@ -1,15 +1,15 @@
-"""How good a set of pairs is: a page to read, and the same numbers as JSON. Beside it, another set to compare with.
+"""How good a set of pairs is: an HTML page, and the same numbers as JSON. A second set can be compared with it.
 
-    python stage1_content_modality_semantic_alignment/pair_report.py -d Bili_Food strategy=tfidf
-    python stage1_content_modality_semantic_alignment/pair_report.py -d Bili_Food against=tfidf
+    python stage1_content_modality_semantic_alignment/pair_report.py -d Bili_Food
+    python stage1_content_modality_semantic_alignment/pair_report.py -d Bili_Food strategy=glm against=tfidf
 
-Reads   <datasets_dir>/<D>/pairs/<strategy>/item_pairs_id.txt, summary.json (if there: the verdicts), titles, covers;
-        published pairs too: put their item_pairs_id.txt into pairs/<any name>/
+Reads   <datasets_dir>/<D>/pairs/<strategy>/item_pairs_id.txt, summary.json (for the verdicts), titles, covers.
+        For published pairs, put their item_pairs_id.txt into pairs/<any name>/.
 Writes  <datasets_dir>/<D>/pairs/<strategy>/pair_report.html (self-contained), pair_report.json
 
-Text similarity is the cosine of TF-IDF vectors of character n-grams, as selector=tfidf has it: it says how far the
-judge goes by the words of a title, not how good its choice is. Random pairs have the same targets, each with an item
-drawn from all others.
+Text similarity is the cosine of TF-IDF vectors of character n-grams, as in selector=tfidf. It shows how much the
+selector follows the words of the titles, not how good its choices are. Random pairs have the same targets, each with an
+item drawn from all others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import html
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 from PIL import Image
@@ -27,9 +27,12 @@ from PIL import Image
 from common.dataset import Dataset, cover_path, load_dataset
 from common.errors import UserError, run_script
 from common.files import exclusive, read_json, write_json, write_text
-from common.settings import CommonSettings, parse, setting
-from stage1_content_modality_semantic_alignment.pair_selectors import TfidfSelector
-from stage1_content_modality_semantic_alignment.pairs import Pair, pairs_dir, pairs_path, read_pairs
+from common.settings import SeedSettings, parse, setting
+from stage1_content_modality_semantic_alignment.llm.pairs import Pair, pairs_path, read_pairs
+from stage1_content_modality_semantic_alignment.llm.selectors import TfidfSelector
+from stage1_content_modality_semantic_alignment.paths import pairs_dir
+
+Numbers = Dict[str, Union[int, float]]
 
 COVER_SIDE = 96  # pixels
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -43,13 +46,15 @@ text-align:center}@media(max-width:40rem){td,th{padding:.35rem .4rem}}"""
 
 
 @dataclass
-class Settings(CommonSettings):
-    """Settings of this report."""
+class Settings(SeedSettings):
+    """Settings of this report; the seed draws random pairs and examples."""
 
-    strategy: str = setting("glm-4-9b-chat-hf", "which pairs: the name that llm_driven_sample.py gave them")
-    against: Optional[str] = setting(None, "another strategy, to compare with")
+    strategy: str = setting("paper", "the pairs: the strategy of llm_driven_sample.py")
+    against: Optional[str] = setting(None, "another strategy to compare with")
     examples: int = setting(10, "pairs to show with titles and covers", minimum=0)
-    seed: int = setting(2024, "seed of random pairs and examples", minimum=0)
+
+
+# --- numbers ---
 
 
 def share(part: int, whole: int) -> float:
@@ -58,26 +63,27 @@ def share(part: int, whole: int) -> float:
 
 
 def similarities(rows: Any, pairs: Sequence[Pair]) -> np.ndarray:
-    """Cosine of each pair, (P,); rows: (n_items, n-grams), of length 1, or 0 for a title without any."""
+    """Cosine of each pair, (P,); rows: sparse (n_items, n-grams), of length 1, or 0 for a title without n-grams."""
     targets, similar = np.array(pairs).T
     found: np.ndarray = np.asarray(rows[targets].multiply(rows[similar]).sum(axis=1)).ravel()
     return found
 
 
 def random_pairs(pairs: Sequence[Pair], n_items: int, seed: int) -> List[Pair]:
-    """The same targets, each with an item drawn evenly from all others."""
+    """The same targets, each with an item drawn uniformly from all others."""
     steps = np.random.default_rng(seed).integers(1, max(n_items, 2), size=len(pairs))
     return [(target, int(target + step) % n_items) for (target, _), step in zip(pairs, steps)]
 
 
-def spread(values: np.ndarray) -> Dict[str, float]:
+def distribution(name: str, values: np.ndarray) -> Numbers:
     """Mean and quartiles."""
-    named = zip(("quarter", "median", "three quarters"), np.quantile(values, [0.25, 0.5, 0.75]))
-    return {"mean": round(float(values.mean()), 4), **{name: round(float(value), 4) for name, value in named}}
+    quartiles = zip(("quarter", "median", "three quarters"), np.quantile(values, [0.25, 0.5, 0.75]))
+    found = {"mean": values.mean(), **dict(quartiles)}
+    return {f"{name}: {part}": round(float(value), 4) for part, value in found.items()}
 
 
-def measure(dataset: Dataset, pairs: Sequence[Pair], rows: Any, seed: int) -> Dict[str, Any]:
-    """The numbers of one set of pairs."""
+def measure(dataset: Dataset, pairs: Sequence[Pair], rows: Any, seed: int) -> Numbers:
+    """The numbers of one set of pairs; rows: see `similarities`."""
     distinct, n_items = set(pairs), dataset.n_items
     targets, similar = {target for target, _ in pairs}, {item for _, item in pairs}
     chosen, random = similarities(rows, pairs), similarities(rows, random_pairs(pairs, n_items, seed))
@@ -91,17 +97,17 @@ def measure(dataset: Dataset, pairs: Sequence[Pair], rows: Any, seed: int) -> Di
         "share of items that are in a pair": share(len(targets | similar), n_items),
         "share of items that are a target": share(len(targets), n_items),
         "share of items that are chosen": share(len(similar), n_items),
-        "text similarity of pairs": spread(chosen),
-        "text similarity of random pairs": spread(random),
+        **distribution("text similarity of pairs", chosen),
+        **distribution("text similarity of random pairs", random),
         "share above 95 % of random pairs": share(int((chosen > np.quantile(random, 0.95)).sum()), len(pairs)),
     }
 
 
-def overlap(pairs: Sequence[Pair], others: Sequence[Pair]) -> Dict[str, Any]:
-    """What two sets have in common; a pair counts once, whichever way it is given."""
+def overlap(pairs: Sequence[Pair], others: Sequence[Pair]) -> Numbers:
+    """What two sets have in common; the two orders of a pair count as one."""
     mine, theirs = ({frozenset(pair) for pair in some} for some in (pairs, others))
     shared_targets = {target for target, _ in pairs} & {target for target, _ in others}
-    same = {target for target, item in set(pairs) & set(others)}
+    same = {target for target, _ in set(pairs) & set(others)}
     return {
         "pairs of this set": len(mine),
         "pairs of the other": len(theirs),
@@ -114,18 +120,21 @@ def overlap(pairs: Sequence[Pair], others: Sequence[Pair]) -> Dict[str, Any]:
     }
 
 
-def verdicts_of(folder: Path) -> Dict[str, int]:
-    """Counts of questions by verdict, from summary.json; none for pairs that were not chosen here."""
+def verdicts_of(folder: Path) -> Numbers:
+    """Counts of questions by verdict, from summary.json; empty for pairs from elsewhere."""
     path = folder / "summary.json"
     summary: Mapping[str, int] = read_json(path).get("summary", {}) if path.is_file() else {}
     return {name: count for name, count in summary.items() if name.startswith("verdict ")}
 
 
+# --- page ---
+
+
 def cover_data(dataset: Dataset, item: int, side: int = COVER_SIDE, form: str = "JPEG") -> Optional[str]:
-    """The cover, made small, as a data URI; None where there is none that decodes.
+    """A thumbnail of the cover as a data URI; None if there is no readable cover.
 
     Args:
-        side: pixels that it fits into.
+        side: its longer side is at most this many pixels.
         form: JPEG or WEBP.
     """
     if dataset.covers is None:
@@ -141,36 +150,26 @@ def cover_data(dataset: Dataset, item: int, side: int = COVER_SIDE, form: str = 
     return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def cover_tag(dataset: Dataset, item: int) -> str:
-    """The cover as part of the page; a word where there is none that decodes, nothing where there are no covers."""
-    if dataset.covers is None:
-        return ""
-    data = cover_data(dataset, item)
-    return f'<img alt="" src="{data}">' if data else '<small class="none">no cover</small>'
-
-
 def item_cell(dataset: Dataset, item: int) -> str:
-    """An item with its cover and titles."""
-    titles = "<br>".join(
-        html.escape(title) for title in dict.fromkeys((dataset.titles_cn[item], dataset.titles_en[item]))
-    )
-    return f"<td>{cover_tag(dataset, item)}{titles}<br><small>item {item}</small></td>"
+    """An item with its cover, if the data set has covers, and its titles."""
+    cover = ""
+    if dataset.covers is not None:
+        data = cover_data(dataset, item)
+        cover = f'<img alt="" src="{data}">' if data else '<small class="none">no cover</small>'
+    titles = "<br>".join(map(html.escape, dict.fromkeys((dataset.titles_cn[item], dataset.titles_en[item]))))
+    return f"<td>{cover}{titles}<br><small>item {item}</small></td>"
 
 
-def table(title: str, numbers: Mapping[str, Any]) -> str:
-    """Name and number, a line each; what is itself a mapping becomes several lines."""
-    flat: Dict[str, Any] = {}
-    for name, value in numbers.items():
-        flat.update({f"{name}: {part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value})
-    lines = [f'<tr><td>{html.escape(name)}</td><td class="n">{value:,}</td></tr>' for name, value in flat.items()]
-    return f"<h2>{html.escape(title)}</h2>\n<table>\n" + "\n".join(lines) + "\n</table>\n" if flat else ""
+def numbers_table(title: str, numbers: Numbers) -> str:
+    """A name and a number per line."""
+    rows = [f'<tr><td>{html.escape(name)}</td><td class="n">{value:,}</td></tr>' for name, value in numbers.items()]
+    return "\n".join([f"<h2>{html.escape(title)}</h2>", "<table>", *rows, "</table>\n"]) if rows else ""
 
 
 def examples_table(dataset: Dataset, pairs: Sequence[Pair], rows: Any, count: int, seed: int) -> str:
-    """Some of the distinct pairs, drawn by seed."""
+    """Some of the distinct pairs, drawn by seed; rows: see `similarities`."""
     distinct = list(dict.fromkeys(pairs))
-    places = np.sort(np.random.default_rng(seed).permutation(len(distinct))[:count])
-    shown = [distinct[place] for place in places]
+    shown = [distinct[place] for place in np.sort(np.random.default_rng(seed).permutation(len(distinct))[:count])]
     if not shown:
         return ""
     lines = [
@@ -178,36 +177,37 @@ def examples_table(dataset: Dataset, pairs: Sequence[Pair], rows: Any, count: in
         for (target, item), cosine in zip(shown, similarities(rows, shown))
     ]
     head = "<tr><th>target</th><th>chosen as similar</th><th>text similarity</th></tr>"
-    return f"<h2>Examples, drawn at random</h2>\n<table class=pairs>\n{head}\n" + "\n".join(lines) + "\n</table>\n"
+    return "\n".join(["<h2>Examples, drawn at random</h2>", "<table class=pairs>", head, *lines, "</table>\n"])
 
 
-def run(settings: Settings) -> Dict[str, Any]:
-    """Measure, write, print; returns the numbers. Raises `UserError` for pairs that are not there or not readable."""
+def run(settings: Settings) -> Dict[str, Numbers]:
+    """Measure, write and print; returns the numbers.
+
+    Raises:
+        UserError: pairs that do not exist or cannot be read.
+    """
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     folder = pairs_dir(settings.dataset_dir, settings.strategy)
     pairs = read_pairs(pairs_path(folder, "id"), dataset.n_items)
     rows = TfidfSelector(dataset.titles_cn, 0.0).rows
-    report: Dict[str, Any] = {
-        "verdicts": verdicts_of(folder),
-        "pairs": measure(dataset, pairs, rows, settings.seed),
-    }
+    report = {"verdicts": verdicts_of(folder), "pairs": measure(dataset, pairs, rows, settings.seed)}
     if settings.against is not None:
         if settings.against == settings.strategy:
-            raise UserError(f"setting 'against' names the same pairs as strategy: {settings.against}")
+            raise UserError(f"setting 'against' is the strategy itself ({settings.against}); name another one")
         others = read_pairs(pairs_path(pairs_dir(settings.dataset_dir, settings.against), "id"), dataset.n_items)
         report[f"overlap with {settings.against}"] = overlap(pairs, others)
-    title = f"Pairs of {settings.dataset}: {settings.strategy}"
-    body = "".join(table(name.capitalize(), numbers) for name, numbers in report.items())
-    body += examples_table(dataset, pairs, rows, settings.examples, settings.seed)
-    page = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
-    page += '<meta name="viewport" content="width=device-width">\n'
-    page += f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n{body}</html>\n"
+
+    title = html.escape(f"Pairs of {settings.dataset}: {settings.strategy}")
+    page = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n'
+    page += f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style>\n<h1>{title}</h1>\n'
+    page += "".join(numbers_table(name.capitalize(), numbers) for name, numbers in report.items())
+    page += examples_table(dataset, pairs, rows, settings.examples, settings.seed) + "</html>\n"
     with exclusive(folder):
         write_json(folder / "pair_report.json", {"strategy": settings.strategy, **report})
         write_text(folder / "pair_report.html", page)
     for name, numbers in report.items():
         for key, value in numbers.items():
-            print(f"{name:24} {key:36} {value}")
+            print(f"{name:24} {key:46} {value}")
     print(f"written: {folder / 'pair_report.html'}")
     return report
 

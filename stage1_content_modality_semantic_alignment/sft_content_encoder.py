@@ -42,8 +42,9 @@ from stage1_content_modality_semantic_alignment.alignment_training import Alignm
 from stage1_content_modality_semantic_alignment.content_model import ContentModel, ItemVectors
 from stage1_content_modality_semantic_alignment.covers import folder_of_covers, image_size, read_covers
 from stage1_content_modality_semantic_alignment.item_inputs import CachedItems, Covers, LiveItems, RawItems, Titles
+from stage1_content_modality_semantic_alignment.llm.pairs import Pair, pairs_path, read_pairs
 from stage1_content_modality_semantic_alignment.losses import LOSSES, terms_of
-from stage1_content_modality_semantic_alignment.pairs import Pair, pairs_dir, pairs_path, read_pairs
+from stage1_content_modality_semantic_alignment.paths import pairs_dir, strategy_of
 from stage1_content_modality_semantic_alignment.strategy import StrategySettings
 from stage1_content_modality_semantic_alignment.towers import ImageTower, TextTower, Tower
 
@@ -169,7 +170,7 @@ def what_makes_it(settings: Settings, dataset: Dataset, models: Dict[str, str], 
 
 def chosen_pairs(settings: Settings) -> Path:
     """The file of the pairs by item id."""
-    return pairs_path(pairs_dir(settings.dataset_dir, settings.strategy_name), "id")
+    return pairs_path(pairs_dir(settings.dataset_dir, strategy_of(settings)), "id")
 
 
 def load_inputs(
@@ -200,7 +201,7 @@ def load_inputs(
         shown = [titles[item] for item in distinct_items(pairs)]
         raw["text"] = Titles(tokenizer, shown, settings.max_text_tokens)
     if len(distinct_items(pairs)) < 2:
-        raise UserError(f"{settings.strategy_name}: the pairs name fewer than two items: nothing to tell apart")
+        raise UserError(f"{strategy_of(settings)}: the pairs name fewer than two items: nothing to tell apart")
     # text first, whatever the order in the settings: adapters draw their start in this order
     return pairs, {name: towers[name] for name in ("text", "image") if name in towers}, raw, tokenizer
 
@@ -248,7 +249,7 @@ def fine_tune(
     outputs = save_encoders(model, tokenizer, folder)
     outputs["report"] = folder / "report.json"
     plot_alignment(folder / "alignment.png", before, after)
-    about = {"dataset": settings.dataset, "strategy": settings.strategy_name, "pairs": len(pairs), "items": len(place)}
+    about = {"dataset": settings.dataset, "strategy": strategy_of(settings), "pairs": len(pairs), "items": len(place)}
     before_metrics, after_metrics = (measure(spaces, positions, settings.seed) for spaces in (before, after))
     write_report(folder, before_metrics, after_metrics, about)
     record(folder / "sft.json", made_from, outputs)

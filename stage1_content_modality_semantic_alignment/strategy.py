@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional
 
-from common.settings import ComputeSettings, build, setting
-from stage1_content_modality_semantic_alignment import llm_driven_sample
-from stage1_content_modality_semantic_alignment.content_model import ADAPTER_WIDTH
+from common.settings import ComputeSettings, setting
 from stage1_content_modality_semantic_alignment.losses import LOSSES
+from stage1_content_modality_semantic_alignment.paths import encoders_dir, strategy_of
 
 
 def seed_suffix(seed: int) -> str:
@@ -22,9 +21,7 @@ class StrategySettings(ComputeSettings):
     """What the fine-tuning and both exports must agree on."""
 
     variant: str = setting("paper", "paper, or released: what the authors' code does", choices=("paper", "released"))
-    strategy: Optional[str] = setting(
-        None, "name of the pairs' folder; null: the one llm_driven_sample.py gives them by its YAML and the variant"
-    )
+    strategy: Optional[str] = setting(None, "name of the folder of the pairs; null: the variant")
     losses: List[str] = setting(
         list(LOSSES),
         "terms of the fine-tuning's loss; ablations: fewer of them, or [], which leaves the encoders as they were "
@@ -32,14 +29,6 @@ class StrategySettings(ComputeSettings):
         choices=LOSSES,
     )
     finetune_dir: str = setting("finetune_llm", "fine-tuned encoders, one folder each data set")
-
-    @property
-    def strategy_name(self) -> str:
-        """``strategy``, or the name under which the step before wrote."""
-        if self.strategy is not None:
-            return self.strategy
-        told = {"dataset": self.dataset, "variant": self.variant}
-        return build(llm_driven_sample.Settings, told, llm_driven_sample.CONFIGS).strategy_name
 
     @property
     def tuned_modalities(self) -> List[str]:
@@ -53,7 +42,7 @@ class StrategySettings(ComputeSettings):
         Without losses it begins with ``pretrained``: the pairs do not matter then.
         """
         kept = [loss for loss in LOSSES if loss in self.losses]
-        name = self.strategy_name if kept else "pretrained"
+        name = strategy_of(self) if kept else "pretrained"
         alone = f"-{self.tuned_modalities[0]}" if len(self.tuned_modalities) == 1 else ""
         seed = "" if name.endswith(seed_suffix(self.seed)) else seed_suffix(self.seed)  # drawn pairs have it already
         return name + ("" if len(kept) in (0, len(LOSSES)) else f"-{'+'.join(kept)}") + alone + seed
@@ -61,4 +50,4 @@ class StrategySettings(ComputeSettings):
     @property
     def finetuned_dir(self) -> Path:
         """Where the encoders fine-tuned on the pairs lie."""
-        return Path(self.finetune_dir) / self.dataset / str(ADAPTER_WIDTH) / self.encoders_name
+        return encoders_dir(Path(self.finetune_dir), self.dataset, self.encoders_name)

@@ -8,8 +8,9 @@ from typing import Any, Dict, List
 import numpy as np
 
 from common.dataset import Dataset
+from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, read_pairs
 from stage1_content_modality_semantic_alignment.pair_report import verdicts_of
-from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, read_pairs
+from stage1_content_modality_semantic_alignment.paths import pairs_dir
 
 
 def drawn_pairs(dataset: Dataset, count: int, seed: int) -> List[Dict[str, Any]]:

@@ -16,7 +16,8 @@ from common.features import features_path, save_features
 from common.files import recipe, write_json
 from reproduce import report, train
 from reproduce.suite import SuiteRun, load_suite
-from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
+from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, write_rows
+from stage1_content_modality_semantic_alignment.paths import pairs_dir
 
 EVIL = """</script><script>alert("x")</script> & 'quoted'"""
 PAIRS = [(0, 5), (1, 6), (0, 5)]

@@ -22,8 +22,8 @@ from reproduce import train
 from reproduce.run import HELD
 from reproduce.suite import load_suite
 from stage1_content_modality_semantic_alignment import sft_content_encoder, use_finetune_bert
+from stage1_content_modality_semantic_alignment.llm.selectors import RandomSelector
 from stage1_content_modality_semantic_alignment.losses import LOSSES, alignment_losses
-from stage1_content_modality_semantic_alignment.pair_selectors import RandomSelector
 from stage2_sequence_preference_learning import SICSRec_main1, recbole_process
 from stage2_sequence_preference_learning.data import TrainLoader
 from stage2_sequence_preference_learning.settings import ABLATIONS, SICSRecSettings, resolve_switches, shaping

@@ -28,7 +28,8 @@ from reproduce.rows import Row, anchor_of
 from reproduce.run import asked_for
 from reproduce.steps import PIPELINES
 from reproduce.suite import load_suite
-from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path
+from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path
+from stage1_content_modality_semantic_alignment.paths import pairs_dir
 
 
 class Tags(HTMLParser):

@@ -18,7 +18,8 @@ from common.features import features_path, load_features, save_features
 from common.files import recipe, write_json
 from reproduce.report_page.embeddings import planes, principal_plane
 from reproduce.rows import Row
-from stage1_content_modality_semantic_alignment.pairs import pairs_dir, pairs_path, write_rows
+from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, write_rows
+from stage1_content_modality_semantic_alignment.paths import pairs_dir
 
 
 def test_the_map_shows_principal_components_of_the_features_before_and_after(ran: Ran, page: str) -> None:

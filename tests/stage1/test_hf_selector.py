@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from common.device import pick_compute
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment import llm_driven_sample
+from stage1_content_modality_semantic_alignment.llm.answers import VERDICTS
+from stage1_content_modality_semantic_alignment.llm.prompts import Plan, Question, make_questions
+from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector
 from stage1_content_modality_semantic_alignment.llm_driven_sample import Settings
-from stage1_content_modality_semantic_alignment.pair_selectors import HfSelector
-from stage1_content_modality_semantic_alignment.questions import Plan, make_questions
-from stage1_content_modality_semantic_alignment.verdicts import VERDICTS
 
 QUESTION = question_of(9, 7, 3)
 
@@ -70,50 +70,49 @@ CPU = pick_compute("cpu", "fp32")
 def test_a_left_padded_batch_answers_as_single_prompts(tmp_path: Path, kind: str, chat_template: bool) -> None:
     name = save_causal_lm(tmp_path / "lm", kind, chat_template)
     sequences, titles = [np.array(s) for s in tiny_sequences()], ["abc" * n for n in range(15)]
-    questions = sum(make_questions(sequences, titles, QUESTION.template, Plan()), [])
+    questions = list(dict.fromkeys(make_questions(sequences, titles, QUESTION.template, Plan())))
     batched = HfSelector(name, CPU, batch_size=4, max_new_tokens=12)
     single = HfSelector(name, CPU, batch_size=1, max_new_tokens=12)
-    unique = list(dict.fromkeys(questions))
-    answers = {q: a for batch in batched.batches(unique) for q, a in zip(batch, batched.answer_batch(batch))}
-    assert answers == {q: single.answer_batch([q])[0] for q in unique}
-    assert len({len(batched._tokens([q])[0]) for q in unique}) > 2 and len(set(answers.values())) > 2
+    answers = {question: answer for batch in batched.answers(questions) for question, answer in batch.items()}
+    assert answers == {question: answer for batch in single.answers(questions) for question, answer in batch.items()}
+    assert len({len(question.prompt) for question in questions}) > 2 and len(set(answers.values())) > 2
 
 
 def test_batches_hold_every_question_once_longest_first(tmp_path: Path) -> None:
     selector = HfSelector(save_causal_lm(tmp_path / "lm", "llama"), CPU, batch_size=2, max_new_tokens=4)
     questions = [*(question_of(item, 0) for item in range(1, 6)), question_of(1, 2, 3, 4)]
-    batches = selector.batches(questions)
+    batches: List[List[Question]] = [list(batch) for batch in selector.answers(questions)]
     assert batches[0][0] == questions[-1] and sorted(map(len, batches)) == [2, 2, 2]
-    assert {q for batch in batches for q in batch} == set(questions)
+    assert {question for batch in batches for question in batch} == set(questions)
 
 
 def test_the_chat_template_is_used_where_there_is_one(tmp_path: Path) -> None:
     with_template = HfSelector(save_causal_lm(tmp_path / "a", "llama", True), CPU, 1, 4)
     without = HfSelector(save_causal_lm(tmp_path / "b", "llama", False), CPU, 1, 4)
-    assert with_template._text(QUESTION) == f"a: {QUESTION.prompt} b:"
-    assert without._text(QUESTION) == QUESTION.prompt
+    assert with_template.text(QUESTION) == f"a: {QUESTION.prompt} b:"
+    assert without.text(QUESTION) == QUESTION.prompt
 
 
-def test_a_run_with_a_local_llm_logs_each_prompt_and_skips_itself_then(
+def test_a_run_with_a_local_llm_logs_each_prompt_and_is_then_up_to_date(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = make_tiny_dataset(tmp_path)
     name = save_causal_lm(tmp_path / "some-chat-model", "llama", True)
     settings = pairs_settings(tmp_path, selector="hf", llm=name, precision="fp32", max_new_tokens=8)
     llm_driven_sample.run(settings)
-    logged = read_log(home / "pairs" / "some-chat-model")
+    logged = read_log(home / "pairs" / "paper")
     assert all(entry["verdict"] in VERDICTS and entry["prompt"] for entry in logged)
     llm_driven_sample.run(settings)
-    assert "stands" in capsys.readouterr().out
+    assert "up to date" in capsys.readouterr().out
 
 
-def test_a_prompt_beyond_the_context_names_the_cure(tmp_path: Path) -> None:
+def test_a_prompt_beyond_the_context_names_the_fix(tmp_path: Path) -> None:
     selector = HfSelector(save_causal_lm(tmp_path / "lm", "llama", context=64), CPU, 1, 8)
     with pytest.raises(UserError, match="max_candidates"):
-        selector.answer([QUESTION], {}.update)
+        list(selector.answers([QUESTION]))
 
 
-def test_a_model_that_cannot_be_had_is_one_error_with_the_cure(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_had_is_one_error_with_the_fix(tmp_path: Path) -> None:
     make_tiny_dataset(tmp_path)
     with pytest.raises(UserError, match="selector=tfidf"):
         llm_driven_sample.run(pairs_settings(tmp_path, selector="hf", llm=str(tmp_path / "nowhere")))

@@ -21,7 +21,7 @@ from test_hf_selector import save_causal_lm
 from tiny import make_tiny_dataset
 
 from stage1_content_modality_semantic_alignment import llm_driven_sample
-from stage1_content_modality_semantic_alignment.verdicts import VERDICTS
+from stage1_content_modality_semantic_alignment.llm.answers import VERDICTS
 
 SERVE = Path(sys.executable).with_name("transformers")
 MISSING = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]

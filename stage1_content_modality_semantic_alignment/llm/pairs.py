@@ -1,7 +1,6 @@
-"""Pair files: ``item_pairs_{id,cn,en}.txt``, a line each ``target,similar``, as CSV (S4), and their counts.
+"""Pair files: ``item_pairs_{id,cn,en}.txt``, one ``target,similar`` per line as CSV (switch S4), and their counts.
 
-Titles with commas, quotes or line breaks survive, for fields are quoted where they must be. The
-published id files (``26,21``) have the same form and are read as they are.
+Titles with commas, quotes or line breaks are quoted. The published id files (``26,21``) have the same form.
 """
 
 from __future__ import annotations
@@ -15,12 +14,7 @@ from common.dataset import Dataset, read_rows
 from common.errors import UserError
 from common.files import atomic
 
-Pair = Tuple[int, int]
-
-
-def pairs_dir(dataset_dir: Path, strategy: str) -> Path:
-    """Where the pairs of one strategy (one way of choosing) lie."""
-    return dataset_dir / "pairs" / strategy
+Pair = Tuple[int, int]  # target, similar: item ids
 
 
 def pairs_path(folder: Path, kind: str) -> Path:
@@ -29,16 +23,16 @@ def pairs_path(folder: Path, kind: str) -> Path:
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write CSV atomically; text is quoted throughout, numbers are not."""
+    """Write CSV atomically. All text is quoted, numbers are not."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
         csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerows(rows)
 
 
 def write_pairs(folder: Path, pairs: Sequence[Pair], dataset: Dataset, merge: bool) -> Dict[str, Path]:
-    """The id file, the two title files, and ``item_pairs_count.txt``; returns what was written.
+    """Write the id file, both title files and the counts; returns their paths.
 
-    The counts have a line ``target,similar,count`` for each distinct pair, in the order of its first appearance;
-    with ``merge`` the other files have the same lines.
+    ``item_pairs_count.txt`` has one ``target,similar,count`` for each distinct pair, in order of first appearance.
+    With ``merge``, the other files contain each distinct pair once, too.
     """
     counts = Counter(pairs)
     given = list(counts) if merge else pairs
@@ -52,10 +46,10 @@ def write_pairs(folder: Path, pairs: Sequence[Pair], dataset: Dataset, merge: bo
 
 
 def read_pairs(path: Path, n_items: int, may_be_empty: bool = False) -> List[Pair]:
-    """Read an id file as (target, similar) pairs.
+    """Read an id file.
 
     Raises:
-        UserError: no such file, no pairs (unless it ``may_be_empty``), or a line that is not two items of the data set.
+        UserError: no such file, no pairs (unless ``may_be_empty``), or a line that is not two items of the data set.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; make it with llm_driven_sample.py, or correct strategy")
@@ -66,11 +60,11 @@ def read_pairs(path: Path, n_items: int, may_be_empty: bool = False) -> List[Pai
         except ValueError as error:
             raise UserError(f"{path}:{line}: {','.join(row)!r} is not a pair of item ids") from error
         if not (0 <= target < n_items and 0 <= similar < n_items):
-            raise UserError(f"{path}:{line}: {target},{similar}: the data set's items run from 0 to {n_items - 1}")
+            raise UserError(f"{path}:{line}: {target},{similar}: the item ids of the data set are 0 to {n_items - 1}")
         pairs.append((target, similar))
     if not pairs and not may_be_empty:
         raise UserError(
-            f"{path}: holds no pairs; choose with another selector, model, a lower tfidf_threshold, or, where all "
-            "titles have commas, with answers_checked=true"
+            f"{path}: holds no pairs; use another selector or model, a lower tfidf_threshold, or, if all titles have "
+            "commas, answers_checked=true"
         )
     return pairs

@@ -1,0 +1,77 @@
+"""What a run with an LLM would take (``--dry-run``): prompts, tokens and, with prices given, the cost."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Callable, Collection, Optional, Sequence, Tuple
+
+from stage1_content_modality_semantic_alignment.llm.prompts import JSON, Question
+
+# Tokens per character without the model's tokenizer: a Chinese one; a digit, hyphen or line end; any other.
+# docs/llm.md describes the fit and its error.
+PER_HAN, PER_SIGN, PER_OTHER = 0.65, 1.0, 0.22
+TEMPLATE_TOKENS = 8  # tokens that a chat template adds
+_HAN = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
+_SIGN = re.compile(r"[0-9\n-]")
+
+CountTokens = Callable[[str], int]
+
+
+def estimate(text: str) -> int:
+    """Tokens by the kinds of characters."""
+    han, signs = len(_HAN.findall(text)), len(_SIGN.findall(text))
+    return round(PER_HAN * han + PER_SIGN * signs + PER_OTHER * (len(text) - han - signs))
+
+
+def token_counter(name: str) -> Tuple[CountTokens, str]:
+    """A function: text → tokens, and its description. Without the tokenizer ``name`` on this machine, an estimate."""
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except Exception as error:  # no such folder, not in the hub's cache, or one that needs remote code
+        why = str(error).split("\n", 1)[0][:80]
+        return estimate, (
+            f"an ESTIMATE by the kinds of characters (docs/llm.md): the tokenizer {name} is not on this machine, name "
+            f"one with tokenizer=FOLDER ({why})"
+        )
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]), f"the tokenizer {name}"
+
+
+def answer_tokens(count: CountTokens, question: Question) -> int:
+    """Tokens of an answer in the form asked for, with its end token, as if it named the target itself."""
+    json_form = question.template.form == JSON
+    return 1 + count(f'{{"similar": {question.target}}}' if json_form else f"{question.target}-{question.target_title}")
+
+
+def print_questions(questions: Sequence[Question], answered: Collection[Question]) -> None:
+    """Print how many questions there are, and how many are still to ask."""
+    distinct = len(set(questions))
+    print(f"questions                    {len(questions):>14,}")
+    print(f"distinct prompts             {distinct:>14,}")
+    print(f"answered already             {len(answered):>14,}")
+    print(f"prompts to ask               {distinct - len(answered):>14,}")
+
+
+def print_costs(
+    to_ask: Sequence[Question], tokenizer: str, most: int, price_prompt: Optional[float], price_answer: Optional[float]
+) -> None:
+    """Print tokens and cost of these questions.
+
+    Args:
+        most: tokens that an answer has at most (``max_new_tokens``).
+        price_prompt: of a million tokens of prompts; ``price_answer``: of answers.
+    """
+    count, counted_by = token_counter(tokenizer)
+    lengths = [count(question.prompt) + TEMPLATE_TOKENS for question in to_ask]
+    asked, at_most = sum(lengths), most * len(to_ask)
+    expected = sum(min(answer_tokens(count, question), most) for question in to_ask)
+    print(f"prompt tokens                {asked:>14,}   the longest prompt: {max(lengths, default=0):,}")
+    print(f"answer tokens, about         {expected:>14,}   if each names an item with a title as long as the target's")
+    print(f"answer tokens, at most       {at_most:>14,}   {most} (max_new_tokens) each")
+    print(f"tokens counted by {counted_by}")
+    if price_prompt is None or price_answer is None:
+        print("cost: give price_prompt=P and price_answer=P, the prices of a million tokens")
+        return
+    about, limit = ((asked * price_prompt + tokens * price_answer) / 1e6 for tokens in (expected, at_most))
+    print(f"cost, about                  {about:>14,.2f}   at most {limit:,.2f}, without retries")

@@ -1,0 +1,179 @@
+"""The selectors, which answer the questions: a causal LM in this process, TF-IDF similarity, or a random choice.
+
+``selector=openai``, an LLM behind a server, is in server.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Generator, List, Sequence
+
+from common.errors import UserError
+from common.files import checksum
+from stage1_content_modality_semantic_alignment.llm.prompts import Question, one_line
+
+if TYPE_CHECKING:
+    from common.device import Compute
+
+NGRAMS = (1, 3)  # characters: a Chinese word has one to three
+NO_LLM = ("tfidf", "random")  # selectors that need no LLM
+Answers = Generator[Dict[Question, str], None, None]
+STORED_TOGETHER = 1000  # answers without an LLM come so fast that writing each would take most of the time
+
+
+class Selector:
+    """Answers questions in the form that their template asks for.
+
+    Attributes:
+        identity: all that shapes the answers; answers are reused for the same identity.
+        failed: questions without an answer, with the reason.
+    """
+
+    identity: Dict[str, Any]
+    failed: Dict[Question, str]
+
+    def __init__(self, **identity: Any) -> None:
+        self.identity, self.failed = identity, {}
+
+    def answers(self, questions: Sequence[Question]) -> Answers:
+        """Yield the raw answers, some at a time."""
+        for start in range(0, len(questions), STORED_TOGETHER):
+            yield {question: self.choose(question) for question in questions[start : start + STORED_TOGETHER]}
+
+    def choose(self, question: Question) -> str:
+        """The answer to one question, for selectors without an LLM."""
+        raise NotImplementedError
+
+
+class TfidfSelector(Selector):
+    """The candidate whose title is most similar to the target's: cosine of TF-IDF vectors of character n-grams.
+
+    Ties go to the first candidate. The answer is -1 if no similarity reaches the threshold.
+    """
+
+    def __init__(self, titles: Sequence[str], threshold: float) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        shown = [one_line(title) for title in titles]
+        digest = hashlib.sha256("\n".join(shown).encode()).hexdigest()
+        super().__init__(selector="tfidf", ngrams=list(NGRAMS), threshold=threshold, titles=digest)
+        vectorizer = TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, sublinear_tf=True)
+        self.rows = vectorizer.fit_transform(shown)  # (n_items, n-grams), of length 1
+        self.row_of = {title: row for row, title in enumerate(shown)}
+        self.threshold = threshold
+
+    def choose(self, question: Question) -> str:
+        """``id-title``, or ``-1``."""
+        candidates = self.rows[[self.row_of[title] for title in question.candidate_titles]]
+        similarity = (candidates @ self.rows[self.row_of[question.target_title]].T).toarray().ravel()
+        best = int(similarity.argmax())
+        if similarity[best] < self.threshold:
+            return "-1"
+        return f"{question.candidates[best]}-{question.candidate_titles[best]}"
+
+
+class RandomSelector(Selector):
+    """The ablation of the LLM: a candidate drawn by seed and prompt, independent of the other questions."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(selector="random", seed=seed)
+        self.seed = seed
+
+    def choose(self, question: Question) -> str:
+        """``id-title``, never ``-1``."""
+        drawn = int(hashlib.sha256(f"{self.seed} {question.prompt}".encode()).hexdigest(), 16)
+        chosen = drawn % len(question.candidates)
+        return f"{question.candidates[chosen]}-{question.candidate_titles[chosen]}"
+
+
+class HfSelector(Selector):
+    """Any causal LM in Hugging Face format with greedy decoding; GLM-4 in its native form (``glm-4-9b-chat-hf``).
+
+    Prompts of similar length form a batch, padded on the left. The tokenizer's chat template is used if it has one.
+    """
+
+    def __init__(
+        self, model: str, compute: Compute, batch_size: int, max_new_tokens: int, trust_remote_code: bool = False
+    ) -> None:
+        super().__init__(
+            selector="hf",
+            model=checksum(Path(model)) if Path(model).is_dir() else model,
+            precision=compute.precision,
+            max_new_tokens=max_new_tokens,
+        )
+        self.name, self.compute = model, compute
+        self.batch_size, self.max_new_tokens, self.trust_remote_code = batch_size, max_new_tokens, trust_remote_code
+
+    def _load(self, kind: Any, **keywords: Any) -> Any:
+        from common.text_encoders import fetch
+
+        fix = (
+            "give the folder of a downloaded model with llm=DIR, or use selector=tfidf, which needs none. GLM-4's "
+            "native form, glm-4-9b-chat-hf, needs transformers 4.46 or later"
+        )
+        return fetch(kind, self.name, fix, trust_remote_code=self.trust_remote_code, **keywords)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, padding on the left."""
+        from transformers import AutoTokenizer
+
+        tokenizer = self._load(AutoTokenizer, padding_side="left")
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        if tokenizer.pad_token is None:
+            raise UserError(f"{self.name}: its tokenizer has neither a padding nor an end token; add one to it")
+        return tokenizer
+
+    @cached_property
+    def model(self) -> Any:
+        """The model on its device. Decoding is greedy, whatever its own defaults are."""
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
+        from common.device import DTYPES
+        from common.text_encoders import dtype_keyword
+
+        model = self._load(AutoModelForCausalLM, **dtype_keyword(DTYPES[self.compute.precision]))
+        model.generation_config = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=model.generation_config.eos_token_id or self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        return model.to(self.compute.device).eval()
+
+    def text(self, question: Question) -> str:
+        """The prompt within the chat template, if there is one."""
+        if not self.tokenizer.chat_template:
+            return question.prompt
+        message = [{"role": "user", "content": question.prompt}]
+        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    def answers(self, questions: Sequence[Question]) -> Answers:
+        """Yield a batch at a time, longest prompts first, so that a lack of memory shows at once."""
+        plain = not self.tokenizer.chat_template  # a chat template contains the special tokens
+        texts = [self.text(question) for question in questions]
+        tokens: List[List[int]] = self.tokenizer(texts, add_special_tokens=plain)["input_ids"]
+        order = sorted(range(len(questions)), key=lambda place: (-len(tokens[place]), place))
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            generated = self._generate([tokens[place] for place in batch])
+            yield {questions[place]: answer for place, answer in zip(batch, generated)}
+
+    def _generate(self, tokens: Sequence[Sequence[int]]) -> List[str]:
+        """The new text for each prompt, without special tokens. `UserError` for a prompt beyond the context."""
+        import torch
+
+        inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt").to(self.compute.device)
+        length = inputs["input_ids"].shape[1]
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        if context is not None and length + self.max_new_tokens > context:
+            raise UserError(
+                f"{self.name}: a prompt of {length} tokens and {self.max_new_tokens} new ones exceed its context of "
+                f"{context}; show fewer candidates with max_candidates=N"
+            )
+        with torch.inference_mode():
+            generated = self.model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        return [self.tokenizer.decode(row[length:], skip_special_tokens=True) for row in generated]

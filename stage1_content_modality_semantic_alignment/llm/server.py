@@ -1,0 +1,259 @@
+"""``selector=openai``: an LLM behind any OpenAI-compatible server (vLLM, ``transformers serve``, Ollama, a hosted one).
+
+Several requests are in flight at once. A dropped connection, a timeout, half a reply and HTTP 408, 429 and 5xx are
+retried, with pauses that double, and never earlier than Retry-After asks. A request that keeps failing is skipped and
+reported; a server that refuses all requests stops the run. The key comes from the environment and is never shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Mapping, Optional, Sequence
+
+from common.errors import UserError
+from common.settings import ComputeSettings, setting
+from stage1_content_modality_semantic_alignment.llm.prompts import JSON, Question
+from stage1_content_modality_semantic_alignment.llm.selectors import Answers, Selector
+
+if TYPE_CHECKING:
+    import httpx
+
+KEEP_EVERY = 0.5  # seconds between writes to the store: a kill loses the answers of this time
+LONGEST_PAUSE = 60.0  # seconds, the limit of doubling; Retry-After may ask for more
+FIXES = {
+    401: "set the environment variable that api_key_env names to the server's key",
+    403: "the key has no access; ask the server's owner, or take another model",
+    404: "correct base_url (it usually ends in /v1), or llm to a name that the server lists under /models",
+    405: "correct base_url: it usually ends in /v1",
+}
+RESPONSE_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "similar_item",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"similar": {"type": "integer"}},
+            "required": ["similar"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@dataclass
+class ServerSettings(ComputeSettings):
+    """Settings of ``selector=openai``."""
+
+    base_url: str = setting("http://localhost:8000/v1", "openai: URL of the server, up to /v1")
+    api_key_env: str = setting("OPENAI_API_KEY", "openai: environment variable with the key; unset: no key is sent")
+    requests_in_flight: int = setting(16, "openai: requests at once", minimum=1)
+    request_timeout: float = setting(120.0, "openai: seconds to wait for a reply", minimum=0.001)
+    request_tries: int = setting(6, "openai: tries before a request is skipped", minimum=1)
+    first_pause: float = setting(1.0, "openai: seconds before the second try; doubled before each next", minimum=0)
+    longest_wait: float = setting(600.0, "openai: skip a request if Retry-After is longer (seconds)", minimum=0)
+    stop_after_failures: int = setting(32, "openai: stop after so many skipped requests in a row", minimum=1)
+    request_extra: Dict[str, Any] = setting(
+        {}, "openai: fields to add to each request, as {seed: 1}; null removes a default one, as {max_tokens: null}"
+    )
+
+
+class _Skip(Exception):
+    """A request that gets no answer in this run; the message is the reason."""
+
+
+class _Retry(Exception):
+    """A failed try that may succeed later; ``wait``: seconds that Retry-After asks for."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class OpenAISelector(Selector):
+    """Greedy answers of the model ``model``.
+
+    Raises:
+        UserError: base_url or the key cannot be used.
+    """
+
+    def __init__(self, settings: ServerSettings, model: str, max_new_tokens: int) -> None:
+        self.settings = settings
+        self.url = check_url(settings.base_url).rstrip("/") + "/chat/completions"
+        self.key = read_key(settings.api_key_env)
+        body = {"model": model, "temperature": 0, "max_tokens": max_new_tokens, **settings.request_extra}
+        self.body = {name: value for name, value in body.items() if value is not None}
+        super().__init__(selector="openai", **self.body)  # without the URL: a server may move
+        self.takes_schema = "response_format" not in settings.request_extra
+        self.fresh: Dict[Question, str] = {}  # answers not yet yielded
+        self.failures_in_a_row = 0
+        self.not_before = 0.0  # time of the event loop: Retry-After holds for all requests
+
+    def answers(self, questions: Sequence[Question]) -> Answers:
+        """Yield the answers of each half second.
+
+        Raises:
+            UserError: the server refuses all requests, or is down. Answers that came before are yielded first.
+        """
+        import httpx
+
+        loop = asyncio.new_event_loop()
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        limits = httpx.Limits(max_connections=self.settings.requests_in_flight)
+        client = httpx.AsyncClient(headers=headers, limits=limits, timeout=None)
+        waiting = iter(questions)
+        running = {loop.create_task(self._work(client, waiting)) for _ in range(self.settings.requests_in_flight)}
+        try:
+            while running:
+                step = asyncio.wait(running, timeout=KEEP_EVERY, return_when=asyncio.FIRST_EXCEPTION)
+                done, running = loop.run_until_complete(step)
+                if self.fresh:
+                    fresh, self.fresh = self.fresh, {}
+                    yield fresh
+                for worker in done:
+                    worker.result()  # raises the error of a worker
+        finally:
+            loop.run_until_complete(_cancel_all(client))
+            loop.close()
+
+    async def _work(self, client: httpx.AsyncClient, waiting: Iterator[Question]) -> None:
+        """Ask one question after the other; ``requests_in_flight`` workers share the questions."""
+        for question in waiting:
+            try:
+                self.fresh[question] = await self._ask(client, question)
+                self.failures_in_a_row = 0
+            except _Skip as reason:
+                self.failed[question] = str(reason)
+                self.failures_in_a_row += 1
+                if self.failures_in_a_row >= self.settings.stop_after_failures:
+                    raise UserError(
+                        f"{self.settings.base_url}: {self.failures_in_a_row} requests in a row failed, the last one "
+                        f"with: {reason}; check that the server is up, then run the same command again: it asks only "
+                        "what is not answered yet"
+                    ) from reason
+
+    async def _ask(self, client: httpx.AsyncClient, question: Question) -> str:
+        """The answer to one question, with retries."""
+        loop, settings = asyncio.get_running_loop(), self.settings
+        reason = ""
+        for attempt in range(settings.request_tries):
+            while loop.time() < self.not_before:
+                await asyncio.sleep(self.not_before - loop.time() + random.uniform(0, settings.first_pause))
+            try:
+                return await self._try(client, question)
+            except _Retry as error:
+                reason = str(error)
+                if error.wait > settings.longest_wait:
+                    raise _Skip(f"{reason}; the server asks to wait {error.wait:.0f} s") from error
+                if attempt + 1 < settings.request_tries:
+                    self.not_before = max(self.not_before, loop.time() + error.wait)
+                    pause = min(LONGEST_PAUSE, settings.first_pause * 2**attempt) * random.uniform(0.5, 1.0)
+                    await asyncio.sleep(error.wait + pause)
+        raise _Skip(f"{reason} ({settings.request_tries} tries)")
+
+    async def _try(self, client: httpx.AsyncClient, question: Question) -> str:
+        """One request; a second one without the schema if the server refuses it."""
+        body: Dict[str, Any] = {**self.body, "messages": [{"role": "user", "content": question.prompt}]}
+        if question.template.form != JSON or not self.takes_schema:
+            return self._content(await self._post(client, body))
+        reply = await self._post(client, {**body, "response_format": RESPONSE_FORMAT})
+        if reply.status_code not in (400, 422):
+            return self._content(reply)
+        answer = self._content(await self._post(client, body))
+        self.takes_schema = False  # without the schema the request succeeded
+        return answer
+
+    async def _post(self, client: httpx.AsyncClient, body: Dict[str, Any]) -> httpx.Response:
+        import httpx
+
+        try:
+            return await asyncio.wait_for(client.post(self.url, json=body), self.settings.request_timeout)
+        except asyncio.TimeoutError as error:
+            raise _Retry(f"no reply within {self.settings.request_timeout:g} s") from error
+        except httpx.RequestError as error:
+            raise _Retry(self._safe(f"{type(error).__name__}: {error}")) from error
+
+    def _content(self, reply: httpx.Response) -> str:
+        """The text of the answer; any other reply raises `_Retry`, `_Skip` or `UserError`."""
+        status = reply.status_code
+        if status != 200:
+            message = self._safe(f"HTTP {status}: {reply.text}")
+            if status in (408, 429) or status >= 500:
+                raise _Retry(message, retry_after(reply.headers))
+            if status in FIXES or 300 <= status < 400:
+                raise UserError(f"{self.url}: {message}; {FIXES.get(status, 'correct base_url: the server has moved')}")
+            raise _Skip(message)
+        try:
+            content = reply.json()["choices"][0]["message"]["content"]
+        except (ValueError, RecursionError, LookupError, TypeError) as error:
+            raise _Retry(self._safe(f"HTTP 200, but no chat completion: {reply.text}")) from error
+        # null: the answer was cut off while the model was thinking, or the model refused
+        return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
+
+    def _safe(self, text: str) -> str:
+        """A server's message on one line, at most 300 characters, without the key."""
+        short = " ".join((text.replace(self.key, "***") if self.key else text).split())
+        return short if len(short) <= 300 else short[:300] + "…"
+
+
+async def _cancel_all(client: httpx.AsyncClient) -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.aclose()
+
+
+def check_url(base_url: str) -> str:
+    """The URL. `UserError` if it is not the URL of a server, or contains a secret."""
+    import httpx
+
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise UserError(f"setting 'base_url' is not a URL: {error}; write http://HOST:PORT/v1") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UserError("setting 'base_url' is not a server's URL; write http://HOST:PORT/v1")
+    if url.userinfo or url.query:
+        raise UserError(
+            "setting 'base_url' contains a user, a password or a query, and settings are written to files; put the key "
+            "into the environment variable that api_key_env names"
+        )
+    return base_url
+
+
+def read_key(variable: str) -> str:
+    """The key from the environment, or an empty string. An error does not show the key."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"environment variable {variable}: the key has characters that HTTP headers forbid; set it again"
+        )
+    return key
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that ``Retry-After`` asks for, 0 if it is missing or unreadable.
+
+    A date is compared with the server's own clock (``Date``), if that is given.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.replace(".", "", 1).isdigit():
+        return float(value)
+    until = _parse_date(value)
+    now = _parse_date(headers.get("date", "")) or datetime.now(timezone.utc)
+    return max(0.0, (until - now).total_seconds()) if until else 0.0
+
+
+def _parse_date(value: str) -> Optional[datetime]:
+    """An HTTP date, in UTC."""
+    try:
+        date = parsedate_to_datetime(value)
+    except (TypeError, ValueError, IndexError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
