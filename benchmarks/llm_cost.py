@@ -15,8 +15,9 @@ from typing import List, NamedTuple, Optional, Tuple
 from common.dataset import load_dataset
 from common.errors import run_script
 from common.settings import CommonSettings, parse, setting
-from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.llm.costs import TEMPLATE_TOKENS, answer_tokens, estimate
+from stage1_content_modality_semantic_alignment.llm.prompts import all_questions, load_template
+from stage1_content_modality_semantic_alignment.llm.settings import Settings as PairSettings
 
 PUBLISHED = {  # users, interactions
     "Bili_Food": (6549, 39740),
@@ -52,8 +53,8 @@ class Cost(NamedTuple):
 
 def count(settings: Settings, dataset: str, targets: str) -> Cost:
     """Make the prompts and estimate their tokens."""
-    asked = llm_driven_sample.Settings(dataset=dataset, datasets_dir=settings.datasets_dir, targets=targets)
-    questions = set(llm_driven_sample.all_questions(asked, load_dataset(asked.dataset_dir, dataset)))
+    asked = PairSettings(dataset=dataset, datasets_dir=settings.datasets_dir, targets=targets)
+    questions = set(all_questions(asked, load_dataset(asked.dataset_dir, dataset)))
     tokens = sum(estimate(question.prompt) + TEMPLATE_TOKENS for question in questions)
     lines = sum(len(question.candidates) + 1 for question in questions)
     return Cost(len(questions), tokens, sum(answer_tokens(estimate, question) for question in questions), lines)
@@ -64,7 +65,7 @@ def scale(cost: Cost, dataset: str, targets: str) -> Cost:
     users, interactions = PUBLISHED[dataset]
     prompts = users if targets == "last" else interactions - 3 * users
     lines = interactions - 2 * users if targets == "last" else prompts * cost.lines / cost.prompts
-    fixed = estimate(llm_driven_sample.Settings().template().words) + TEMPLATE_TOKENS  # tokens without the items
+    fixed = estimate(load_template("zh", "text").words) + TEMPLATE_TOKENS  # tokens without the items
     per_line = (cost.prompt_tokens - cost.prompts * fixed) / cost.lines
     return Cost(prompts, prompts * fixed + lines * per_line, prompts * cost.answer_tokens / cost.prompts, lines)
 

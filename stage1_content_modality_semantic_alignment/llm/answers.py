@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from common.errors import UserError
-from stage1_content_modality_semantic_alignment.llm.prompts import JSON, Question
+from stage1_content_modality_semantic_alignment.llm.prompts import Question
 
 # --- verdicts ---
 
 PAIR, NONE, MALFORMED = "pair", "none", "malformed"
 NOT_A_CANDIDATE, IS_THE_TARGET = "not-a-candidate", "is-the-target"
-FAILED = "failed"  # no answer came; the next run asks again
-VERDICTS = (PAIR, NONE, MALFORMED, NOT_A_CANDIDATE, IS_THE_TARGET)
+FAILED = "failed"  # the request failed; the next run asks again
+VERDICTS = (PAIR, NONE, MALFORMED, NOT_A_CANDIDATE, IS_THE_TARGET, FAILED)
 
 # Titles are shown on one line, so a valid answer is one line. An id of 18 digits fits an int64.
 _ANSWER = re.compile(r"(\d{1,18})-(.+)", re.ASCII)
@@ -62,10 +62,12 @@ class Verdict(NamedTuple):
         return self.item is not None and self.released is None
 
 
-def judge(question: Question, answer: str) -> Verdict:
-    """The verdict on a raw answer. A server that promises JSON of a schema is not trusted."""
+def judge(question: Question, answer: Optional[str]) -> Verdict:
+    """The verdict on a raw answer, or on None if the request failed. JSON is checked, whatever the server promises."""
+    if answer is None:
+        return Verdict(FAILED, None, None)
     text = answer.strip()
-    if question.template.form == JSON:
+    if question.template.form == "json":
         item = released = _item_from_json(text)
     else:
         item, released = (_item_from_text(text, pattern) for pattern in (_ANSWER, _RELEASED_ANSWER))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Collection, Optional, Sequence, Tuple
+from typing import Any, Callable, Collection, Sequence, Tuple
 
-from stage1_content_modality_semantic_alignment.llm.prompts import JSON, Question
+from stage1_content_modality_semantic_alignment.llm.prompts import Question
+from stage1_content_modality_semantic_alignment.llm.settings import NO_LLM, Settings
 
 # Tokens per character without the model's tokenizer: a Chinese one; a digit, hyphen or line end; any other.
 # docs/llm.md describes the fit and its error.
@@ -40,29 +41,21 @@ def token_counter(name: str) -> Tuple[CountTokens, str]:
 
 def answer_tokens(count: CountTokens, question: Question) -> int:
     """Tokens of an answer in the form asked for, with its end token, as if it named the target itself."""
-    json_form = question.template.form == JSON
+    json_form = question.template.form == "json"
     return 1 + count(f'{{"similar": {question.target}}}' if json_form else f"{question.target}-{question.target_title}")
 
 
-def print_questions(questions: Sequence[Question], answered: Collection[Question]) -> None:
-    """Print how many questions there are, and how many are still to ask."""
-    distinct = len(set(questions))
+def print_costs(settings: Settings, questions: Sequence[Question], answered: Collection[Question]) -> None:
+    """Print what a run would take that does not ask the ``answered`` questions again."""
+    to_ask = [question for question in dict.fromkeys(questions) if question not in answered]
     print(f"questions                    {len(questions):>14,}")
-    print(f"distinct prompts             {distinct:>14,}")
+    print(f"distinct prompts             {len(set(questions)):>14,}")
     print(f"answered already             {len(answered):>14,}")
-    print(f"prompts to ask               {distinct - len(answered):>14,}")
-
-
-def print_costs(
-    to_ask: Sequence[Question], tokenizer: str, most: int, price_prompt: Optional[float], price_answer: Optional[float]
-) -> None:
-    """Print tokens and cost of these questions.
-
-    Args:
-        most: tokens that an answer has at most (``max_new_tokens``).
-        price_prompt: of a million tokens of prompts; ``price_answer``: of answers.
-    """
-    count, counted_by = token_counter(tokenizer)
+    print(f"prompts to ask               {len(to_ask):>14,}")
+    if settings.selector in NO_LLM:
+        print(f"selector={settings.selector} needs no LLM: no tokens, no cost")
+        return
+    most, (count, counted_by) = settings.max_new_tokens, token_counter(settings.tokenizer or settings.llm)
     lengths = [count(question.prompt) + TEMPLATE_TOKENS for question in to_ask]
     asked, at_most = sum(lengths), most * len(to_ask)
     expected = sum(min(answer_tokens(count, question), most) for question in to_ask)
@@ -70,8 +63,8 @@ def print_costs(
     print(f"answer tokens, about         {expected:>14,}   if each names an item with a title as long as the target's")
     print(f"answer tokens, at most       {at_most:>14,}   {most} (max_new_tokens) each")
     print(f"tokens counted by {counted_by}")
-    if price_prompt is None or price_answer is None:
+    if settings.price_prompt is None or settings.price_answer is None:
         print("cost: give price_prompt=P and price_answer=P, the prices of a million tokens")
         return
-    about, limit = ((asked * price_prompt + tokens * price_answer) / 1e6 for tokens in (expected, at_most))
+    about, limit = ((asked * settings.price_prompt + n * settings.price_answer) / 1e6 for n in (expected, at_most))
     print(f"cost, about                  {about:>14,.2f}   at most {limit:,.2f}, without retries")

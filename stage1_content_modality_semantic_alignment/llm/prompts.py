@@ -11,18 +11,17 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 
-from common.dataset import train_part
+from common.dataset import Dataset, train_part
 from common.errors import UserError
 from common.files import read_text
+from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 PROMPTS = Path(__file__).parents[1] / "prompts"
 SHIPPED = ("zh", "en")
-TEXT, JSON = "text", "json"  # forms of an answer: id-title, or {"similar": id}
-HISTORY, CO_OCCURRENCE = "history", "co-occurrence"
 COMPANIONS = 20  # default of max_candidates for co-occurrence
 
 _PLACEHOLDER = re.compile(r"\{target\}|\{candidates\}")
@@ -30,11 +29,11 @@ _PLACEHOLDER = re.compile(r"\{target\}|\{candidates\}")
 
 @dataclass(frozen=True)
 class Template:
-    """The words of a prompt, and the form of the answer that they ask for."""
+    """The words of a prompt, and the form of answer that they ask for."""
 
     name: str
     words: str
-    form: str
+    form: str  # text: id-title, or json: {"similar": id}
 
     @property
     def version(self) -> str:
@@ -49,13 +48,13 @@ def load_template(prompt: str, form: str) -> Template:
         UserError: no such file, or a placeholder is missing.
     """
     shipped = prompt in SHIPPED
-    path = PROMPTS / f"{prompt}{'-json' if form == JSON else ''}.txt" if shipped else Path(prompt)
+    path = PROMPTS / f"{prompt}{'-json' if form == 'json' else ''}.txt" if shipped else Path(prompt)
     words = read_text(path)
     for place in ("{target}", "{candidates}"):
         if place not in words:
             raise UserError(f"{path}: lacks the placeholder {place}; see {PROMPTS.name}/zh.txt for an example")
     # a user's file may serve both forms; a shipped file's name already says the form
-    return Template(f"{path.stem}:json" if form == JSON and not shipped else path.stem, words, form)
+    return Template(f"{path.stem}:json" if form == "json" and not shipped else path.stem, words, form)
 
 
 @dataclass(frozen=True)
@@ -76,33 +75,16 @@ class Question:
         return _PLACEHOLDER.sub(lambda found: parts[found.group()], self.template.words)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which questions are asked: the settings of the same names."""
-
-    target_from_train: bool = True  # S1. False (released): the last target is the user's last item, the test label
-    titles_with_ids: bool = True  # S2. False (released): ids in the order of the candidates, titles in id order
-    targets: str = "last"
-    candidates: str = HISTORY
-    max_candidates: Optional[int] = None
-
-
 def one_line(title: str) -> str:
     """A title as the prompt shows it: each run of white space becomes one space."""
     return " ".join(title.split())
 
 
 def target_count(targets: str, length: int) -> int:
-    """How many of the latest items of a history are targets.
-
-    Raises:
-        UserError: ``targets`` is not ``last``, ``every`` or a number.
-    """
-    if targets in ("last", "every"):
-        return min(1, length) if targets == "last" else length
-    if not re.fullmatch("[1-9][0-9]{0,8}", targets):
-        raise UserError(f"setting 'targets' is '{targets}'; it must be last, every, or how many items of each user")
-    return min(int(targets), length)
+    """How many of the latest items of a history are targets."""
+    if targets == "every":
+        return length
+    return min(1 if targets == "last" else int(targets), length)
 
 
 def companions(parts: Sequence[np.ndarray], n_items: int, most: int) -> Callable[[int], List[int]]:
@@ -125,30 +107,49 @@ def companions(parts: Sequence[np.ndarray], n_items: int, most: int) -> Callable
     return of
 
 
-def make_questions(
-    sequences: Sequence[np.ndarray], titles: Sequence[str], template: Template, plan: Plan
-) -> List[Question]:
+def make_questions(sequences: Sequence[np.ndarray], titles: Sequence[str], settings: Settings) -> List[Question]:
     """The questions user by user, oldest target first; a target without candidates gives none.
 
     The candidates of a target are the distinct items before it, the latest ``max_candidates`` of them in order of
-    time; or, for co-occurrence, the items that share most histories with it. Both use the train part only (S1).
+    time; or, for co-occurrence, the items that share most histories with it.
+
+    Switches: S1 released takes the whole history, so that the last target is the test item, in place of the train
+    part; S2 released shows the titles in id order beside ids in the order of the candidates.
     """
     shown = [one_line(title) for title in titles]
-    parts = [train_part(sequence) if plan.target_from_train else sequence for sequence in sequences]
-    if plan.candidates == CO_OCCURRENCE:
-        companions_of = companions(parts, len(titles), plan.max_candidates or COMPANIONS)
+    template = load_template(settings.prompt, settings.form)
+    switches, most = settings.switches, settings.max_candidates
+    parts = [train_part(sequence) if switches["target_from_train"] else sequence for sequence in sequences]
+    if settings.candidates == "co-occurrence":
+        companions_of = companions(parts, len(titles), most or COMPANIONS)
     questions = []
     for part in parts:
         history: List[int] = part.tolist()
-        for place in range(len(history) - target_count(plan.targets, len(history)), len(history)):
+        for place in range(len(history) - target_count(settings.targets, len(history)), len(history)):
             target = history[place]
-            if plan.candidates == CO_OCCURRENCE:
+            if settings.candidates == "co-occurrence":
                 candidates = companions_of(target)
             else:
                 earlier = list(dict.fromkeys(item for item in history[:place] if item != target))
-                candidates = earlier[-plan.max_candidates :] if plan.max_candidates else earlier
+                candidates = earlier[-most:] if most else earlier
             if candidates:
-                titled = candidates if plan.titles_with_ids else sorted(candidates)
+                titled = candidates if switches["titles_with_ids"] else sorted(candidates)
                 candidate_titles = tuple(shown[item] for item in titled)
                 questions.append(Question(target, tuple(candidates), shown[target], candidate_titles, template))
     return questions
+
+
+def all_questions(settings: Settings, dataset: Dataset) -> List[Question]:
+    """The questions about all users, except those that ``sample`` and ``limit`` leave out.
+
+    Both count distinct prompts. A larger sample contains a smaller one.
+    """
+    questions = make_questions(dataset.sequences, dataset.titles(settings.language), settings)
+    if not questions:
+        raise UserError(f"{dataset.folder}: no user has an item before the target: the histories are too short")
+    distinct = list(dict.fromkeys(questions))
+    if settings.sample is not None:
+        drawn = np.random.default_rng(settings.seed).permutation(len(distinct))[: settings.sample]
+        distinct = [distinct[place] for place in np.sort(drawn)]
+    wanted = set(distinct[: settings.limit])
+    return [question for question in questions if question in wanted]

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Dict, Generator, List, Sequence
 from common.errors import UserError
 from common.files import checksum
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, one_line
+from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 if TYPE_CHECKING:
     from common.device import Compute
 
 NGRAMS = (1, 3)  # characters: a Chinese word has one to three
-NO_LLM = ("tfidf", "random")  # selectors that need no LLM
 Answers = Generator[Dict[Question, str], None, None]
 STORED_TOGETHER = 1000  # answers without an LLM come so fast that writing each would take most of the time
 
@@ -94,17 +94,14 @@ class HfSelector(Selector):
     Prompts of similar length form a batch, padded on the left. The tokenizer's chat template is used if it has one.
     """
 
-    def __init__(
-        self, model: str, compute: Compute, batch_size: int, max_new_tokens: int, trust_remote_code: bool = False
-    ) -> None:
+    def __init__(self, settings: Settings, compute: Compute) -> None:
+        self.name, self.settings, self.compute = settings.llm, settings, compute
         super().__init__(
             selector="hf",
-            model=checksum(Path(model)) if Path(model).is_dir() else model,
+            model=checksum(Path(self.name)) if Path(self.name).is_dir() else self.name,
             precision=compute.precision,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=settings.max_new_tokens,
         )
-        self.name, self.compute = model, compute
-        self.batch_size, self.max_new_tokens, self.trust_remote_code = batch_size, max_new_tokens, trust_remote_code
 
     def _load(self, kind: Any, **keywords: Any) -> Any:
         from common.text_encoders import fetch
@@ -113,7 +110,7 @@ class HfSelector(Selector):
             "give the folder of a downloaded model with llm=DIR, or use selector=tfidf, which needs none. GLM-4's "
             "native form, glm-4-9b-chat-hf, needs transformers 4.46 or later"
         )
-        return fetch(kind, self.name, fix, trust_remote_code=self.trust_remote_code, **keywords)
+        return fetch(kind, self.name, fix, trust_remote_code=False, **keywords)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -138,7 +135,7 @@ class HfSelector(Selector):
         model.generation_config = GenerationConfig(
             do_sample=False,
             num_beams=1,
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.settings.max_new_tokens,
             eos_token_id=model.generation_config.eos_token_id or self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
@@ -157,8 +154,8 @@ class HfSelector(Selector):
         texts = [self.text(question) for question in questions]
         tokens: List[List[int]] = self.tokenizer(texts, add_special_tokens=plain)["input_ids"]
         order = sorted(range(len(questions)), key=lambda place: (-len(tokens[place]), place))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for start in range(0, len(order), self.settings.llm_batch_size):
+            batch = order[start : start + self.settings.llm_batch_size]
             generated = self._generate([tokens[place] for place in batch])
             yield {questions[place]: answer for place, answer in zip(batch, generated)}
 
@@ -167,12 +164,12 @@ class HfSelector(Selector):
         import torch
 
         inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt").to(self.compute.device)
-        length = inputs["input_ids"].shape[1]
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        if context is not None and length + self.max_new_tokens > context:
+        length, new = inputs["input_ids"].shape[1], self.settings.max_new_tokens
+        context = getattr(self.model.config, "max_position_embeddings", None)  # not every architecture has a limit
+        if context is not None and length + new > context:
             raise UserError(
-                f"{self.name}: a prompt of {length} tokens and {self.max_new_tokens} new ones exceed its context of "
-                f"{context}; show fewer candidates with max_candidates=N"
+                f"{self.name}: a prompt of {length} tokens and {new} new ones exceed its context of {context}; show "
+                "fewer candidates with max_candidates=N"
             )
         with torch.inference_mode():
             generated = self.model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])

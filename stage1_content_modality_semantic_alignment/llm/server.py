@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Mapping, Optional, Sequence
+import re
+import time
+from email.utils import mktime_tz, parsedate_tz
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Mapping, Sequence
 
 from common.errors import UserError
-from common.settings import ComputeSettings, setting
-from stage1_content_modality_semantic_alignment.llm.prompts import JSON, Question
+from stage1_content_modality_semantic_alignment.llm.prompts import Question
 from stage1_content_modality_semantic_alignment.llm.selectors import Answers, Selector
+from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 if TYPE_CHECKING:
     import httpx
 
 KEEP_EVERY = 0.5  # seconds between writes to the store: a kill loses the answers of this time
 LONGEST_PAUSE = 60.0  # seconds, the limit of doubling; Retry-After may ask for more
+_URL = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[\w.~%/-]*)?")
 FIXES = {
     401: "set the environment variable that api_key_env names to the server's key",
     403: "the key has no access; ask the server's owner, or take another model",
@@ -46,23 +47,6 @@ RESPONSE_FORMAT = {
 }
 
 
-@dataclass
-class ServerSettings(ComputeSettings):
-    """Settings of ``selector=openai``."""
-
-    base_url: str = setting("http://localhost:8000/v1", "openai: URL of the server, up to /v1")
-    api_key_env: str = setting("OPENAI_API_KEY", "openai: environment variable with the key; unset: no key is sent")
-    requests_in_flight: int = setting(16, "openai: requests at once", minimum=1)
-    request_timeout: float = setting(120.0, "openai: seconds to wait for a reply", minimum=0.001)
-    request_tries: int = setting(6, "openai: tries before a request is skipped", minimum=1)
-    first_pause: float = setting(1.0, "openai: seconds before the second try; doubled before each next", minimum=0)
-    longest_wait: float = setting(600.0, "openai: skip a request if Retry-After is longer (seconds)", minimum=0)
-    stop_after_failures: int = setting(32, "openai: stop after so many skipped requests in a row", minimum=1)
-    request_extra: Dict[str, Any] = setting(
-        {}, "openai: fields to add to each request, as {seed: 1}; null removes a default one, as {max_tokens: null}"
-    )
-
-
 class _Skip(Exception):
     """A request that gets no answer in this run; the message is the reason."""
 
@@ -76,17 +60,18 @@ class _Retry(Exception):
 
 
 class OpenAISelector(Selector):
-    """Greedy answers of the model ``model``.
+    """Greedy answers of the model ``llm``.
 
     Raises:
         UserError: base_url or the key cannot be used.
     """
 
-    def __init__(self, settings: ServerSettings, model: str, max_new_tokens: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.url = check_url(settings.base_url).rstrip("/") + "/chat/completions"
         self.key = read_key(settings.api_key_env)
-        body = {"model": model, "temperature": 0, "max_tokens": max_new_tokens, **settings.request_extra}
+        body = {"model": settings.llm, "temperature": 0, "max_tokens": settings.max_new_tokens}
+        body.update(settings.request_extra)
         self.body = {name: value for name, value in body.items() if value is not None}
         super().__init__(selector="openai", **self.body)  # without the URL: a server may move
         self.takes_schema = "response_format" not in settings.request_extra
@@ -159,7 +144,7 @@ class OpenAISelector(Selector):
     async def _try(self, client: httpx.AsyncClient, question: Question) -> str:
         """One request; a second one without the schema if the server refuses it."""
         body: Dict[str, Any] = {**self.body, "messages": [{"role": "user", "content": question.prompt}]}
-        if question.template.form != JSON or not self.takes_schema:
+        if question.template.form != "json" or not self.takes_schema:
             return self._content(await self._post(client, body))
         reply = await self._post(client, {**body, "response_format": RESPONSE_FORMAT})
         if reply.status_code not in (400, 422):
@@ -210,19 +195,11 @@ async def _cancel_all(client: httpx.AsyncClient) -> None:
 
 
 def check_url(base_url: str) -> str:
-    """The URL. `UserError` if it is not the URL of a server, or contains a secret."""
-    import httpx
-
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise UserError(f"setting 'base_url' is not a URL: {error}; write http://HOST:PORT/v1") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise UserError("setting 'base_url' is not a server's URL; write http://HOST:PORT/v1")
-    if url.userinfo or url.query:
+    """The URL. `UserError` if it is not the URL of a server, or has a user, a password or a query."""
+    if not _URL.fullmatch(base_url):
         raise UserError(
-            "setting 'base_url' contains a user, a password or a query, and settings are written to files; put the key "
-            "into the environment variable that api_key_env names"
+            "setting 'base_url' is not http://HOST:PORT/v1; settings are written to files, so put a user, password or "
+            "key into the environment variable that api_key_env names"
         )
     return base_url
 
@@ -231,9 +208,7 @@ def read_key(variable: str) -> str:
     """The key from the environment, or an empty string. An error does not show the key."""
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise UserError(
-            f"environment variable {variable}: the key has characters that HTTP headers forbid; set it again"
-        )
+        raise UserError(f"environment variable {variable}: the key has characters that HTTP forbids; set it again")
     return key
 
 
@@ -243,17 +218,10 @@ def retry_after(headers: Mapping[str, str]) -> float:
     A date is compared with the server's own clock (``Date``), if that is given.
     """
     value = headers.get("retry-after", "").strip()
-    if value.isascii() and value.replace(".", "", 1).isdigit():
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", value):
         return float(value)
-    until = _parse_date(value)
-    now = _parse_date(headers.get("date", "")) or datetime.now(timezone.utc)
-    return max(0.0, (until - now).total_seconds()) if until else 0.0
-
-
-def _parse_date(value: str) -> Optional[datetime]:
-    """An HTTP date, in UTC."""
     try:
-        date = parsedate_to_datetime(value)
-    except (TypeError, ValueError, IndexError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+        until, now = parsedate_tz(value), parsedate_tz(headers.get("date", ""))
+        return max(0.0, mktime_tz(until) - (mktime_tz(now) if now else time.time())) if until else 0.0
+    except (ValueError, OverflowError, IndexError, TypeError):  # no such day
+        return 0.0

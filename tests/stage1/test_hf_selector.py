@@ -17,9 +17,9 @@ from common.device import pick_compute
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.llm.answers import VERDICTS
-from stage1_content_modality_semantic_alignment.llm.prompts import Plan, Question, make_questions
+from stage1_content_modality_semantic_alignment.llm.prompts import Question, make_questions
 from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector
-from stage1_content_modality_semantic_alignment.llm_driven_sample import Settings
+from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 QUESTION = question_of(9, 7, 3)
 
@@ -63,23 +63,25 @@ def save_causal_lm(folder: Path, kind: str, chat_template: bool = False, context
     return str(folder)
 
 
-CPU = pick_compute("cpu", "fp32")
+def selector_of(model: str, batch_size: int = 1, max_new_tokens: int = 8) -> HfSelector:
+    settings = Settings(llm=model, llm_batch_size=batch_size, max_new_tokens=max_new_tokens)
+    return HfSelector(settings, pick_compute("cpu", "fp32"))
 
 
 @pytest.mark.parametrize("kind, chat_template", [("glm", False), ("glm", True), ("llama", True)])
 def test_a_left_padded_batch_answers_as_single_prompts(tmp_path: Path, kind: str, chat_template: bool) -> None:
     name = save_causal_lm(tmp_path / "lm", kind, chat_template)
     sequences, titles = [np.array(s) for s in tiny_sequences()], ["abc" * n for n in range(15)]
-    questions = list(dict.fromkeys(make_questions(sequences, titles, QUESTION.template, Plan())))
-    batched = HfSelector(name, CPU, batch_size=4, max_new_tokens=12)
-    single = HfSelector(name, CPU, batch_size=1, max_new_tokens=12)
+    questions = list(dict.fromkeys(make_questions(sequences, titles, Settings())))
+    batched = selector_of(name, 4, 12)
+    single = selector_of(name, 1, 12)
     answers = {question: answer for batch in batched.answers(questions) for question, answer in batch.items()}
     assert answers == {question: answer for batch in single.answers(questions) for question, answer in batch.items()}
     assert len({len(question.prompt) for question in questions}) > 2 and len(set(answers.values())) > 2
 
 
 def test_batches_hold_every_question_once_longest_first(tmp_path: Path) -> None:
-    selector = HfSelector(save_causal_lm(tmp_path / "lm", "llama"), CPU, batch_size=2, max_new_tokens=4)
+    selector = selector_of(save_causal_lm(tmp_path / "lm", "llama"), batch_size=2)
     questions = [*(question_of(item, 0) for item in range(1, 6)), question_of(1, 2, 3, 4)]
     batches: List[List[Question]] = [list(batch) for batch in selector.answers(questions)]
     assert batches[0][0] == questions[-1] and sorted(map(len, batches)) == [2, 2, 2]
@@ -87,8 +89,8 @@ def test_batches_hold_every_question_once_longest_first(tmp_path: Path) -> None:
 
 
 def test_the_chat_template_is_used_where_there_is_one(tmp_path: Path) -> None:
-    with_template = HfSelector(save_causal_lm(tmp_path / "a", "llama", True), CPU, 1, 4)
-    without = HfSelector(save_causal_lm(tmp_path / "b", "llama", False), CPU, 1, 4)
+    with_template = selector_of(save_causal_lm(tmp_path / "a", "llama", True))
+    without = selector_of(save_causal_lm(tmp_path / "b", "llama", False))
     assert with_template.text(QUESTION) == f"a: {QUESTION.prompt} b:"
     assert without.text(QUESTION) == QUESTION.prompt
 
@@ -107,7 +109,7 @@ def test_a_run_with_a_local_llm_logs_each_prompt_and_is_then_up_to_date(
 
 
 def test_a_prompt_beyond_the_context_names_the_fix(tmp_path: Path) -> None:
-    selector = HfSelector(save_causal_lm(tmp_path / "lm", "llama", context=64), CPU, 1, 8)
+    selector = selector_of(save_causal_lm(tmp_path / "lm", "llama", context=64))
     with pytest.raises(UserError, match="max_candidates"):
         list(selector.answers([QUESTION]))
 
@@ -118,13 +120,12 @@ def test_a_model_that_cannot_be_had_is_one_error_with_the_fix(tmp_path: Path) ->
         llm_driven_sample.run(pairs_settings(tmp_path, selector="hf", llm=str(tmp_path / "nowhere")))
 
 
-def test_remote_code_needs_the_explicit_setting(tmp_path: Path) -> None:
-    assert Settings().trust_remote_code is False
+def test_code_that_comes_with_a_model_never_runs(tmp_path: Path) -> None:
     folder = Path(save_causal_lm(tmp_path / "lm", "llama"))
     config = json.loads((folder / "config.json").read_text())
     config.update(model_type="homemade", auto_map={"AutoConfig": "home.Made", "AutoModelForCausalLM": "home.Made"})
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "home.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Made: pass\n")
     with pytest.raises(UserError, match="cannot be loaded"):
-        HfSelector(str(folder), CPU, 1, 4).model  # noqa: B018
+        selector_of(str(folder)).model  # noqa: B018
     assert not (tmp_path / "ran").exists()

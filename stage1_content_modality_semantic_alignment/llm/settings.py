@@ -1,0 +1,111 @@
+"""The settings of llm_driven_sample.py."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, Optional
+
+from common.errors import UserError
+from common.settings import ComputeSettings, follow_variant, setting
+
+NO_LLM = ("tfidf", "random")  # selectors that need no LLM
+
+
+@dataclass
+class Settings(ComputeSettings):
+    """Settings of this step."""
+
+    variant: str = setting("paper", "paper, or released: what the authors' code does", choices=("paper", "released"))
+    selector: str = setting(
+        "hf",
+        "hf: an LLM in Hugging Face format; openai: an LLM behind an OpenAI-compatible server; tfidf: no LLM; random: "
+        "an ablation, any candidate",
+        choices=("hf", "openai", *NO_LLM),
+    )
+    strategy: Optional[str] = setting(None, "name of the folder of the pairs; null: the variant")
+
+    # questions
+    targets: str = setting("last", "which items of each user's train part: last, every, or a number: the latest k")
+    candidates: str = setting(
+        "history",
+        "history: the user's items before the target; co-occurrence: the items that share most histories with it",
+        choices=("history", "co-occurrence"),
+    )
+    max_candidates: Optional[int] = setting(
+        None, "show the latest so many items; null: all, as in the paper, or 20 with co-occurrence", minimum=1
+    )
+    sample: Optional[int] = setting(None, "ask only so many of the prompts, drawn by seed; null: all", minimum=1)
+    limit: Optional[int] = setting(None, "ask only the first so many prompts; null: all", minimum=1)
+    prompt: str = setting("zh", "zh, en, or a file: the words of the prompt, with {target} and {candidates}")
+    title_language: Optional[str] = setting(
+        None, "titles that the prompt shows; null: en with prompt=en, else cn", choices=("cn", "en")
+    )
+    answer_form: Optional[str] = setting(
+        None,
+        "text: id-title, as in the paper; json: {similar: id}, by schema; null: json with openai, else text",
+        choices=("text", "json"),
+    )
+    target_from_train: Optional[bool] = setting(
+        None, "S1: target and candidates from the train part; released: the target is the test item; null: as variant"
+    )
+    titles_with_ids: Optional[bool] = setting(
+        None, "S2: each id is shown with its own title; released: titles in id order; null: as variant"
+    )
+
+    # answers
+    llm: str = setting("zai-org/glm-4-9b-chat-hf", "hf: name on the hub, or folder; openai: the server's name for it")
+    max_new_tokens: int = setting(128, "most tokens of an answer", minimum=1)
+    llm_batch_size: int = setting(8, "hf: prompts at once", minimum=1)
+    base_url: str = setting("http://localhost:8000/v1", "openai: URL of the server, up to /v1")
+    api_key_env: str = setting("OPENAI_API_KEY", "openai: environment variable with the key; unset: no key is sent")
+    requests_in_flight: int = setting(16, "openai: requests at once", minimum=1)
+    request_timeout: float = setting(120.0, "openai: seconds to wait for a reply", minimum=0.001)
+    request_tries: int = setting(6, "openai: tries before a request is skipped", minimum=1)
+    first_pause: float = setting(1.0, "openai: seconds before the second try; doubled before each next", minimum=0)
+    longest_wait: float = setting(600.0, "openai: skip a request if Retry-After is longer (seconds)", minimum=0)
+    stop_after_failures: int = setting(32, "openai: stop after so many skipped requests in a row", minimum=1)
+    request_extra: Dict[str, Any] = setting(
+        {}, "openai: fields to add to each request, as {seed: 1}; null removes a default one, as {max_tokens: null}"
+    )
+    tfidf_threshold: float = setting(0.1, "tfidf answers -1 if no candidate is this similar", minimum=0, maximum=1)
+
+    # pairs
+    answers_checked: Optional[bool] = setting(
+        None, "S3: an answer must be one of the candidates; released: any id-title; null: as variant"
+    )
+    both_ways: bool = setting(False, "write each pair as similar,target, too")
+    merge_duplicates: bool = setting(False, "write each pair once; item_pairs_count.txt has the counts in any case")
+
+    # --dry-run
+    tokenizer: Optional[str] = setting(None, "--dry-run: folder, or name in the hub's cache; null: llm")
+    price_prompt: Optional[float] = setting(None, "--dry-run: price of a million prompt tokens", minimum=0)
+    price_answer: Optional[float] = setting(None, "--dry-run: price of a million answer tokens", minimum=0)
+
+    def check(self) -> None:
+        """Check ``targets``."""
+        super().check()
+        if self.targets not in ("last", "every") and not re.fullmatch("[1-9][0-9]{0,8}", self.targets):
+            raise UserError(f"setting 'targets' is '{self.targets}'; it must be last, every, or a number of items")
+
+    @property
+    def switches(self) -> Dict[str, bool]:
+        """S1, S2 and S3, which follow the variant by default."""
+        values = {
+            "target_from_train": self.target_from_train,
+            "titles_with_ids": self.titles_with_ids,
+            "answers_checked": self.answers_checked,
+        }
+        return {name: follow_variant(value, self.variant) for name, value in values.items()}
+
+    @property
+    def language(self) -> str:
+        """Language of the titles in prompts: ``cn`` or ``en``."""
+        return self.title_language or ("en" if self.prompt == "en" else "cn")
+
+    @property
+    def form(self) -> str:
+        """Form of the answers: ``text``, or ``json``. Selectors without an LLM answer as text."""
+        if self.selector in NO_LLM:
+            return "text"
+        return self.answer_form or ("json" if self.selector == "openai" else "text")
