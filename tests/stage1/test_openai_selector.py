@@ -21,8 +21,8 @@ from tiny import make_tiny_dataset
 
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment import llm_driven_sample
-from stage1_content_modality_semantic_alignment.llm_driven_sample import Settings
-from stage1_content_modality_semantic_alignment.openai_selector import OpenAISelector, read_key, retry_after
+from stage1_content_modality_semantic_alignment.llm.server import OpenAISelector, read_key, retry_after
+from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 KEY = "sk-a-secret"
 
@@ -45,7 +45,7 @@ def ask(folder: Path, url: str, **changes: Any) -> Path:
         "requests_in_flight": 4,
     }
     llm_driven_sample.run(pairs_settings(folder, **{**values, **changes}))
-    return folder / "Tiny" / "pairs" / "m"
+    return folder / "Tiny" / "pairs" / "paper"
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +93,11 @@ def test_a_server_that_dies_in_the_middle_and_comes_back(tmp_path: Path, faultle
         asking.start()
         while len(server.seen) < 10:
             time.sleep(0.002)
-    assert not (tmp_path / "Tiny" / "pairs" / "m" / "summary.json").exists()
+    assert not (tmp_path / "Tiny" / "pairs" / "paper" / "summary.json").exists()
     with ChatServer(port=server.port) as again:
         asking.join(30)
         assert len(again.seen) >= 3
-    assert pair_files(tmp_path / "Tiny" / "pairs" / "m") == faultless
+    assert pair_files(tmp_path / "Tiny" / "pairs" / "paper") == faultless
 
 
 def test_a_server_that_dies_for_good_stops_the_run_and_the_next_asks_only_the_rest(
@@ -108,7 +108,7 @@ def test_a_server_that_dies_for_good_stops_the_run_and_the_next_asks_only_the_re
     def misbehave(prompt: str, attempt: int) -> str:
         return "well" if len(server.seen) <= 10 else "drop"
 
-    with ChatServer(misbehave) as server, pytest.raises(UserError, match="in a row failed.*same command goes on"):
+    with ChatServer(misbehave) as server, pytest.raises(UserError, match="in a row failed.*same command again"):
         ask(tmp_path, server.url, stop_after_failures=4, request_tries=2)
     with closing(sqlite3.connect(tmp_path / "Tiny" / "pairs" / "answers.sqlite")) as store:
         (answered,) = store.execute("SELECT count(*) FROM answers").fetchone()
@@ -117,7 +117,7 @@ def test_a_server_that_dies_for_good_stops_the_run_and_the_next_asks_only_the_re
         assert pair_files(ask(tmp_path, again.url)) == faultless
         assert len(again.seen) == total - answered
     with ChatServer() as third:
-        ask(tmp_path, third.url, strategy="m")  # another port: the same model
+        ask(tmp_path, third.url, strategy="other")  # another port: the same model
         assert not third.seen
 
 
@@ -127,14 +127,15 @@ def test_a_killed_run_goes_on(tmp_path: Path, faultless: Dict[str, bytes]) -> No
         words = f"selector=openai base_url={server.url} llm=m targets=every requests_in_flight=2 device=cpu"
         code = f"""
 import os, signal
-from stage1_content_modality_semantic_alignment import answer_store, llm_driven_sample
-keep, kept = answer_store.AnswerStore.keep, []
+from stage1_content_modality_semantic_alignment import llm_driven_sample
+from stage1_content_modality_semantic_alignment.llm.answers import AnswerStore
+keep, kept = AnswerStore.keep, []
 def keep_then_die(self, answers):
     keep(self, answers)
     kept.extend(answers)
     if len(kept) >= 8:
         os.kill(os.getpid(), signal.SIGKILL)
-answer_store.AnswerStore.keep = keep_then_die
+AnswerStore.keep = keep_then_die
 llm_driven_sample.main(["-d", "Tiny", "datasets_dir={tmp_path}", *"{words}".split()])
 """
         assert run_python(code).returncode == -signal.SIGKILL
@@ -164,7 +165,7 @@ def test_a_request_that_keeps_failing_is_passed_over_counted_and_asked_again_lat
         assert [body["messages"][0]["content"] for _, body, _ in again.seen] == [first]
     assert "requests that failed 1 → 0" in capsys.readouterr().out
     ask(tmp_path, again.url)
-    assert "stands" in capsys.readouterr().out
+    assert "up to date" in capsys.readouterr().out
 
 
 def read_first_prompt(files: Dict[str, bytes]) -> str:
@@ -186,7 +187,7 @@ def test_the_key_is_sent_and_shown_nowhere(tmp_path: Path, capsys: pytest.Captur
     assert any(entry.get("error") == "HTTP 400: your header was Bearer ***" for entry in read_log(folder))
     with ChatServer(lambda *_: "echo 401") as server, pytest.raises(UserError, match=r"Bearer \*\*\*") as refused:
         ask(tmp_path, server.url)
-    assert KEY not in str(refused.value) and KEY not in repr(OpenAISelector(Settings(), "m", 1).identity)
+    assert KEY not in str(refused.value) and KEY not in repr(OpenAISelector(Settings()).identity)
     shown = capsys.readouterr()
     assert KEY not in shown.out + shown.err
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
@@ -213,14 +214,14 @@ def test_a_key_that_no_header_admits_is_one_error_without_the_key(monkeypatch: p
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://h/v1", "http://u:pw@h/v1", "http://h/v1?key=pw", "http://"])
 def test_a_base_url_that_is_none_or_holds_a_secret(url: str) -> None:
     with pytest.raises(UserError, match="base_url") as error:
-        OpenAISelector(Settings(base_url=url), "m", 1)
+        OpenAISelector(Settings(base_url=url))
     assert "pw" not in str(error.value)
 
 
 def test_a_refused_connection_stops_the_run(tmp_path: Path) -> None:
     with ChatServer() as server:
         pass
-    with pytest.raises(UserError, match="ConnectError.*see whether the server is up"):
+    with pytest.raises(UserError, match="ConnectError.*check that the server is up"):
         ask(tmp_path, server.url, request_tries=2, stop_after_failures=3)
     with pytest.raises(UserError, match="^none of [0-9]+ requests was answered: ConnectError"):
         ask(tmp_path, server.url, request_tries=1, stop_after_failures=10_000)
@@ -275,7 +276,7 @@ def test_pauses_double_with_jitter_and_are_bounded(monkeypatch: pytest.MonkeyPat
         pauses.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("stage1_content_modality_semantic_alignment.openai_selector.asyncio.sleep", noted)
+    monkeypatch.setattr("stage1_content_modality_semantic_alignment.llm.server.asyncio.sleep", noted)
     with ChatServer(lambda *_: "500") as server, pytest.raises(UserError, match="none of 1 requests"):
         ask(tmp_path, server.url, limit=1, request_tries=9, first_pause=1.0, stop_after_failures=9)
     assert len(pauses) == 8

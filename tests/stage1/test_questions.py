@@ -1,22 +1,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Optional
 
 import numpy as np
 import pytest
 
 from common.errors import UserError
-from stage1_content_modality_semantic_alignment.questions import Plan, Question, load_template, make_questions
-from stage1_content_modality_semantic_alignment.verdicts import (
+from stage1_content_modality_semantic_alignment.llm.answers import (
+    FAILED,
     IS_THE_TARGET,
     MALFORMED,
     NONE,
     NOT_A_CANDIDATE,
     PAIR,
-    accepted_item,
     judge,
 )
+from stage1_content_modality_semantic_alignment.llm.prompts import Question, load_template, make_questions
+from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 SEQUENCE = np.array([7, 3, 9, 1, 4])
 TITLES = [f"title {item}" for item in range(10)]
@@ -24,9 +25,9 @@ ZH = load_template("zh", "text")
 QUESTION = Question(9, (7, 3), "title 9", ("title 7", "title 3"), ZH)
 
 
-def question_of(sequence: np.ndarray, **plan: Any) -> Question:
+def question_of(sequence: np.ndarray, **changes: Any) -> Question:
     """The one question about one user."""
-    ((question,),) = make_questions([sequence], TITLES, ZH, Plan(**plan))
+    (question,) = make_questions([sequence], TITLES, Settings(**changes))
     return question
 
 
@@ -34,38 +35,32 @@ def question_of(sequence: np.ndarray, **plan: Any) -> Question:
 
 
 def test_s1_target_is_the_last_train_item_and_candidates_precede_it() -> None:
-    question = question_of(SEQUENCE)
-    assert (question.target, question.candidates) == (9, (7, 3))
-
-
-def test_s1_released_target_is_the_test_item() -> None:
-    question = question_of(SEQUENCE, target_from_train=False)
-    assert (question.target, question.candidates) == (4, (7, 3, 9, 1))
+    paper, released = question_of(SEQUENCE), question_of(SEQUENCE, target_from_train=False)
+    assert (paper.target, paper.candidates) == (9, (7, 3))
+    assert (released.target, released.candidates) == (4, (7, 3, 9, 1))  # the test item
 
 
 @pytest.mark.parametrize("targets", ["last", "every"])
 @pytest.mark.parametrize("candidates", ["history", "co-occurrence"])
 def test_s1_by_default_no_prompt_shows_a_validation_or_test_item(targets: str, candidates: str) -> None:
     others = [np.array([3, 7, 9, 2, 5]), np.array([7, 9, 3, 6, 8])]
-    plan = Plan(targets=targets, candidates=candidates)
-    for question in sum(make_questions([SEQUENCE, *others], TITLES, ZH, plan), []):
+    settings = Settings(targets=targets, candidates=candidates)
+    for question in make_questions([SEQUENCE, *others], TITLES, settings):
         assert not {1, 4, 2, 5, 6, 8} & {question.target, *question.candidates}
 
 
 def test_s2_ids_and_titles_are_paired() -> None:
-    question = question_of(SEQUENCE)
-    assert question.candidate_titles == ("title 7", "title 3")
-    assert "9-title 9" in question.prompt and "7-title 7\n3-title 3" in question.prompt
-
-
-def test_s2_released_titles_come_in_the_order_of_the_ids() -> None:
-    question = question_of(SEQUENCE, titles_with_ids=False)
-    assert question.candidates == (7, 3) and question.candidate_titles == ("title 3", "title 7")
+    paper, released = question_of(SEQUENCE), question_of(SEQUENCE, titles_with_ids=False)
+    assert paper.candidate_titles == ("title 7", "title 3")
+    assert "9-title 9" in paper.prompt and "7-title 7\n3-title 3" in paper.prompt
+    assert released.candidates == (7, 3) and released.candidate_titles == ("title 3", "title 7")  # in id order
 
 
 def test_a_user_without_earlier_items_is_not_asked_about() -> None:
-    first, second = make_questions([np.array([1, 2, 3]), np.array([1, 2, 3, 4])], TITLES, ZH, Plan())
-    assert first == [] and second[0].target == 2
+    histories = [np.array([1, 2, 3]), np.array([1, 2, 3, 4]), np.array([1])]
+    for targets in ("last", "every", "3"):
+        (question,) = make_questions(histories, TITLES, Settings(targets=targets))
+        assert question.target == 2
 
 
 def test_candidates_are_distinct_without_the_target_and_the_latest_are_kept() -> None:
@@ -89,26 +84,25 @@ LONG = np.array([5, 2, 5, 6, 0, 1])  # train part: 5 2 5 6
     ],
 )
 def test_targets(targets: str, asked: List[Any]) -> None:
-    (questions,) = make_questions([LONG], TITLES, ZH, Plan(targets=targets))
+    questions = make_questions([LONG], TITLES, Settings(targets=targets))
     assert [(question.target, question.candidates) for question in questions] == asked
 
 
 @pytest.mark.parametrize("targets", ["0", "-1", "first", "1.5", ""])
 def test_targets_of_another_form_are_one_error(targets: str) -> None:
-    with pytest.raises(UserError, match="last, every, or how many"):
-        make_questions([LONG], TITLES, ZH, Plan(targets=targets))
+    with pytest.raises(UserError, match="last, every, or a number"):
+        Settings(targets=targets).check()
 
 
 def test_candidates_by_co_occurrence_are_the_most_frequent_companions_lower_ids_first() -> None:
     tail = [8, 9]  # validation and test
     sequences = [np.array(part + tail) for part in ([1, 2, 3], [3, 1], [4, 2, 2, 1], [5, 1, 3], [0])]
-    plan = Plan(candidates="co-occurrence")
-    questions = make_questions(sequences, TITLES, ZH, plan)
-    assert [question.target for of_user in questions for question in of_user] == [3, 1, 1, 3]
+    questions = make_questions(sequences, TITLES, Settings(candidates="co-occurrence"))
+    assert [question.target for question in questions] == [3, 1, 1, 3]
     # with 1: item 3 in three histories, 2 in two (twice in one counts once), 4 and 5 in one each
-    assert questions[1][0].candidates == (3, 2, 4, 5) and questions[1] == questions[2]
-    two = make_questions(sequences, TITLES, ZH, Plan(candidates="co-occurrence", max_candidates=2))
-    assert two[1][0].candidates == (3, 2) and two[4] == []
+    assert questions[1].candidates == (3, 2, 4, 5) and questions[1] == questions[2]
+    two = make_questions(sequences, TITLES, Settings(candidates="co-occurrence", max_candidates=2))
+    assert two[1].candidates == (3, 2) and len(two) == 4
 
 
 @pytest.mark.parametrize("prompt", ["zh", "en"])
@@ -120,26 +114,20 @@ def test_shipped_templates_show_target_and_candidates_and_ask_for_their_form(pro
     assert ('{"similar": -1}' in asked) == (form == "json") and template.version.startswith(template.name + "-")
 
 
-def test_another_wording_is_another_version(tmp_path: Path) -> None:
+def test_another_wording_or_form_of_answer_is_another_version(tmp_path: Path) -> None:
     versions = set()
     for words in ("{target} {candidates}", "{target}: {candidates}"):
         (tmp_path / "own.txt").write_text(words)
-        versions.add(load_template(str(tmp_path / "own.txt"), "text").version)
-    assert len(versions) == 2
+        versions.update(load_template(str(tmp_path / "own.txt"), form).version for form in ("text", "json"))
+    assert len(versions) == 4
 
 
-def test_another_form_of_answer_is_another_version(tmp_path: Path) -> None:
-    (tmp_path / "own.txt").write_text("{target} {candidates}")
-    text, json = (load_template(str(tmp_path / "own.txt"), form) for form in ("text", "json"))
-    assert text.version != json.version  # or what was answered in the one form would be taken for the other
-
-
-def test_a_template_without_a_place_is_one_error(tmp_path: Path) -> None:
-    (tmp_path / "own.txt").write_text("{target}")
-    with pytest.raises(UserError, match="lacks the place {candidates}"):
+@pytest.mark.parametrize("words, fault", [("{target}", "lacks the placeholder {candidates}"), (None, "cannot be read")])
+def test_a_faulty_template_is_one_error(tmp_path: Path, words: Optional[str], fault: str) -> None:
+    if words is not None:
+        (tmp_path / "own.txt").write_text(words)
+    with pytest.raises(UserError, match=fault):
         load_template(str(tmp_path / "own.txt"), "text")
-    with pytest.raises(UserError, match="cannot be read"):
-        load_template("fr", "text")
 
 
 # --- answers: S3 ---
@@ -165,9 +153,10 @@ def test_a_template_without_a_place_is_one_error(tmp_path: Path) -> None:
     ],
 )
 def test_s3_verdicts_and_what_is_accepted(answer: str, verdict: str, checked: Any, released: Any) -> None:
-    assert judge(QUESTION, answer)[0] == verdict
-    assert accepted_item(QUESTION, answer, answers_checked=True, n_items=10) == checked
-    assert accepted_item(QUESTION, answer, answers_checked=False, n_items=10) == released
+    found = judge(QUESTION, answer)
+    assert found.kind == verdict
+    assert (found.accepted(True, n_items=10), found.accepted(False, n_items=10)) == (checked, released)
+    assert found.refused_for_a_comma == ("," in answer)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +180,12 @@ def test_s3_verdicts_and_what_is_accepted(answer: str, verdict: str, checked: An
 )
 def test_answers_in_json_are_checked(answer: str, verdict: str, item: Any) -> None:
     question = Question(9, (7, 3), "title 9", ("title 7", "title 3"), load_template("zh", "json"))
-    assert judge(question, answer) == (verdict, item)
-    assert accepted_item(question, answer, True, 10) == (item if verdict == PAIR else None)
-    assert accepted_item(question, answer, False, 10) == item  # S3 released: whatever has the form
+    found = judge(question, answer)
+    assert (found.kind, found.item) == (verdict, item)
+    assert found.accepted(True, 10) == (item if verdict == PAIR else None)
+    assert found.accepted(False, 10) == item  # S3 released: whatever has the form
+
+
+def test_a_failed_request_makes_no_pair() -> None:
+    found = judge(QUESTION, None)
+    assert (found.kind, found.accepted(True, 10), found.accepted(False, 10)) == (FAILED, None, None)
