@@ -14,6 +14,7 @@ from common.features import features_path, load_features
 from reproduce import train
 from reproduce.steps import PREPARE, STAGE_1
 from stage1_content_modality_semantic_alignment import sft_content_encoder, use_finetune_bert
+from stage1_content_modality_semantic_alignment.paths import strategy_of
 from stage2_sequence_preference_learning.settings import ContentSettings, features_folder
 
 EXPORTS = ("use_finetune_bert", "use_finetune_swinbase")
@@ -21,18 +22,15 @@ EXPORTS = ("use_finetune_bert", "use_finetune_swinbase")
 
 def strategies(*words: str, dataset: str = "Bili_Food") -> Dict[str, str]:
     planned = train.plan("SICSRec", dataset, words)
-    return {step.name: settings.strategy_name for step, settings in planned if hasattr(settings, "strategy")}
+    return {step.name: strategy_of(settings) for step, settings in planned if hasattr(settings, "strategy")}
 
 
 @pytest.mark.parametrize(
     ("dataset", "words", "expected"),
     [
-        ("Bili_Food", (), "glm-4-9b-chat-hf"),
-        ("Bili_Food", ("variant=released",), "glm-4-9b-chat-hf-released"),
-        ("ml-100k", (), "tfidf"),
-        ("ml-100k", ("variant=released",), "tfidf-released"),
-        ("Bili_Food", ("selector=tfidf",), "tfidf"),
-        ("Bili_Food", ("llm=/models/other",), "other"),
+        ("Bili_Food", (), "paper"),
+        ("ml-100k", ("variant=released",), "released"),
+        ("Bili_Food", ("selector=tfidf", "strategy=tfidf"), "tfidf"),
         ("Bili_Food", ("variant=released", "strategy=published"), "published"),
     ],
 )
@@ -43,18 +41,18 @@ def test_every_step_works_on_the_pairs_that_the_first_one_chose(dataset: str, wo
 @pytest.mark.parametrize(
     ("words", "pairs", "folder"),
     [
-        (["selector=tfidf"], "tfidf", "tfidf-seed7"),  # the pairs are the same whatever the seed
-        (["selector=tfidf", "losses=[t2t]"], "tfidf", "tfidf-t2t-seed7"),
-        (["selector=random"], "random-seed7", "random-seed7"),
+        (["selector=tfidf"], "paper", "paper-seed7"),  # the pairs are the same whatever the seed
+        (["selector=tfidf", "losses=[t2t]"], "paper", "paper-t2t-seed7"),
+        (["selector=random"], "paper-seed7", "paper-seed7"),
         (["selector=random", "strategy=mine"], "mine-seed7", "mine-seed7"),
-        (["selector=tfidf", "sample=5"], "tfidf-seed7", "tfidf-seed7"),
+        (["selector=tfidf", "sample=5"], "paper-seed7", "paper-seed7"),
         (["losses=[]"], None, "pretrained-seed7"),
     ],
 )
 def test_what_another_seed_makes_lies_beside(words: Any, pairs: Any, folder: str) -> None:
     planned = {step.name: settings for step, settings in train.plan("SICSRec", "Bili_Food", [*words, "seed=7"])}
     assert ("llm_driven_sample" in planned) == (pairs is not None)
-    assert pairs is None or planned["llm_driven_sample"].strategy_name == pairs
+    assert pairs is None or strategy_of(planned["llm_driven_sample"]) == pairs
     exports = [planned[name] for name in ("use_finetune_bert", "use_finetune_swinbase")]
     assert {planned["sft_content_encoder"].finetuned_dir, *(e.finetuned_dir for e in exports)} == {
         Path("finetune_llm/Bili_Food/64") / folder
@@ -63,9 +61,9 @@ def test_what_another_seed_makes_lies_beside(words: Any, pairs: Any, folder: str
 
 
 def test_a_script_by_itself_looks_where_the_one_before_wrote() -> None:
-    assert sft_content_encoder.Settings(dataset="ml-100k").strategy_name == "tfidf"
+    assert strategy_of(sft_content_encoder.Settings(dataset="ml-100k")) == "paper"
     exported = use_finetune_bert.Settings(dataset="ml-100k", variant="released", finetune_dir="f")
-    assert exported.finetuned_dir == Path("f/ml-100k/64/tfidf-released")
+    assert exported.finetuned_dir == Path("f/ml-100k/64/released")
 
 
 def test_stage_2_reads_the_features_of_its_variant_or_those_that_lie_there(tmp_path: Path) -> None:
@@ -83,19 +81,19 @@ def test_stage_2_reads_the_features_of_its_variant_or_those_that_lie_there(tmp_p
 @pytest.mark.parametrize(
     ("words", "folder"),
     [
-        (["modalities=[text]"], "tfidf-text"),
-        (["modalities=[image]", "losses=[i2i]"], "tfidf-i2i-image"),
+        (["modalities=[text]"], "paper-text"),
+        (["modalities=[image]", "losses=[i2i]"], "paper-i2i-image"),
         (["modalities=[text]", "losses=[]", "seed=7"], "pretrained-text-seed7"),
-        (["modalities=[image,text]"], "tfidf"),
-        (["sft_content_encoder.modalities=[text]", "SICSRec.modalities=[text]"], "tfidf-text"),
-        (["SICSRec.modalities=[text]"], "tfidf"),  # stage 2 alone: the encoders are still tuned on both
+        (["modalities=[image,text]"], "paper"),
+        (["sft_content_encoder.modalities=[text]", "SICSRec.modalities=[text]"], "paper-text"),
+        (["SICSRec.modalities=[text]"], "paper"),  # stage 2 alone: the encoders are still tuned on both
     ],
 )
 def test_one_modality_alone_is_in_the_names(words: Any, folder: str) -> None:
     planned = {step.name: settings for step, settings in train.plan("SICSRec", "ml-100k", words)}
     tuned = [planned[name] for name in planned if name in ("sft_content_encoder", *EXPORTS)]
     assert {settings.finetuned_dir for settings in tuned} == {Path("finetune_llm/ml-100k/64") / folder}
-    read = None if folder == "tfidf" else f"datasets/ml-100k/{folder}"
+    read = None if folder == "paper" else f"datasets/ml-100k/{folder}"
     assert {planned[name].features_dir for name in (*EXPORTS, "SICSRec") if name in planned} == {read}
 
 
@@ -123,8 +121,8 @@ def test_where_the_yaml_says_one_modality_scripts_by_themselves_agree(
 @pytest.mark.parametrize(
     ("words", "made", "folders"),
     [
-        (("variant=paper", "variant=released"), (4, 4), ("tfidf", "tfidf-released")),
-        (("modalities=[text,image]", "modalities=[text]"), (4, 2), ("tfidf", "tfidf-text")),  # from the same pairs
+        (("variant=paper", "variant=released"), (4, 4), (".", "released")),
+        (("modalities=[text,image]", "modalities=[text]"), (4, 2), (".", "paper-text")),  # from the same pairs
     ],
 )
 def test_changing_variant_or_modalities_to_and_fro_makes_nothing_again(
