@@ -163,7 +163,7 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
     from common.item_fields import item_fields_path, read_item_fields
     from common.text_encoders import load_encoder
     from importers.known_datasets import known_counts, origins_of
-    from stage1_content_modality_semantic_alignment.pairs import read_pairs
+    from stage1_content_modality_semantic_alignment.llm.pairs import read_pairs
 
     home = folders["datasets_dir"] / name
     try:
