@@ -1,14 +1,12 @@
-"""Rate and peak memory of the importer over 0.2, 2 and 20 million reviews, against a pandas loop, with a plot.
+"""Speed and peak memory of the importer over 0.2, 2 and 20 million reviews, compared with a pandas loop, with a plot.
 
     python -m benchmarks.importer 'rows=[200000,2000000]' folder=/tmp/importer
-    python -m benchmarks.importer 'rows=[20000000]' folder=/tmp/importer           adds to what was measured there
+    python -m benchmarks.importer 'rows=[20000000]' folder=/tmp/importer           adds to the results there
 
-Makes ``rows`` reviews in Amazon's form of 2018 (gzipped JSON lines, some 200 bytes each) and their metadata, lets
-``prepare_dataset.py --from amazon2018`` bring them into the layout (duplicates, five-core, titles), and deletes them.
-The plain way is the reading loop of the data set's own page (json.loads by line, a DataFrame of the dicts), the same
-filters in pandas, and a loop over the users' groups; it runs on ``plain_rows`` reviews, and must write the same
-sequences. Each run has a process of its own; its seconds are without imports. CPU seconds are told too: those of all
-threads, which other programs on the machine hardly change. Writes ``folder``/importer.json and importer.png.
+Makes reviews in Amazon's format of 2018 (gzipped JSON lines of about 200 bytes) with metadata, prepares them with the
+preset for Amazon (duplicates, five-core, titles), and deletes them. The pandas loop follows the reading loop of the
+data set's page (json.loads per line), filters in the same way, and must write the same sequences. Each run is a process
+of its own; seconds do not include imports, CPU seconds are those of all threads. Writes ``folder``/importer.{csv,png}.
 """
 
 from __future__ import annotations
@@ -21,21 +19,18 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, List, Optional, Union
 
-import matplotlib
 import numpy as np
+import pandas as pd
 
 from common.dataset import sequences_path
 from common.errors import UserError, run_script
-from common.files import atomic, read_json, write_json
+from common.files import atomic
 from common.settings import CommonSettings, parse, setting
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
 NAME = "Made"
-LOOKS = {"ours": "o-", "pandas loop": "s--"}
+Result = Dict[str, Union[str, float]]
 
 
 @dataclass
@@ -43,13 +38,13 @@ class Settings(CommonSettings):
     """What to measure."""
 
     rows: List[int] = setting([200_000, 2_000_000], "numbers of reviews", minimum=1000)
-    plain_rows: int = setting(2_000_000, "number of reviews that the pandas loop reads as well; 0: none", minimum=0)
-    folder: str = setting("/tmp/importer", "where reviews are made, and the results written")
+    plain_rows: int = setting(2_000_000, "largest number of reviews for the pandas loop; 0: none", minimum=0)
+    folder: str = setting("/tmp/importer", "folder of the reviews and of the results")
     seed: int = setting(2024, "seed of the reviews", minimum=0)
 
 
 def make_reviews(folder: Path, rows: int, seed: int) -> int:
-    """Write reviews and metadata; the reviews' bytes before zipping. A user for ten rows, an item for twenty."""
+    """Write reviews and metadata, one user per 10 rows, one item per 20; return the uncompressed bytes of reviews."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
     n_users, n_items = rows // 10, rows // 20
@@ -79,26 +74,20 @@ def make_reviews(folder: Path, rows: int, seed: int) -> int:
 
 
 def import_ours(raw: str, home: str) -> None:
-    """The importer, with its preset for Amazon."""
+    """The importer with its preset for Amazon."""
     from stage1_content_modality_semantic_alignment import prepare_dataset
 
-    chosen = prepare_dataset.Settings(dataset=NAME, datasets_dir=home, data_dir=raw, source="amazon2018")
-    started = Started()
-    prepare_dataset.run(chosen)
-    started.record()
+    prepare_dataset.run(prepare_dataset.Settings(dataset=NAME, datasets_dir=home, data_dir=raw, source="amazon2018"))
 
 
 def import_plainly(raw: str, home: str) -> None:
-    """The same by a loop over json.loads and pandas."""
-    import pandas as pd
+    """A loop over json.loads, then pandas."""
 
-    def read(path: Path) -> Any:
+    def read(path: Path) -> pd.DataFrame:
         with gzip.open(path, "rb") as lines:
             return pd.DataFrame.from_dict({n: json.loads(line) for n, line in enumerate(lines)}, orient="index")
 
-    started = Started()
     log, meta = read(Path(raw) / f"{NAME}.json.gz"), read(Path(raw) / f"meta_{NAME}.json.gz")
-    reading = time.perf_counter() - started.wall
     user_order, item_order = log["reviewerID"].unique(), log["asin"].unique()
     log = log.sort_values("unixReviewTime", kind="stable").drop_duplicates(["reviewerID", "asin"])
     log = log[log["asin"].isin(meta.loc[meta["title"].str.strip() != "", "asin"])]
@@ -114,102 +103,75 @@ def import_plainly(raw: str, home: str) -> None:
     with open(sequences_path(Path(home, NAME)), "w") as out:
         for number, user in enumerate(user for user in user_order if user in users):
             out.write(" ".join(map(str, [number, *(ours[item] for item in users[user])])) + "\n")
-    started.record(reading)
 
 
-MEASURED = Path("measured.json")  # in the folder in which a measured process runs
+def timed(way: Callable[[str, str], None], raw: str, home: str, results: multiprocessing.SimpleQueue[Result]) -> None:
+    """Run one way and report its seconds and peak memory."""
+    import stage1_content_modality_semantic_alignment.prepare_dataset  # noqa: F401, not part of the time
 
-
-class Started:
-    """The clocks at the start of what is measured."""
-
-    def __init__(self) -> None:
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
-
-    def record(self, reading: float = 0.0) -> None:
-        """Write seconds and peak memory to where the parent looks."""
-        measured = {
-            "seconds": time.perf_counter() - self.wall,
-            "cpu_seconds": time.process_time() - self.cpu,
-            "reading_seconds": reading,
-            "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        }
-        write_json(MEASURED, measured)
-
-
-def measured(way: Callable[[str, str], None], raw: Path, home: Path) -> Dict[str, float]:
-    """Run one way in a process of its own, which starts empty."""
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_at_home, args=(way, str(raw), str(home)))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise UserError(f"{way.__name__} ended with {process.exitcode}; its message stands above")
-    found: Dict[str, float] = read_json(home / MEASURED)
-    return found
-
-
-def _at_home(way: Callable[[str, str], None], raw: str, home: str) -> None:
-    global MEASURED
-    MEASURED = Path(home) / MEASURED
+    wall, cpu = time.perf_counter(), time.process_time()
     way(raw, home)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    results.put(
+        {"seconds": wall, "CPU seconds": cpu, "GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    )
 
 
-def measure(settings: Settings, rows: int) -> Iterator[Dict[str, Any]]:
-    """Both ways over so many reviews."""
+def measure(settings: Settings, rows: int) -> List[Result]:
+    """Both ways over the same reviews, each in a new process."""
     folder = Path(settings.folder) / f"rows-{rows}"
     shutil.rmtree(folder, ignore_errors=True)
+    ways = {"ours": import_ours, **({"pandas loop": import_plainly} if rows <= settings.plain_rows else {})}
+    context = multiprocessing.get_context("spawn")
+    results = []
     try:
         size = make_reviews(folder / "raw", rows, settings.seed)
-        ways = {"ours": import_ours, **({"pandas loop": import_plainly} if rows <= settings.plain_rows else {})}
         for name, way in ways.items():
-            found = measured(way, folder / "raw", folder / way.__name__)
-            yield {"way": name, "rows": rows, "gigabytes": size / 1e9, "rate": rows / found["seconds"], **found}
-        written = [sequences_path(folder / way.__name__ / NAME).read_bytes() for way in ways.values()]
-        if len(set(written)) != 1:
+            queue = context.SimpleQueue()
+            process = context.Process(target=timed, args=(way, str(folder / "raw"), str(folder / name), queue))
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise UserError(f"{name}: the process ended with {process.exitcode}; see its message above")
+            found = queue.get()
+            results.append({"way": name, "rows": rows, "GB": size / 1e9, "rate": rows / found["seconds"], **found})
+        if len({sequences_path(folder / name / NAME).read_bytes() for name in ways}) != 1:
             raise UserError("the two ways wrote different sequences; one of them is wrong")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    return results
 
 
-def plot(results: List[Dict[str, Any]], path: Path) -> None:
-    """Rate and memory over reviews, all logarithmic."""
+def plot(results: pd.DataFrame, path: Path) -> None:
+    """Speed and memory over the number of reviews."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axis, key, label in zip(axes, ("rate", "gib"), ("reviews a second", "peak memory, GiB")):
-        for way, look in LOOKS.items():
-            points = sorted((one["rows"], one[key]) for one in results if one["way"] == way)
-            axis.loglog(*zip(*points), look, label=way) if points else None
+    for axis, column, label in zip(axes, ("rate", "GiB"), ("reviews per second", "peak memory, GiB")):
+        for way, found in results.groupby("way"):
+            axis.loglog(found["rows"], found[column], "o-", label=way)
         axis.set(xlabel="reviews", ylabel=label)
         axis.grid(True, which="both", alpha=0.3)
-    axes[1].axhline(6, color="grey", linestyle=":", label="6 GiB")
     axes[1].legend()
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
-
-
-def table(results: List[Dict[str, Any]]) -> str:
-    """The results as Markdown."""
-    lines = ["| | reviews | GB of JSON | seconds | CPU seconds | reviews a second | peak GiB |", "|" + "---|" * 7]
-    for one in results:
-        lines.append(
-            f"| {one['way']} | {one['rows']:,} | {one['gigabytes']:.2f} | {one['seconds']:.1f} "
-            f"| {one['cpu_seconds']:.1f} | {one['rate']:,.0f} | {one['gib']:.2f} |"
-        )
-    return "\n".join(lines)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """Measure, and add to what was measured before in the same folder."""
+    """Measure, and add to the results in the folder."""
     settings = parse(Settings, __doc__, None, argv, redoes=False).settings
-    path = Path(settings.folder) / "importer.json"
-    results: List[Dict[str, Any]] = read_json(path) if path.is_file() else []
+    path = Path(settings.folder) / "importer.csv"
+    results = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     for rows in settings.rows:
-        found = list(measure(settings, rows))
-        results = sorted([one for one in results if one["rows"] != rows] + found, key=lambda one: one["rows"])
-        write_json(path, results)
+        results = pd.concat([results, pd.DataFrame(measure(settings, rows))])
+        results = results.drop_duplicates(["way", "rows"], keep="last").sort_values(["rows", "way"])
+        with atomic(path) as temporary:
+            results.to_csv(temporary, index=False)
     plot(results, path.with_suffix(".png"))
-    print(table(results))
+    print(results.round(2).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 
-from common.checkpoints import load_plain_pickle
 from common.errors import UserError
 from importers.histories import log_of_histories
 from importers.raw import BadRows, Files, RawLog
@@ -77,6 +76,8 @@ def _chains(rows: List[Tuple[List[int], int]]) -> List[List[int]]:
 
 def _sides(path: Path) -> Dict[str, Dict[str, str]]:
     """Item → field → text."""
+    from common.checkpoints import load_plain_pickle  # imports torch
+
     content = load_plain_pickle(path)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: not a mapping with content of item to title, brand, category; download it again")
