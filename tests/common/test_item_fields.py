@@ -42,7 +42,7 @@ def test_the_file_is_optional_and_plain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, message",
     [
         ("", ":1: the header is not item,<field>"),
         ("item\n0\n", ":1: the header"),
@@ -56,11 +56,11 @@ def test_the_file_is_optional_and_plain(tmp_path: Path) -> None:
         ('item,brand\n0,"a\n', ":2: not CSV"),
     ],
 )
-def test_faults_name_file_and_line(tmp_path: Path, text: str, told: str) -> None:
+def test_faults_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     item_fields_path(tmp_path, "D").write_text(text)
     with pytest.raises(UserError) as raised:
         read_item_fields(tmp_path, "D", 2)
-    assert str(raised.value).startswith(f"{item_fields_path(tmp_path, 'D')}{told}")
+    assert str(raised.value).startswith(f"{item_fields_path(tmp_path, 'D')}{message}")
 
 
 def test_wrong_encoding_names_the_line(tmp_path: Path) -> None:

@@ -100,9 +100,7 @@ PAIRS = st.lists(st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcde")), 
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    st.lists(st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcde")), min_size=1, max_size=60), st.integers(3, 5)
-)
+@given(PAIRS, st.integers(3, 5))
 def test_the_core_is_the_largest_set_in_which_all_have_k(pairs: List[Tuple[str, str]], k: int) -> None:
     rows = [(user, item, float(n)) for n, (user, item) in enumerate(pairs)]
     left = list(rows)

@@ -146,10 +146,10 @@ def make_unisrec(folder: Path, longest_first: bool, cut: int = 50) -> Path:
     rows: Dict[str, List[str]] = {"train": [], "valid": [], "test": []}
     for user, items in {"7": [3, 1, 2, 0, 3, 2, 4], "12": [0, 1, 2]}.items():
         prefixes = [(items[:end][-cut:], items[end]) for end in range(1, len(items))]
-        told = [f"{user}\t{' '.join(map(str, history))}\t{target}" for history, target in prefixes]
-        rows["test"].append(told.pop())
-        rows["valid"].append(told.pop())
-        rows["train"] += told[::-1] if longest_first else told
+        lines = [f"{user}\t{' '.join(map(str, history))}\t{target}" for history, target in prefixes]
+        rows["test"].append(lines.pop())
+        rows["valid"].append(lines.pop())
+        rows["train"] += lines[::-1] if longest_first else lines
     header = "user_id:token\titem_id_list:token_seq\titem_id:token"
     for part, lines in rows.items():
         zipped(folder / f"Tools.{part}.inter", [header, *lines])
@@ -266,7 +266,7 @@ def test_covers_out_of_an_lmdb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--from", "tabel"], "did you mean 'table'"),
         (["--from", "table", "source=letter"], "'source' is given twice"),
@@ -274,20 +274,15 @@ def test_covers_out_of_an_lmdb(tmp_path: Path) -> None:
         (["inter_file=x.csv"], "add --from table"),
         (["--from", "ml-100k", "k_core=5"], "setting 'k_core' is for"),
         (["--from", "table", "inter_file=c.txt", "item_file=i.csv"], "inter_file: .*c.txt: no such file"),
+        (["--from", "table", "max_length=2"], "max_length=2: a user needs 3 items"),
+        (["--from", "table", "dataset=ml-100k"], "is recbole's MovieLens, not --from table; .* -d NAME"),
     ],
 )
-def test_commands_that_are_refused(tmp_path: Path, words: List[str], told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        main([*words, "-d", "Mine", f"datasets_dir={tmp_path}"])
-
-
-def test_own_files_do_not_take_the_place_of_movielens(tmp_path: Path) -> None:
-    words = make_table(tmp_path / "raw", "csv")
-    with pytest.raises(UserError, match="dataset=ml-100k: is recbole's MovieLens, not --from table; .* -d NAME"):
-        main(["--from", "table", f"datasets_dir={tmp_path}/datasets", *words])
-    with pytest.raises(UserError, match="max_length=2: a user needs 3 items"):
-        main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, "max_length=2"])
-    assert not (tmp_path / "datasets").exists()
+def test_commands_that_are_refused(tmp_path: Path, words: List[str], message: str) -> None:
+    dataset = [] if "dataset=ml-100k" in words else ["-d", "Mine"]
+    with pytest.raises(UserError, match=message):
+        main([*words, *dataset, f"datasets_dir={tmp_path}"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from importers.kinds import KINDS
 from importers.known_datasets import KNOWN, ORIGINS, Statistics, known_counts, origins_of
 
 
-def test_the_documentation_tells_every_kind_and_every_known_count() -> None:
+def test_the_documentation_lists_every_kind_and_every_known_count() -> None:
     text = read_text(REPOSITORY / "docs" / "data_formats.md")
     for kind in KINDS:
         assert f"`{kind}`" in text

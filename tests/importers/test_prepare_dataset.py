@@ -195,8 +195,8 @@ def test_covers_made_here_go_when_the_source_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("there", "missing"), [("item", "pair"), ("pair", "item")])
 def test_a_file_that_is_missing_beside_another_is_named(tmp_path: Path, there: str, missing: str) -> None:
     (tmp_path / f"Raw_{there}.csv").write_text("1,2,3\n")
-    told = f"Raw_{missing}.csv: no such file; ninerec needs it beside Raw_{there}.csv"
-    with pytest.raises(UserError, match=told):
+    message = f"Raw_{missing}.csv: no such file; ninerec needs it beside Raw_{there}.csv"
+    with pytest.raises(UserError, match=message):
         prepare(tmp_path, "Raw", data_dir=str(tmp_path))
 
 

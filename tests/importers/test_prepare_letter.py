@@ -50,7 +50,7 @@ def test_half_an_emoji_in_a_title_is_a_question_mark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "files, told",
+    "files, message",
     [
         ({"inter": []}, "Tools.inter.json:1: not a JSON object with content"),
         ({"inter": {"1": "2"}}, "user 1: not a list of items"),
@@ -59,9 +59,9 @@ def test_half_an_emoji_in_a_title_is_a_question_mark(tmp_path: Path) -> None:
         ({"item": {**ITEMS, "2": {"title": 5}}}, "item 2: not an object of texts"),
     ],
 )
-def test_letter_faults(tmp_path: Path, files: Any, told: str) -> None:
+def test_letter_faults(tmp_path: Path, files: Any, message: str) -> None:
     raw = make_letter(tmp_path / "raw", **files)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         prepare(tmp_path, "Tools", data_dir=str(raw))
     assert not (tmp_path / "datasets" / "Tools" / "sequential_data.txt").exists()
 

@@ -82,28 +82,23 @@ def test_ml100k_takes_covers_by_original_id(tmp_path: Path, capsys: pytest.Captu
         tiny_cover(original % 9).save(tmp_path / "posters" / f"{original}.jpg")
     raw = str(make_ratings(tmp_path / "raw"))
     home = prepare(tmp_path, "Small", data_dir=raw, last_items=3, covers_dir=str(tmp_path / "posters"))
-    told = capsys.readouterr().out
-    assert "with cover 100.0%\n" in told and "field category 100.0%\n" in told
+    printed = capsys.readouterr().out
+    assert "with cover 100.0%\n" in printed and "field category 100.0%\n" in printed
     for item, original in enumerate((2, 9, 10, 30)):
         assert (home / "covers" / f"{item}.jpg").samefile(tmp_path / "posters" / f"{original}.jpg")
+
+
+HEADER = "item_id:token\tmovie_title:x\trelease_year:x\tclass:x\n"
 
 
 @pytest.mark.parametrize(
     "name, text, place",
     [
         ("ml-100k.inter", "user\titem\n1\t2\n", "inter:1: has no column 'user_id'"),
-        (
-            "ml-100k.item",
-            "item_id:token\tmovie_title:x\trelease_year:x\tclass:x\n2\tTwo\n",
-            "item:2: 2 columns instead of 4",
-        ),
-        (
-            "ml-100k.item",
-            "item_id:token\tmovie_title:x\trelease_year:x\tclass:x\nx\tTwo\t1\tWar\n",
-            "item 2 has no row in .*item",
-        ),
-        ("ml-100k.item", "item_id:token\tmovie_title:x\trelease_year:x\tclass:x\n", "item:1: holds no items"),
-        ("ml-100k.item", "item_id:t\tmovie_title:x\trelease_year:x\tclass:x\n2\tA\t1\tB\n", "item 9 has no row in"),
+        ("ml-100k.item", f"{HEADER}2\tTwo\n", "item:2: 2 columns instead of 4"),
+        ("ml-100k.item", f"{HEADER}x\tTwo\t1\tWar\n", "inter:4: item 2 has no row in"),
+        ("ml-100k.item", HEADER, "item:1: holds no items"),
+        ("ml-100k.item", f"{HEADER}2\tA\t1\tB\n", "inter:3: item 9 has no row in"),
     ],
 )
 def test_ml100k_faults_name_file_and_line(tmp_path: Path, name: str, text: str, place: str) -> None:
@@ -113,7 +108,7 @@ def test_ml100k_faults_name_file_and_line(tmp_path: Path, name: str, text: str, 
         prepare(tmp_path, "ml-100k", data_dir=str(raw))
 
 
-def test_year_stands_once() -> None:
+def test_the_year_is_not_repeated() -> None:
     assert dated("Toy Story", "1995") == "Toy Story (1995)"
     assert dated("Toy Story (1995)", "1995") == "Toy Story (1995)"
     assert dated("Land (1995)", "V") == "Land (1995)"
