@@ -1,4 +1,4 @@
-"""Which pairs the steps after them work on, and where the encoders fine-tuned on these lie."""
+"""Which pairs the fine-tuning and the exports use, and where the fine-tuned encoders are."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ class StrategySettings(ComputeSettings):
 
     @property
     def finetuned_dir(self) -> Path:
-        """Where the encoders fine-tuned on the pairs lie."""
+        """The folder of the encoders fine-tuned on the pairs."""
         return encoders_dir(Path(self.finetune_dir), self.dataset, self.encoders_name)

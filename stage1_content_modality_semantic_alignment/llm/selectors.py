@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from common.device import Compute
 
 NGRAMS = (1, 3)  # characters: a Chinese word has one to three
-Answers = Generator[Dict[Question, str], None, None]
 STORED_TOGETHER = 1000  # answers without an LLM come so fast that writing each would take most of the time
+
+Answers = Generator[Dict[Question, str], None, None]  # some answers at a time
 
 
 class Selector:

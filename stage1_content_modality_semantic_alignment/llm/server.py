@@ -102,6 +102,9 @@ class OpenAISelector(Selector):
                     yield fresh
                 for worker in done:
                     worker.result()  # raises the error of a worker
+        except KeyboardInterrupt:
+            yield self.fresh
+            raise
         finally:
             loop.run_until_complete(_cancel_all(client))
             loop.close()

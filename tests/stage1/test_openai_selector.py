@@ -147,7 +147,7 @@ llm_driven_sample.main(["-d", "Tiny", "datasets_dir={tmp_path}", *"{words}".spli
 # --- faults that stay ---
 
 
-def test_a_request_that_keeps_failing_is_passed_over_counted_and_asked_again_later(
+def test_a_request_that_keeps_failing_is_skipped_counted_and_asked_again_later(
     tmp_path: Path, faultless: Dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = read_first_prompt(faultless)
@@ -172,10 +172,10 @@ def read_first_prompt(files: Dict[str, bytes]) -> str:
     return str(json.loads(files["answers.jsonl"].splitlines()[0])["prompt"])
 
 
-@pytest.mark.parametrize("status, cure", [(401, "api_key_env"), (403, "key"), (404, "llm to a name"), (302, "moved")])
-def test_a_server_that_refuses_everybody_stops_the_run_at_once(tmp_path: Path, status: int, cure: str) -> None:
+@pytest.mark.parametrize("status, fix", [(401, "api_key_env"), (403, "key"), (404, "llm to a name"), (302, "moved")])
+def test_a_server_that_refuses_all_requests_stops_the_run_at_once(tmp_path: Path, status: int, fix: str) -> None:
     with ChatServer(lambda *_: str(status)) as server:
-        with pytest.raises(UserError, match=f"HTTP {status}: no <b>luck</b>; .*{cure}"):
+        with pytest.raises(UserError, match=f"HTTP {status}: no <b>luck</b>; .*{fix}"):
             ask(tmp_path, server.url)
         assert len(server.seen) <= 4
 
@@ -247,7 +247,7 @@ def test_one_that_waits_holds_the_others_back(tmp_path: Path, faultless: Dict[st
     assert len([gap for gap in gaps if gap < 1.0]) <= 2  # the one, and the other that was under way
 
 
-def test_a_request_told_to_wait_too_long_is_passed_over(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
+def test_a_request_asked_to_wait_too_long_is_skipped(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
     first = read_first_prompt(faultless)
     with ChatServer(lambda prompt, _: "429 9999" if prompt == first else "well") as server:
         folder = ask(tmp_path, server.url, longest_wait=5.0)
@@ -332,14 +332,3 @@ def test_request_extra_adds_and_takes_out_fields_and_is_another_asking(tmp_path:
     plain, changed = (body for _, body, _ in server.seen)
     assert (plain["model"], plain["temperature"], plain["max_tokens"]) == ("m", 0, 128)
     assert "max_tokens" not in changed and changed["max_completion_tokens"] == 9 and "response_format" not in changed
-
-
-def test_another_form_of_answer_with_the_same_prompt_of_ones_own_is_asked_anew(tmp_path: Path) -> None:
-    (tmp_path / "own.txt").write_text("Target:\n{target}\nCandidates:\n{candidates}\n")
-    own = {"prompt": str(tmp_path / "own.txt")}
-    with ChatServer() as server:  # answers in JSON, whatever is asked
-        folder = ask(tmp_path, server.url, **own, answer_form="text")
-        assert {entry["verdict"] for entry in read_log(folder)} == {"malformed"}
-        ask(tmp_path, server.url, **own, answer_form="json")
-        assert set(server.attempts.values()) == {2}
-    assert {entry["verdict"] for entry in read_log(folder)} == {"pair"}
