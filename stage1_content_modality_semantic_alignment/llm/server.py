@@ -13,7 +13,7 @@ import random
 import re
 import time
 from email.utils import mktime_tz, parsedate_tz
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterator, Mapping, Sequence
 
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment.llm.prompts import Question
@@ -100,13 +100,14 @@ class OpenAISelector(Selector):
                 if self.fresh:
                     fresh, self.fresh = self.fresh, {}
                     yield fresh
-                for worker in done:
-                    worker.result()  # raises the error of a worker
+                errors = [error for error in (worker.exception() for worker in done) if error]
+                if errors:
+                    raise errors[0]
         except KeyboardInterrupt:
             yield self.fresh
             raise
         finally:
-            loop.run_until_complete(_cancel_all(client))
+            loop.run_until_complete(_stop(running, client))
             loop.close()
 
     async def _work(self, client: httpx.AsyncClient, waiting: Iterator[Question]) -> None:
@@ -189,11 +190,10 @@ class OpenAISelector(Selector):
         return short if len(short) <= 300 else short[:300] + "…"
 
 
-async def _cancel_all(client: httpx.AsyncClient) -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _stop(workers: Collection[asyncio.Task[None]], client: httpx.AsyncClient) -> None:
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
     await client.aclose()
 
 

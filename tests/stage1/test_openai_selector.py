@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sqlite3
@@ -173,11 +174,15 @@ def read_first_prompt(files: Dict[str, bytes]) -> str:
 
 
 @pytest.mark.parametrize("status, fix", [(401, "api_key_env"), (403, "key"), (404, "llm to a name"), (302, "moved")])
-def test_a_server_that_refuses_all_requests_stops_the_run_at_once(tmp_path: Path, status: int, fix: str) -> None:
+def test_a_server_that_refuses_all_requests_stops_the_run_at_once(
+    tmp_path: Path, status: int, fix: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with ChatServer(lambda *_: str(status)) as server:
         with pytest.raises(UserError, match=f"HTTP {status}: no <b>luck</b>; .*{fix}"):
             ask(tmp_path, server.url)
         assert len(server.seen) <= 4
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]  # one error, not one per request
 
 
 def test_the_key_is_sent_and_shown_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
