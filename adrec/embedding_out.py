@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from adrec.checkpoint import CHECKPOINT, Loaded, asked_for, load_encoders
 from adrec.evaluation import encode_items
-from common.checkpoints import full_disk_told, load_checkpoint, save_checkpoint
+from common.checkpoints import full_disk_is_an_error, load_checkpoint, save_checkpoint
 from common.dataset import Dataset, items_path, load_dataset
 from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
@@ -67,7 +67,7 @@ def item_embeddings(
         vectors = encode_items(loaded.encoders, loaded.tokens_of(dataset), compute, **loaded.padding)
         tensors = {"embeddings": vectors.cpu(), "item_ids": torch.arange(dataset.n_items)}
         save_checkpoint(path, tensors)
-        with atomic(path.with_suffix(".safetensors")) as temporary, full_disk_told(path.with_suffix(".safetensors")):
+        with atomic(path.with_suffix(".safetensors")) as temporary, full_disk_is_an_error(path.with_suffix(".safetensors")):
             save_file(tensors, temporary)
         outputs = {"pth": path, "safetensors": path.with_suffix(".safetensors")}
         record(path.with_suffix(".json"), made_from, outputs, {"shape": list(vectors.shape)})

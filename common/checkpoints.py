@@ -17,8 +17,8 @@ from common.files import atomic
 
 
 @contextmanager
-def full_disk_told(path: Path) -> Iterator[None]:
-    """A `UserError` for what torch's and safetensors' writers raise on a full disk, which is no OSError."""
+def full_disk_is_an_error(path: Path) -> Iterator[None]:
+    """Raise a `UserError` for what torch's and safetensors' writers raise on a full disk (not an OSError)."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
@@ -26,8 +26,8 @@ def full_disk_told(path: Path) -> Iterator[None]:
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Save tensors and plain containers; what `load_checkpoint` could not read back is refused by it."""
-    with atomic(path) as temporary, full_disk_told(path):
+    """Save tensors and plain containers."""
+    with atomic(path) as temporary, full_disk_is_an_error(path):
         torch.save(dict(content), temporary)
 
 
@@ -46,7 +46,7 @@ def _refuse_missing_or_program(path: Path) -> None:
     except (RuntimeError, ValueError) as error:
         raise _fault(path, "not a whole torch file", error) from error
     if "constants.pkl" in records:  # torch.load would compile what is in it, in torch 2.2 with weights_only too
-        raise UserError(f"{path}: holds a TorchScript program, which is code; save its state_dict instead")
+        raise UserError(f"{path}: a TorchScript program, which is code; save its state_dict instead")
 
 
 def load_checkpoint(path: Path) -> Any:
@@ -63,10 +63,10 @@ def load_checkpoint(path: Path) -> Any:
 
 
 class Dropped:
-    """Stands for every object in a published file that is neither tensor nor plain container."""
+    """Replaces each object of a published file that is neither tensor nor plain container."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Dropped:
-        """Take any arguments, and forget them."""
+        """Ignore the arguments."""
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,20 +76,20 @@ class Dropped:
         pass
 
     def __call__(self, *args: Any, **kwargs: Any) -> Dropped:
-        """Stand for what a dropped function would have returned."""
+        """Replace the result of a dropped function."""
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
     def append(self, value: Any) -> None:
-        """Take a list item, and forget it."""
+        """Ignore a list item."""
 
     def extend(self, values: Any) -> None:
-        """Take list items, and forget them."""
+        """Ignore list items."""
 
 
-ADMITTED: Dict[Tuple[str, str], Any] = {
+ALLOWED: Dict[Tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
@@ -100,11 +100,11 @@ ADMITTED: Dict[Tuple[str, str], Any] = {
 
 
 class TensorsOnly(pickle.Unpickler):
-    """An unpickler that makes tensors and plain containers, and a `Dropped` of everything else."""
+    """An unpickler that makes tensors and plain containers, and `Dropped` objects of everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Only what `ADMITTED` lists is ever called."""
-        return ADMITTED.get((module, name), Dropped)
+        """Only what `ALLOWED` lists is called."""
+        return ALLOWED.get((module, name), Dropped)
 
 
 def _is_dropped(value: Any) -> bool:
@@ -120,7 +120,7 @@ def _without_dropped(value: Any) -> Any:
 
 
 def load_published(path: Path) -> Any:
-    """Load a published ``.pth``, also one that carries a pickled config: its tensors and plain containers alone.
+    """Load the tensors and plain containers of a published ``.pth``; a pickled config in it is dropped.
 
     Raises:
         UserError: the file is missing, is no torch file, or holds a TorchScript program.
@@ -138,7 +138,7 @@ def load_published(path: Path) -> Any:
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """Load a published pickle of plain containers, numbers and texts; whatever else it names is dropped, never called.
+    """Load the plain containers, numbers and texts of a published pickle; everything else is dropped, never called.
 
     Raises:
         UserError: the file is missing or no such pickle.
@@ -170,6 +170,6 @@ def check_weights(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.T
 
 
 def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Load weights of exactly the module's names and shapes, checked by `check_weights`."""
+    """Load weights whose names and shapes must be exactly the module's (`check_weights`)."""
     check_weights(module.state_dict(), weights, str(source))
     module.load_state_dict(dict(weights))

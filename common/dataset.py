@@ -74,6 +74,16 @@ def train_part(sequence: np.ndarray) -> np.ndarray:
     return sequence[:-2]
 
 
+def check_prepared(folder: Path, name: str) -> None:
+    """Raise a `UserError` if a prepared data set's files are missing."""
+    for path in (sequences_path(folder), items_path(folder, name)):
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; make it with 'python "
+                f"stage1_content_modality_semantic_alignment/prepare_dataset.py -d {name}', or correct datasets_dir"
+            )
+
+
 def load_dataset(folder: Path, name: str) -> Dataset:
     """Read and check a prepared data set. Covers are not opened; see `common.covers.check_covers`.
 
@@ -81,12 +91,7 @@ def load_dataset(folder: Path, name: str) -> Dataset:
         UserError: file, line and fix of a fault; docs/data_formats.md lists them.
     """
     folder = Path(folder)
-    for path in (sequences_path(folder), items_path(folder, name)):
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; make it with 'python "
-                f"stage1_content_modality_semantic_alignment/prepare_dataset.py -d {name}', or correct datasets_dir"
-            )
+    check_prepared(folder, name)
     titles_cn, titles_en = _read_titles(items_path(folder, name))
     users, sequences = _read_sequences(sequences_path(folder), len(titles_cn), items_path(folder, name))
     covers = covers_path(folder)

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear line, a non-zero exit, no traceback."""
+"""Errors that the user can fix: one clear line, a non-zero exit, no traceback."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Callable, Iterable, List, Optional
 
 
 class UserError(Exception):
-    """Bad input. The message names the file, line or key, and the cure."""
+    """Bad input. The message says what is wrong, in which file, line or key, and how to fix it."""
 
 
 class Diverged(UserError):
-    """A loss or a weight is not finite: the settings do not train. A search goes on with other settings."""
+    """A loss or a weight is not finite. A search goes on with other settings."""
 
-    def __init__(self, told: str) -> None:
-        super().__init__(f"{told}; lower learning_rate, set clip_grad_norm=1, or use precision=fp32")
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; lower learning_rate, set clip_grad_norm=1, or use precision=fp32")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as ``; did you mean 'alpha'?`` for a mistyped name, or nothing."""
+    """A suggestion such as ``; did you mean 'alpha'?`` for a mistyped name, or an empty string."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -32,5 +32,5 @@ def run_script(main: Callable[[Optional[List[str]]], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("stopped; start the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to continue", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: atomic writes, one writer per folder, and what made each output."""
+"""Files and folders that are complete or absent: atomic writes, one writer per folder, records of what made what."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from typing import Any, Dict, Iterator, Mapping, Optional
 from common.errors import UserError
 from common.settings import REPOSITORY
 
+VERSION = "0.2.0"  # of the code; with another version nothing is up to date
 PACKAGES = ("torch", "transformers", "recbole", "optuna", "numpy", "pandas")
 
 
 @contextmanager
 def atomic(path: Path, several_writers: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes the name ``path`` when the block ends well.
+    """Yield a temporary path beside ``path``; it is renamed to ``path`` when the block ends without an error.
 
     A reader sees the old file or the whole new one, also after SIGKILL or a full disk.
 
     Args:
-        several_writers: processes may write the same file at once, all the same content, each by a temporary path of
-            its own. Elsewhere one name serves, so that what a kill leaves behind is written over.
+        several_writers: processes may write the same content at once, so each has a temporary path. Otherwise there is
+            one such path, and what a killed process left there is overwritten.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}{os.getpid() if several_writers else ''}.part")
@@ -48,9 +49,9 @@ def atomic(path: Path, several_writers: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path``; it takes the place of ``path`` when the block ends well.
+    """Yield an empty folder beside ``path``; it replaces ``path`` when the block ends without an error.
 
-    Whenever it is killed, ``path`` is the old folder, the new one, or absent: never a part of either.
+    After a kill ``path`` is the old folder, the new one, or absent, never a part of either.
     """
     path = Path(path)
     temporary, old = (path.with_name(f".{path.name}.{end}") for end in ("part", "old"))
@@ -70,13 +71,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_folder(path: Path, given: str) -> Path:
-    """A file to be written where the user says, if its folder is there; ``given`` names what said so.
+    """The path of a file to write, if its folder exists; ``given`` is the option or setting that names it.
 
     Raises:
         UserError: there is no such folder.
     """
     if not path.parent.is_dir():
-        raise UserError(f"{given}: no folder {path.parent}; make it, or correct the path")
+        raise UserError(f"{given}: no folder {path.parent}; create it, or correct the path")
     return path
 
 
@@ -159,49 +160,52 @@ def versions() -> Dict[str, str]:
     return found
 
 
-def recipe(step: str, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> Dict[str, Any]:
-    """What an output is made from: the step, the settings that shape it, the inputs' checksums."""
+Recipe = Dict[str, Any]  # step, version, settings, inputs: what an output is made from
+
+
+def recipe(step: str, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> Recipe:
+    """What an output is made from: the step, the code's version, the settings that shape it, the inputs' checksums."""
     return {
         "step": step,
+        "version": VERSION,
         "settings": json.loads(json.dumps(settings)),
         "inputs": {name: {"path": str(path), "sha256": checksum(path)} for name, path in inputs.items()},
     }
 
 
-def _essence(made_from: Mapping[str, Any]) -> Dict[str, Any]:
-    """A recipe without the paths of its inputs: where they lie shapes nothing."""
-    inputs = {name: entry["sha256"] for name, entry in made_from.get("inputs", {}).items()}
-    return {"step": made_from.get("step"), "settings": made_from.get("settings"), "inputs": inputs}
+def _shaping(made_from: Recipe) -> Dict[str, Any]:
+    """A recipe without the paths of its inputs, which shape nothing."""
+    inputs = {name: entry["sha256"] for name, entry in made_from["inputs"].items()}
+    return {**{key: made_from.get(key) for key in ("step", "version", "settings")}, "inputs": inputs}
 
 
-def digest(made_from: Mapping[str, Any], **more: Any) -> str:
-    """Eight hexadecimal digits that tell a recipe, and ``more`` beside it, from any other."""
-    text = json.dumps({**_essence(made_from), **more}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def digest(made_from: Recipe) -> str:
+    """Eight hexadecimal digits that identify a recipe."""
+    return hashlib.sha256(json.dumps(_shaping(made_from), sort_keys=True).encode()).hexdigest()[:8]
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The settings and inputs in which two recipes differ, in words."""
-    a, b = _essence(old), _essence(new)
-    found = [] if a["step"] == b["step"] else [f"step {a['step']} → {b['step']}"]
+def differences(old: Recipe, new: Recipe) -> str:
+    """Where two recipes differ, such as ``seed 1 → 2, pairs changed``; empty if they are the same."""
+    a, b = _shaping(old), _shaping(new)
+    found = [f"{key} {a[key]} → {b[key]}" for key in ("step", "version") if a[key] != b[key]]
     for part in ("settings", "inputs"):
-        left, right = a[part] or {}, b[part] or {}
-        for key in sorted({*left, *right}):
-            if left.get(key) != right.get(key):
-                change = f" {left.get(key)!r} → {right.get(key)!r}" if part == "settings" else " changed"
+        for key in sorted({*a[part], *b[part]}):
+            if a[part].get(key) != b[part].get(key):
+                change = f" {a[part].get(key)!r} → {b[part].get(key)!r}" if part == "settings" else " changed"
                 found.append(f"{key}{change}")
     return ", ".join(found)
 
 
 def record(
-    path: Path, made_from: Mapping[str, Any], outputs: Mapping[str, Path], extra: Optional[Mapping[str, Any]] = None
+    path: Path, made_from: Recipe, outputs: Mapping[str, Path], extra: Optional[Mapping[str, Any]] = None
 ) -> None:
-    """Write the JSON that says what made ``outputs``. It is written last: it makes the step done.
+    """Write the JSON that says what made ``outputs``. It is written last: from then on the step is up to date.
 
-    Outputs are kept by path relative to the record, so that a folder may be moved.
+    The paths of outputs are relative to the record, so that a folder may be moved.
     """
     content = {
         **made_from,
+        "digest": digest(made_from),
         "outputs": {
             name: {"path": os.path.relpath(out, path.parent), "sha256": checksum(out)} for name, out in outputs.items()
         },
@@ -212,11 +216,8 @@ def record(
     write_json(path, content)
 
 
-def stands(path: Path, made_from: Mapping[str, Any]) -> bool:
-    """Whether the record at ``path`` tells of the same recipe and its outputs are there, unchanged.
-
-    Prints why a step that was done before has to be done again.
-    """
+def up_to_date(path: Path, made_from: Recipe) -> bool:
+    """Whether the record at ``path`` has the same recipe and its outputs are unchanged. If not, prints why."""
     if not path.is_file():
         return False
     try:
@@ -224,29 +225,25 @@ def stands(path: Path, made_from: Mapping[str, Any]) -> bool:
         changed = differences(old, made_from)
         outputs = {name: (path.parent / entry["path"], entry["sha256"]) for name, entry in old["outputs"].items()}
     except (UserError, KeyError, TypeError, AttributeError):
-        print(f"{path} is not a record of this version: the step is done again")
+        print(f"{path}: not a record of this version, so the step is done again")
         return False
     if changed:
-        print(f"made again, for these differ: {changed}")
+        print(f"{path.parent}: done again, because of {changed}")
         return False
-    for name, (out, digest) in outputs.items():
-        if not out.exists() or checksum(out) != digest:
-            print(f"made again, for {out} is missing or was changed ({name})")
+    for name, (out, sha256) in outputs.items():
+        if not out.exists() or checksum(out) != sha256:
+            print(f"{path.parent}: done again, because {out} ({name}) is missing or was changed")
             return False
     return True
 
 
-def told_to_stand(path: Path, made_from: Mapping[str, Any], what: Path) -> bool:
-    """`stands`, and if so, says it of ``what``."""
-    found = stands(path, made_from)
-    if found:
-        print(f"{what}: stands, made from the same")
-    return found
-
-
 @contextmanager
-def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold ``folder`` for one process; a second one is refused, or waits. The hold ends with the process."""
+def exclusive(folder: Path) -> Iterator[None]:
+    """Lock ``folder`` for one process; a second one waits. The lock ends with the process.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -255,13 +252,11 @@ def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             lock.seek(0)
-            holder = lock.read().strip() or "?"
-            raise UserError(
-                f"{folder}: process {holder} is writing here; wait for it, stop it, or choose another folder"
-            ) from error
+            print(f"{folder}: process {lock.read().strip() or '?'} is writing here; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
         lock.truncate()
         lock.write(str(os.getpid()))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
 
 from common.dataset import train_part
+from common.files import atomic, checksum, read_json, write_json
+from common.run import BEST, METRICS
 
 TOPK = (5, 10)
+TOP = 10  # items of top.npy
 
 
 class NotFinite(ValueError):
@@ -87,3 +93,27 @@ def metrics_by_frequency(
         inside = (seen >= low) & (seen <= (np.inf if high is None else high))
         result[name] = {"users": int(inside.sum()), **(metrics(ranks[inside], topk) if inside.any() else {})}
     return result
+
+
+@dataclass
+class Ranking:
+    """A test of N users."""
+
+    users: np.ndarray  # (N,) zero-based
+    targets: np.ndarray  # (N,) zero-based
+    ranks: np.ndarray  # (N,) of the targets, history unmasked
+    masked: np.ndarray  # (N,) history masked
+    top: np.ndarray  # (N, TOP) zero-based items, the best first, history unmasked
+
+    def write(self, folder: Path, topk: Sequence[int] = TOPK, extra: Optional[Mapping[str, Any]] = None) -> None:
+        """Write ranks.csv and top.npy, and add ``test`` and ``test_masked`` to the run's metrics.json."""
+        with atomic(folder / "ranks.csv") as temporary, open(temporary, "w", newline="") as out:
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(["user", "item", "rank", "rank_masked"])
+            for user, item, rank, masked in zip(self.users, self.targets, self.ranks, self.masked):
+                writer.writerow([user, item, f"{rank:g}", f"{masked:g}"])
+        with atomic(folder / "top.npy") as temporary, open(temporary, "wb") as out:
+            np.save(out, self.top.astype(np.int32))
+        result = read_json(folder / METRICS)
+        result.update(test=metrics(self.ranks, topk), test_masked=metrics(self.masked, topk), **(extra or {}))
+        write_json(folder / METRICS, {**result, "checkpoint": checksum(folder / BEST)})

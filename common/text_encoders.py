@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from common.checkpoints import full_disk_told
+from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset, items_path
 from common.errors import UserError, nearest
 from common.files import atomic_folder, exclusive, recipe, record, stands, write_json, write_text
@@ -102,7 +102,7 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[transformers.BertModel, 
 
 def save_bert(model: transformers.BertModel, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer in Hugging Face format."""
-    with atomic_folder(folder) as temporary, full_disk_told(folder):
+    with atomic_folder(folder) as temporary, full_disk_is_an_error(folder):
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 
@@ -161,7 +161,7 @@ def make_once(folder: Path, made_from: Dict[str, Any], seed: int, make: Any) -> 
     with exclusive(folder.parent, wait=True):  # it takes seconds
         if stands(about, made_from):
             return
-        with atomic_folder(folder) as part, full_disk_told(folder), torch.random.fork_rng(devices=[]):
+        with atomic_folder(folder) as part, full_disk_is_an_error(folder), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             make(part)
         record(about, made_from, {"encoder": folder})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import transformers
 
-from common.checkpoints import full_disk_told
+from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset
 from common.files import atomic_folder, recipe
 from common.text_encoders import SMALL, SMALL_WIDTH, load_encoder, make_once
@@ -27,7 +27,7 @@ def load_swin(name: str) -> transformers.SwinForImageClassification:
 
 def save_swin(model: transformers.SwinForImageClassification, folder: Path) -> None:
     """Write model and image processor in Hugging Face format."""
-    with atomic_folder(folder) as temporary, full_disk_told(folder):
+    with atomic_folder(folder) as temporary, full_disk_is_an_error(folder):
         model.save_pretrained(temporary)
         write_processor_config(temporary, model.config)
 

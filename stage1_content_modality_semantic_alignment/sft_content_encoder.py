@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from common import text_encoders
-from common.checkpoints import full_disk_told
+from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset, covers_path, items_path, load_dataset
 from common.device import Compute, pick_compute
 from common.errors import UserError, run_script
@@ -282,7 +282,7 @@ def save_encoders(model: ContentModel, tokenizer: Any, folder: Path) -> Dict[str
         elif isinstance(tower, ImageTower):
             outputs["swin"] = folder / "swin"
             image_encoders.save_swin(tower.swin, outputs["swin"])
-    with atomic(outputs["adapters"]) as temporary, full_disk_told(outputs["adapters"]):
+    with atomic(outputs["adapters"]) as temporary, full_disk_is_an_error(outputs["adapters"]):
         weights = {name: weight.contiguous() for name, weight in model.adapters.state_dict().items()}
         save_file(weights, str(temporary))
     return outputs

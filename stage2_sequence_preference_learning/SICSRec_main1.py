@@ -1,71 +1,75 @@
-"""Step 2 of stage 2: train SICSRec from the ID encoder of step 1, which is trained first if need be.
+"""Step 2 of stage 2: train SICSRec from the ID encoder of step 1.
 
     python stage2_sequence_preference_learning/SICSRec_main1.py -d Bili_Food
-    python stage2_sequence_preference_learning/SICSRec_main1.py -d Bili_Food n_trials=10   # searches α
+    python stage2_sequence_preference_learning/SICSRec_main1.py -d Bili_Food n_trials=10    # searches α
+    torchrun --nproc_per_node=2 stage2_sequence_preference_learning/SICSRec_main1.py -d Bili_Food
 
-Reads:  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter
-        <D>_text_llm_stage1.pth and <D>_image_llm_stage1.pth, as far as modalities names them
-        pretrain_id=FILE, an ID encoder of ours or a published one, if it is not to be trained here
-Writes: <results_dir>/SICSRec/<D>/<run>/ with best.pth, last.pth, metrics.json, ranks.csv,
-        settings.yaml, train.log and TensorBoard's curves; a search: see search.py
+Reads:  the prepared data set; <D>_text_llm_stage1.pth and <D>_image_llm_stage1.pth, as modalities says;
+        pretrain_id=FILE, an ID encoder of this project or a published one; without it step 1 is trained first
+Writes: <results_dir>/SICSRec/<D>/<run>/ (common/run.py lists the files); a search: see search.py
 """
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, List, Mapping, Optional
+from typing import List, Optional
 
 from common.errors import UserError, run_script
-from common.settings import build, parse, typed
+from common.run import Run
+from common.settings import ComputeSettings, build, parse
 from stage2_sequence_preference_learning import id_encoder_main1
-from stage2_sequence_preference_learning.search import train_or_search
-from stage2_sequence_preference_learning.settings import PROPS, SICSRecSettings, StageSettings
-from stage2_sequence_preference_learning.spine import features_of
+from stage2_sequence_preference_learning.settings import PROPS, IDSettings, NetworkSettings, SICSRecSettings
 
 Settings = SICSRecSettings
 CONFIGS = PROPS / "SICSRec"
 
 
-def id_settings(settings: Settings, overrides: Optional[Mapping[str, Any]] = None) -> id_encoder_main1.Settings:
-    """Step 1's settings: its own YAML and ``overrides`` for how to train, step 2's values for what both share (S7).
+def train(settings: SICSRecSettings, force: bool = False) -> Path:
+    """Train and test, unless the run is up to date; with ``n_trials`` search first. Returns the run's folder."""
+    if settings.n_trials:
+        from stage2_sequence_preference_learning.search import search
+
+        settings = search("SICSRec", settings, train, force)
+    if settings.pretrain_id is None:
+        settings.input_files()  # missing features are an error before step 1, not after it
+        print("step 1: ID_SeqEncoder; pretrain_id=FILE uses a trained one")
+        settings = replace(settings, pretrain_id=str(id_encoder_main1.train(id_settings(settings)) / "best.pth"))
+    with Run("SICSRec", settings, settings.input_files(), force) as run:
+        if run.finished:
+            return run.folder
+        from common.training import fit, test
+        from stage2_sequence_preference_learning.checkpoints import load_id_encoder
+        from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+        from stage2_sequence_preference_learning.models import SICSRec
+
+        data = load_splits(settings)
+        model = SICSRec(settings, data).to(run.compute.device)
+        load_id_encoder(model, run)
+        train_rows = TrainLoader(data.train, settings.train_batch_size, settings.seed, run.processes)
+        fit(model, train_rows, EvalLoader(data.valid, data.n_items, run.processes), settings, run)
+        test(model, EvalLoader(data.test, data.n_items, run.processes), run)
+    return run.folder
+
+
+def id_settings(settings: SICSRecSettings) -> IDSettings:
+    """Step 1's settings: those that both steps share (S7), and ``step_1`` over step 1's own YAML.
 
     Raises:
-        UserError: an override of what both share.
+        UserError: ``step_1`` holds a setting that both steps share.
     """
-    shared = {f.name: getattr(settings, f.name) for f in fields(StageSettings) if f.name != "run"}
-    own = typed(id_encoder_main1.Settings, overrides or {}, "command line")
-    for key, value in own.items():
-        if value != shared.get(key, value):
-            told = f"both steps share it, and SICSRec has {key}={shared[key]}"
-            raise UserError(f"ID_SeqEncoder.{key}={value}: {told}; {key}=VALUE is for both")
-    return build(id_encoder_main1.Settings, {**own, **shared}, id_encoder_main1.CONFIGS)
-
-
-def run(settings: Settings, force: bool = False, step_1: Optional[id_encoder_main1.Settings] = None) -> Path:
-    """Train both steps, or go on, or skip; returns the folder of step 2's run.
-
-    Args:
-        step_1: settings of the ID encoder, whose seed is left to that of step 2; None: by its own YAML.
-    """
-
-    def with_id_encoder(of_seed: Settings) -> Settings:
-        if of_seed.pretrain_id is not None:
-            return of_seed
-        features_of(of_seed)  # a missing file stops here, not after step 1
-        own = id_settings(of_seed) if step_1 is None else replace(step_1, seed=of_seed.seed)
-        if step_1 is None:
-            told = f"epochs={own.epochs}, by its own YAML"
-            print(f"step 1 first: ID_SeqEncoder, {told}; pretrain_id=FILE takes a trained one")
-        return replace(of_seed, pretrain_id=str(id_encoder_main1.run(own) / "best.pth"))
-
-    return train_or_search("SICSRec", settings, force, with_id_encoder)
+    names = {f.name for schema in (NetworkSettings, ComputeSettings) for f in fields(schema)} | {"results_dir"}
+    shared = {name: getattr(settings, name) for name in sorted(names)}
+    for key, value in settings.step_1.items():
+        if key in shared and value != shared[key]:
+            raise UserError(f"step 1: {key}={value}: both steps need the same; {key}=VALUE sets it for both")
+    return build(IDSettings, {**settings.step_1, **shared}, id_encoder_main1.CONFIGS)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and train."""
-    parsed = parse(Settings, __doc__, CONFIGS, argv)
-    run(parsed.settings, parsed.force)
+    command = parse(Settings, __doc__, CONFIGS, argv)
+    train(command.settings, command.force)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
     python stage2_sequence_preference_learning/content_encoder_main1.py -d Bili_Food
 
-Reads:  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter
-        <D>_text_llm_stage1.pth and <D>_image_llm_stage1.pth, as far as modalities names them
-Writes: <results_dir>/Content_SeqEncoder/<D>/<run>/ with best.pth, last.pth, metrics.json, ranks.csv,
-        settings.yaml, train.log and TensorBoard's curves
+Reads:  the prepared data set; <D>_text_llm_stage1.pth and <D>_image_llm_stage1.pth, as modalities says
+Writes: <results_dir>/Content_SeqEncoder/<D>/<run>/ (common/run.py lists the files)
 """
 
 from __future__ import annotations
@@ -14,23 +12,35 @@ from pathlib import Path
 from typing import List, Optional
 
 from common.errors import run_script
+from common.run import Run
 from common.settings import parse
 from stage2_sequence_preference_learning.settings import PROPS, ContentSettings
-from stage2_sequence_preference_learning.spine import train
 
 Settings = ContentSettings
 CONFIGS = PROPS / "Content_SeqEncoder"
 
 
-def run(settings: Settings, force: bool = False) -> Path:
-    """Train, or go on, or skip; returns the run's folder."""
-    return train("Content_SeqEncoder", settings, force)
+def train(settings: ContentSettings, force: bool = False) -> Path:
+    """Train and test, unless the run is up to date. Returns the run's folder."""
+    with Run("Content_SeqEncoder", settings, settings.input_files(), force) as run:
+        if run.finished:
+            return run.folder
+        from common.training import fit, test
+        from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+        from stage2_sequence_preference_learning.models import Content_SeqEncoder
+
+        data = load_splits(settings)
+        model = Content_SeqEncoder(settings, data).to(run.compute.device)
+        train_rows = TrainLoader(data.train, settings.train_batch_size, settings.seed, run.processes)
+        fit(model, train_rows, EvalLoader(data.valid, data.n_items, run.processes), settings, run)
+        test(model, EvalLoader(data.test, data.n_items, run.processes), run)
+    return run.folder
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and train."""
-    parsed = parse(Settings, __doc__, CONFIGS, argv)
-    run(parsed.settings, parsed.force)
+    command = parse(Settings, __doc__, CONFIGS, argv)
+    train(command.settings, command.force)
 
 
 if __name__ == "__main__":

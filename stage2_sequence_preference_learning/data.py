@@ -1,164 +1,224 @@
-"""Stage 2's data: RecBole's sequential data set with item features, as batches for training and ranking."""
+"""Stage 2's data: the splits of `recbole_process.py` as packed batches, straight from the sequences, and item features.
+
+Leave one out: a user's last item is test, the one before is validation, the rest is train, of which every prefix of
+two items or more is a row. The rows equal those of the ``.inter`` files (tests/stage2/test_data.py).
+"""
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
-from recbole.data.dataset import SequentialDataset
 from torch import Tensor
 
+from common.arrays import ranges, starts_of
+from common.compute import Processes
+from common.dataset import load_dataset
 from common.errors import UserError
 from common.features import features_path, load_features
-from stage2_sequence_preference_learning.packing import (
-    Batch,
-    Sequences,
-    batches_by_targets,
-    merge_prefixes,
-    one_target_each,
-    pack,
-)
+from stage2_sequence_preference_learning.packing import Batch, Sequences, batches_by_targets, pack
+from stage2_sequence_preference_learning.settings import FeatureSettings, HistorySettings
 
+ALONE = Processes()
 SCORES_AT_ONCE = 2**24  # scores of one evaluation batch, 64 MB
-USERS_AT_ONCE = 1024  # alike in length, so that rows are narrow
+USERS_AT_ONCE = 1024  # of similar length, so that rows are narrow
 
 
-class SequenceDataset(SequentialDataset):
-    """RecBole's data set of our ``.inter`` files; stage 1's features are matched by item token."""
+@dataclass(frozen=True)
+class SequenceData:
+    """The three splits of a data set and its items' features, in rows of the item tables.
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self._features: Dict[str, Tensor] = {}
+    Row 0 of a table is padding. The other rows are numbered as RecBole numbers items, so that published and RecBole's
+    checkpoints fit.
+    """
 
-    def item_of_row(self) -> np.ndarray:
-        """Zero-based item of each of RecBole's internal ids; -1 for the padding row 0."""
-        tokens = self.field2id_token[self.iid_field]
-        return np.array([-1, *(int(token) - 1 for token in tokens[1:])], dtype=np.int64)
-
-    def row_of_item(self) -> Dict[int, int]:
-        """RecBole's internal id of each zero-based item that occurs."""
-        return {int(item): row for row, item in enumerate(self.item_of_row()) if row > 0}
-
-    def item_features(self, modality: str) -> Tensor:
-        """Features of one modality by RecBole's internal ids: (n_items, width), row 0 zero.
-
-        Raises:
-            UserError: see `common.features.load_features`.
-        """
-        if modality not in self._features:
-            if "features_dir" not in self.config:
-                told = "the settings of a model that reads features need features_dir and modalities"
-                raise UserError(f"{self.config['model']}: {told} (docs/reproduce.md)")
-            folder = Path(self.config["features_dir"])
-            by_item = load_features(features_path(folder, self.dataset_name, modality), self.config["n_catalogue"])
-            rows = torch.from_numpy(self.item_of_row())
-            table = torch.zeros(len(rows), by_item.shape[1])
-            table[1:] = by_item[rows[1:]]
-            self._features[modality] = table
-        return self._features[modality]
+    name: str
+    item_of_row: np.ndarray  # (n_items,) zero-based item; -1 for padding
+    n_catalogue: int  # items of the data set; those that no user has are not in a row
+    users: np.ndarray  # (users,) zero-based, in the order of valid and test
+    train: Sequences
+    valid: Sequences
+    test: Sequences
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # modality → (n_items, width), row 0 zero
 
     @property
-    def features_read(self) -> List[str]:
-        """Modalities whose features were asked for."""
-        return list(self._features)
+    def n_items(self) -> int:
+        """Rows of the item tables, padding included."""
+        return len(self.item_of_row)
 
-    def use_features(self, modality: str, table: Tensor) -> None:
-        """Take (n_items, width) features by internal ids as they are, in place of stage 1's file."""
-        self._features[modality] = table
+    def num(self, _: str) -> int:
+        """RecBole's name of `n_items`."""
+        return self.n_items
+
+    def row_of_item(self) -> np.ndarray:
+        """(n_catalogue,) the row of each zero-based item; 0 for an item that no user has."""
+        rows = np.zeros(self.n_catalogue, np.int64)
+        rows[self.item_of_row[1:]] = np.arange(1, self.n_items)
+        return rows
 
 
-def inter_files(folder: Path, name: str) -> Dict[str, Path]:
-    """Split → its ``.inter`` file.
+def load_splits(settings: HistorySettings, features: Optional[Mapping[str, Tensor]] = None) -> SequenceData:
+    """Read a prepared data set, split it, and load the features that the settings name.
+
+    Args:
+        features: by row of the item tables, in place of those of the settings.
 
     Raises:
-        UserError: one is missing.
+        UserError: a file is missing or does not fit; no user has four items, so there is no row to train on.
     """
-    paths = {split: folder / f"{name}.{split}.inter" for split in ("train", "valid", "test")}
-    for path in paths.values():
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run recbole_process.py -d {name}")
-    return paths
+    dataset = load_dataset(settings.dataset_dir, settings.dataset)
+    lengths = np.array([len(sequence) for sequence in dataset.sequences])
+    items = np.concatenate(dataset.sequences)
+    starts = starts_of(lengths)[:-1]
+    if (lengths < 4).all():
+        raise UserError(f"{dataset.folder}: no row to train on: no user has four items or more")
+    item_of_row = number_items(items, starts, lengths)
+    rows = np.zeros(dataset.n_items, np.int64)
+    rows[item_of_row[1:]] = np.arange(1, len(item_of_row))
+    if features is None and isinstance(settings, FeatureSettings):
+        features = read_features(settings, item_of_row, dataset.n_items)
+    at_most = settings.max_seq_length
+    return SequenceData(
+        dataset.name,
+        item_of_row,
+        dataset.n_items,
+        np.array(dataset.users),
+        prefixes_of_train(rows[items], starts, lengths - 2, at_most),
+        last_predicted(rows[items], starts, lengths - 1, at_most),
+        last_predicted(rows[items], starts, lengths, at_most),
+        features or {},
+    )
 
 
-def load_splits(config: Any) -> Tuple[SequenceDataset, SequenceDataset, SequenceDataset]:
-    """The train, validation and test split of a data set."""
-    inter_files(Path(config["data_path"]), config["dataset"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # pandas warns of RecBole's own code
-        train, valid, test = SequenceDataset(config).build()
-    return train, valid, test
+def number_items(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The zero-based item of each row as RecBole numbers them, -1 first: by first occurrence in the ``.inter`` files.
 
+    Those are the targets of train (a user's from the last to the first), valid and test, then the histories.
 
-def _columns(split: SequenceDataset) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Users (N,), histories (N, L) right-padded with 0, their lengths (N,), targets (N,).
-
-    Histories keep their last ``max_seq_length`` items; of .inter files that hold longer ones RecBole keeps them all.
+    Args:
+        items: all users' items end to end; starts, lengths: (users,).
     """
-    inter = split.inter_feat
-    histories = inter[split.iid_field + "_list"].numpy()
-    lengths = inter[split.item_list_length_field].numpy()
-    over = np.maximum(lengths - split.max_item_list_len, 0)
-    if over.any():
-        columns = np.arange(split.max_item_list_len) + over[:, None]
-        histories, lengths = np.take_along_axis(histories, columns, axis=1), lengths - over
-    return inter[split.uid_field].numpy(), histories, lengths, inter[split.iid_field].numpy()
+    to_train = np.maximum(lengths - 3, 0)
+    backwards = np.repeat(starts + lengths - 3, to_train) - ranges(np.zeros_like(to_train), to_train)
+    first = np.concatenate([starts[to_train > 0], starts])  # the items that are the target of no row
+    order = items[np.concatenate([backwards, starts + lengths - 2, starts + lengths - 1, first])]
+    _, place = np.unique(order, return_index=True)
+    return np.concatenate([[-1], order[np.sort(place)]])
+
+
+def prefixes_of_train(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray, at_most: int) -> Sequences:
+    """Every prefix of the train parts, prefixes that continue each other in one sequence.
+
+    A history that is cut to its last ``at_most`` items does not continue an uncut one, because its positions differ:
+    it is a sequence with one prediction.
+
+    Args:
+        items: all items end to end; starts, lengths: (users,) of the train parts.
+    """
+    kept = lengths > 1
+    starts, n_targets = starts[kept], lengths[kept] - 1
+    width = np.minimum(n_targets, at_most)
+    n_sequences = 1 + n_targets - width  # the uncut one, and one for each cut history
+    user = np.repeat(np.arange(len(starts)), n_sequences)
+    shift = ranges(np.zeros_like(n_sequences), n_sequences)
+    place = ranges(np.ones_like(n_targets), n_targets)  # of each target in its sequence
+    return Sequences(
+        items[ranges(starts[user] + shift, width[user])],
+        starts_of(width[user]),
+        np.minimum(place, at_most) - 1,
+        items[ranges(starts + 1, n_targets)],
+        starts_of(np.where(shift == 0, width[user], 1)),
+    )
+
+
+def last_predicted(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray, at_most: int) -> Sequences:
+    """Each user's last item, to be predicted from the ``at_most`` items before it.
+
+    Args:
+        items: all items end to end; starts, lengths: (users,).
+    """
+    width = np.minimum(lengths - 1, at_most)
+    ends = starts + lengths - 1
+    one_each = np.arange(len(starts) + 1)
+    return Sequences(items[ranges(ends - width, width)], starts_of(width), width - 1, items[ends], one_each)
+
+
+def read_features(settings: FeatureSettings, item_of_row: np.ndarray, n_catalogue: int) -> Dict[str, Tensor]:
+    """Modality → features of stage 1 by row of the item tables, (n_items, width); row 0 is zero."""
+    found = {}
+    for modality in settings.modalities:
+        by_item = load_features(features_path(settings.features_folder, settings.dataset, modality), n_catalogue)
+        table = torch.zeros(len(item_of_row), by_item.shape[1])
+        table[1:] = by_item[torch.from_numpy(item_of_row[1:])]
+        found[modality] = table
+    return found
+
+
+def items_of_recbole(dataset: Any, settings: HistorySettings) -> SequenceData:
+    """The items and features of one of RecBole's own data sets, for a model under RecBole's trainer."""
+    tokens = dataset.field2id_token[dataset.iid_field]
+    item_of_row = np.array([-1, *(int(token) - 1 for token in tokens[1:])], dtype=np.int64)
+    n_catalogue = load_dataset(settings.dataset_dir, settings.dataset).n_items
+    features = {}
+    if isinstance(settings, FeatureSettings):
+        features = read_features(settings, item_of_row, n_catalogue)
+    nothing = Sequences(*(np.zeros(size, np.int64) for size in (0, 1, 0, 0, 1)))
+    return SequenceData(
+        dataset.dataset_name, item_of_row, n_catalogue, np.zeros(0, np.int64), nothing, nothing, nothing, features
+    )
 
 
 class TrainLoader:
-    """Batches of about ``batch_size`` targets, users in a new order each epoch.
+    """Batches of about ``batch_size`` predictions, users in a new order each epoch.
 
-    The order follows from ``seed`` and ``epoch``: a resumed run needs to know no more.
-
-    With several processes each takes its share of every batch, so that a step is the same size.
+    With several processes each takes its share of every batch.
     """
 
-    def __init__(self, split: SequenceDataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.sequences = merge_prefixes(*_columns(split))
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.seed, self.epoch = seed, 0
+    def __init__(self, sequences: Sequences, batch_size: int, seed: int, processes: Processes = ALONE) -> None:
+        self.sequences, self.batch_size, self.seed, self.processes = sequences, batch_size, seed, processes
 
     def __len__(self) -> int:
-        return len(batches_by_targets(self.sequences, np.arange(len(self.sequences)), self.batch_size))
+        return len(self.sequences.targets)
 
-    def __iter__(self) -> Iterator[Tuple[Batch, int]]:
-        """Yields this process's part of each batch, and the targets in all parts."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.sequences))
-        self.epoch += 1
-        for chosen in batches_by_targets(self.sequences, order, self.batch_size):
-            n_targets = int(np.diff(self.sequences.target_start)[chosen].sum())
-            part = chosen[self.rank :: self.world_size]
-            if len(chosen) < self.world_size:  # too few to share: each process computes all of it
-                part, n_targets = chosen, n_targets * self.world_size
-            yield pack(self.sequences, part), n_targets
+    def epoch(self, number: int) -> List[np.ndarray]:
+        """The sequences of each step, drawn from the seed and the epoch's number."""
+        order = np.random.default_rng([self.seed, number]).permutation(len(self.sequences))
+        return batches_by_targets(self.sequences, order, self.batch_size)
+
+    def load(self, rows: np.ndarray) -> Tuple[Batch, int]:
+        """This process's part of a batch, and the predictions in all parts."""
+        n_targets = int(np.diff(self.sequences.target_start)[rows].sum())
+        rank, size = self.processes.rank, self.processes.size
+        if len(rows) < size:  # too few to share: each process computes them all
+            return pack(self.sequences, rows), n_targets * size
+        return pack(self.sequences, rows[rank::size]), n_targets
 
 
 class EvalLoader:
-    """Each user's history and target, in batches sized by the catalogue, alike in length.
+    """Each user's history and target, in batches of similar length, sized by the number of items.
 
-    It has no length: RecBole's trainer would take a process without a share for one without validation.
+    With several processes each takes its share of the batches.
     """
 
-    def __init__(self, split: SequenceDataset, rank: int = 0, world_size: int = 1) -> None:
-        _, histories, lengths, self.targets = _columns(split)
-        self.sequences: Sequences = one_target_each(histories, lengths, self.targets)
-        by_length = np.argsort(lengths, kind="stable")
-        share = -(-len(by_length) // world_size)
-        size = max(1, min(SCORES_AT_ONCE // split.item_num, USERS_AT_ONCE, share))
+    def __init__(self, sequences: Sequences, n_items: int, processes: Processes = ALONE) -> None:
+        self.sequences = sequences
+        by_length = np.argsort(np.diff(sequences.item_start), kind="stable")
+        share = -(-len(by_length) // processes.size)
+        size = max(1, min(SCORES_AT_ONCE // n_items, USERS_AT_ONCE, share))
         batches = [by_length[i : i + size] for i in range(0, len(by_length), size)]
-        self.batches: List[np.ndarray] = batches[rank::world_size]
-        self._packed: Optional[List[Batch]] = None
+        self.batches: List[np.ndarray] = batches[processes.rank :: processes.size]
+        self._packed: List[Batch] = []
 
     def __iter__(self) -> Iterator[Tuple[np.ndarray, Batch]]:
-        """Yields the rows of the split and their batch; packed once, used at every validation."""
-        if self._packed is None:
-            self._packed = [pack(self.sequences, chosen) for chosen in self.batches]
+        """Yields the rows of the split and their batch; packed once for all validations."""
+        if not self._packed:
+            self._packed = [pack(self.sequences, rows) for rows in self.batches]
         return zip(self.batches, self._packed)
 
     def history(self, rows: np.ndarray) -> Tuple[Tensor, Tensor]:
         """The items in the histories of ``rows``: indices (row within the batch, item)."""
         lengths = np.diff(self.sequences.item_start)[rows]
-        items = [self.sequences.items[self.sequences.item_start[r] : self.sequences.item_start[r + 1]] for r in rows]
-        return torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)), torch.from_numpy(np.concatenate(items))
+        items = self.sequences.items[ranges(self.sequences.item_start[:-1][rows], lengths)]
+        return torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)), torch.from_numpy(items)

@@ -13,83 +13,95 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional
 
-import numpy as np
-import torch
-from numpy.lib.format import open_memmap
-
-from common.dataset import load_dataset
-from common.device import pick_compute
 from common.errors import UserError, run_script
 from common.files import atomic, check_folder
-from common.processes import start_processes
-from common.ranking import metrics
 from common.settings import DeviceSettings, as_dict, parse, setting
-from stage2_sequence_preference_learning.data import EvalLoader, SequenceDataset
-from stage2_sequence_preference_learning.evaluation import load_model, rank_split, user_ids
-from stage2_sequence_preference_learning.ranking_model import RankingModel
+
+if TYPE_CHECKING:
+    import torch
+
+    from stage2_sequence_preference_learning.checkpoints import Loaded
+    from stage2_sequence_preference_learning.packing import Sequences
 
 
 @dataclass
 class Settings(DeviceSettings):
-    """What of a checkpoint's own settings may be told otherwise; null leaves it as it was trained."""
+    """Settings of the checkpoint that are replaced; null keeps its own."""
 
     variant: Optional[str] = setting(None, "paper or released: sets the switches below", choices=("paper", "released"))
-    n_heads: Optional[int] = setting(None, "attention heads, which a published checkpoint does not tell", minimum=1)
+    n_heads: Optional[int] = setting(None, "attention heads, which a published checkpoint does not say", minimum=1)
     stack_mix_layers: Optional[bool] = setting(None, "S9: the mix decoder's layers build on each other")
     rank_normalized: Optional[bool] = setting(None, "S11: rank by the normalised item table")
 
 
-@torch.no_grad()
-def write_scores(path: Path, model: RankingModel, split: SequenceDataset, n_items: int, device: torch.device) -> None:
-    """Scores of a split as float32 (users, items) by zero-based ids; -inf for items that never occur."""
-    loader, users, items = EvalLoader(split), user_ids(split), split.item_of_row()
+def write_scores(path: Path, loaded: Loaded, split: Sequences, device: torch.device) -> None:
+    """Write the scores of a split as float32 (users, items) by zero-based ids; -inf for items that no user has.
+
+    Raises:
+        UserError: most rows would be empty, because the ids of users have large gaps.
+    """
+    import numpy as np
+    import torch
+    from numpy.lib.format import open_memmap
+
+    from stage2_sequence_preference_learning.data import EvalLoader
+
+    users, items = loaded.data.users, loaded.data.item_of_row
     if users.max() >= 10 * len(users):
-        told = f"ids of users run to {users.max():,} and there are {len(users):,}, so that most rows would be empty"
-        raise UserError(f"{path}: not written: {told}; number users from 0 on")
-    with atomic(path) as temporary:
-        scores: Any = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(int(users.max()) + 1, n_items))
+        raise UserError(
+            f"{path}: not written: user ids go up to {users.max():,}, but there are {len(users):,} users, so that most "
+            "rows would be empty; number users from 0"
+        )
+    shape = (int(users.max()) + 1, loaded.data.n_catalogue)
+    with atomic(path) as temporary, torch.no_grad():
+        scores: Any = open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         scores[:] = -np.inf
-        for rows, batch in loader:
-            found = model.full_sort_scores(batch.to(device)).cpu().numpy()
+        for rows, batch in EvalLoader(split, loaded.data.n_items):
+            found = loaded.model.full_sort_scores(batch.to(device)).cpu().numpy()
             scores[users[rows][:, None], items[None, 1:]] = found[:, 1:]
         scores.flush()
 
 
-def main(argv: Optional[List[str]] = None) -> None:
-    """Load, rank, print; the test split is read, so choose nothing by what this prints."""
-    checkpoint = (
-        ("--checkpoint",),
-        {"type": Path, "required": True, "metavar": "FILE", "help": "the .pth to evaluate"},
+def main(argv: Optional[List[str]] = None, models: Optional[Mapping[str, Any]] = None) -> None:
+    """Load, rank, print. It reads the test split: do not choose anything by what it prints."""
+    extra = (
+        (("--checkpoint",), {"type": Path, "required": True, "metavar": "FILE", "help": "the .pth to evaluate"}),
+        (("--scores",), {"type": Path, "metavar": "FILE.npy", "help": "write the scores of all items to this file"}),
+        (("--split",), {"choices": ("test", "valid"), "default": "test", "help": "the split to rank (test)"}),
     )
-    scores = (("--scores",), {"type": Path, "metavar": "FILE.npy", "help": "write the scores of all items here"})
-    split = (("--split",), {"choices": ("test", "valid"), "default": "test", "help": "the one to rank (test)"})
-    parsed = parse(Settings, __doc__, None, argv, (checkpoint, scores, split), redoes=False)
-    settings: Settings = parsed.settings
-    if parsed.arguments.scores:
-        check_folder(parsed.arguments.scores, "--scores")
+    command = parse(Settings, __doc__, None, argv, extra, has_force=False)
+    settings, arguments = command.settings, command.arguments
+    if arguments.scores:
+        check_folder(arguments.scores, "--scores")
+
+    from common.compute import pick_compute, start_processes
+    from common.ranking import metrics
+    from stage2_sequence_preference_learning.checkpoints import load_model
+    from stage2_sequence_preference_learning.data import EvalLoader
+    from stage2_sequence_preference_learning.models import MODELS
+
     processes = start_processes(settings.device)
     compute = pick_compute(processes.device(settings.device), "fp32")
     loaded = load_model(
-        parsed.arguments.checkpoint, settings.dataset, settings.datasets_dir, compute, as_dict(settings)
+        arguments.checkpoint, settings.dataset, settings.datasets_dir, compute, as_dict(settings), models or MODELS
     )
-    chosen: SequenceDataset = getattr(loaded, parsed.arguments.split)
-    loader = EvalLoader(chosen, processes.rank, processes.size)
-    results = {
-        name: metrics(rank_split(loaded.model, loader, compute.device, processes, masked))
+    sequences = loaded.data.valid if arguments.split == "valid" else loaded.data.test
+    loader = EvalLoader(sequences, loaded.data.n_items, processes)
+    ranks = {
+        name: loaded.model.rank(loader, compute, processes, masked)
         for name, masked in (("unmasked", False), ("masked", True))
     }
     if not processes.first:
         return
-    which = parsed.arguments.split
-    print(f"{type(loaded.model).__name__} on {settings.dataset}, {which}, {len(loader.targets)} users")
+    results = {name: metrics(found) for name, found in ranks.items()}
+    print(f"{type(loaded.model).__name__} on {settings.dataset}, {arguments.split}, {len(sequences)} users")
     print("history    " + "  ".join(f"{name:>8}" for name in results["unmasked"]))
     for name, found in results.items():
         print(f"{name:<10} " + "  ".join(f"{value:8.4f}" for value in found.values()))
-    if parsed.arguments.scores:
-        n_items = load_dataset(settings.dataset_dir, settings.dataset).n_items
-        write_scores(parsed.arguments.scores, loaded.model, chosen, n_items, compute.device)
+    if arguments.scores:
+        write_scores(arguments.scores, loaded, sequences, compute.device)
 
 
 if __name__ == "__main__":

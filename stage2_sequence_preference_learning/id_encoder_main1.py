@@ -1,10 +1,10 @@
 """Step 1 of stage 2: train the ID encoder alone (SASRec with full cross entropy).
 
     python stage2_sequence_preference_learning/id_encoder_main1.py -d Bili_Food
+    torchrun --nproc_per_node=2 stage2_sequence_preference_learning/id_encoder_main1.py -d Bili_Food
 
-Reads:  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter
-Writes: <results_dir>/ID_SeqEncoder/<D>/<run>/ with best.pth, last.pth, metrics.json, ranks.csv,
-        settings.yaml, train.log and TensorBoard's curves
+Reads:  the prepared data set (sequential_data.txt, <D>_item_sort.csv)
+Writes: <results_dir>/ID_SeqEncoder/<D>/<run>/ (common/run.py lists the files)
 """
 
 from __future__ import annotations
@@ -13,23 +13,35 @@ from pathlib import Path
 from typing import List, Optional
 
 from common.errors import run_script
+from common.run import Run
 from common.settings import parse
 from stage2_sequence_preference_learning.settings import PROPS, IDSettings
-from stage2_sequence_preference_learning.spine import train
 
 Settings = IDSettings
 CONFIGS = PROPS / "ID_SeqEncoder"
 
 
-def run(settings: Settings, force: bool = False) -> Path:
-    """Train, or go on, or skip; returns the run's folder."""
-    return train("ID_SeqEncoder", settings, force)
+def train(settings: IDSettings, force: bool = False) -> Path:
+    """Train and test, unless the run is up to date. Returns the run's folder."""
+    with Run("ID_SeqEncoder", settings, settings.input_files(), force) as run:
+        if run.finished:
+            return run.folder
+        from common.training import fit, test
+        from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+        from stage2_sequence_preference_learning.models import ID_SeqEncoder
+
+        data = load_splits(settings)
+        model = ID_SeqEncoder(settings, data).to(run.compute.device)
+        train_rows = TrainLoader(data.train, settings.train_batch_size, settings.seed, run.processes)
+        fit(model, train_rows, EvalLoader(data.valid, data.n_items, run.processes), settings, run)
+        test(model, EvalLoader(data.test, data.n_items, run.processes), run)
+    return run.folder
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and train."""
-    parsed = parse(Settings, __doc__, CONFIGS, argv)
-    run(parsed.settings, parsed.force)
+    command = parse(Settings, __doc__, CONFIGS, argv)
+    train(command.settings, command.force)
 
 
 if __name__ == "__main__":

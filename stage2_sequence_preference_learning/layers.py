@@ -1,8 +1,8 @@
 """Transformer layers of SICSRec (paper, section on sequence preference learning).
 
-Post-norm layers as in RecBole's ``TransformerEncoder``, with its parameter names, so that published
-weights load. They differ in what they compute on: rows that hold several sequences end to end, told
-apart by the attention mask, so that hardly any position is padding (see `packing`).
+Post-norm layers as in RecBole's ``TransformerEncoder``, with its parameter names, so that published weights load. A row
+holds several sequences end to end, which the attention mask separates, so that hardly any position is padding
+(`packing`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.dropout import Dropout, dropout
-from common.errors import UserError
 
 ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -27,16 +26,9 @@ ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def check_heads(heads: int, **width: int) -> None:
-    """Raise a `UserError` unless the width, given under its setting's name, is a multiple of the attention heads."""
-    for name, d in width.items():
-        if d % heads:
-            raise UserError(f"{name}={d} is not a multiple of n_heads={heads}; change one of them")
-
-
 @dataclass(frozen=True)
 class LayerSizes:
-    """What every layer of a model has in common."""
+    """The sizes that all layers of a model share."""
 
     d: int
     heads: int
@@ -46,19 +38,15 @@ class LayerSizes:
     activation: str
     eps: float
 
-    def __post_init__(self) -> None:
-        check_heads(self.heads, hidden_size=self.d)
-
 
 def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, p: float, training: bool) -> Tensor:
     """Scaled dot-product attention with dropout on its weights.
 
-    torch's kernel serves wherever it is fast; on the CPU it has no fast path with dropout, so there
-    the product is written out.
+    On the CPU torch's kernel has no fast path with dropout, so the product is written out there.
 
     Args:
         query, key, value: (R, heads, L, d/heads).
-        allowed: (R, 1, L, L) bool, true where a query may look at a key; each row has a true.
+        allowed: (R, 1, L, L) bool, true where a query may attend to a key; each row has at least one.
 
     Returns:
         (R, heads, L, d/heads).
@@ -178,8 +166,8 @@ class MixDecoder(nn.Module):
     """Queries from the ID branch over keys and values from the content branch.
 
     Args:
-        stack_layers: S9. True: each layer takes the one below as its queries. False: as released,
-            every layer reads the decoder's input, so only the last one counts.
+        stack_layers: S9. True: the output of a layer is the query of the next. False: as released, every
+            layer reads the decoder's input, so that only the last one counts.
     """
 
     def __init__(self, n_layers: int, sizes: LayerSizes, stack_layers: bool) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.device import fp32_product
+from common.compute import fp32_product
 
 
 def recommendation_loss(preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
@@ -31,15 +31,14 @@ def contrastive_loss(
 ) -> Tensor:
     """Content-aware contrastive task: a preference against its own target's content among the batch's.
 
-    Rows of one sequence are no negatives of each other. In a batch of rows drawn at random they
-    hardly meet; in one grouped by user they always would, and a user's own items are what the
-    preference should be near to.
+    Rows of one sequence are not negatives of each other. In a batch of random rows they hardly ever meet; in a batch
+    grouped by user they always would, although the preference should be near to the user's own items.
 
     Args:
         preference: (N, d) u; contents: (N, d) c⁺ of the same rows; targets: (N,);
         sequences: (N,) number of the sequence that a row is a prefix of.
-        mask_same_target: S10. True: other rows with the same target take no part. False: as released,
-            their logit is 0, so that each adds 1 to the sum.
+        mask_same_target: S10. True: other rows with the same target are left out. False: as released, their logit is 0,
+            so that each adds 1 to the sum.
     """
     logits = fp32_product(preference, contents) / temperature
     others = ~torch.eye(len(targets), dtype=torch.bool, device=targets.device)

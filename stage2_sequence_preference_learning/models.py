@@ -1,69 +1,247 @@
-"""The three models of stage 2, as RecBole models: `ID_SeqEncoder`, `Content_SeqEncoder`, `SICSRec`.
+"""The models of stage 2: `ID_SeqEncoder`, `Content_SeqEncoder`, `SICSRec` (paper, sequence preference learning).
 
-Parameter names are those of the published weights. How models are trained and ranked: `ranking_model`.
+They are RecBole models: made from RecBole's config and data set they train under RecBole's own trainer
+(docs/recbole.md). Parameter names are those of the published weights.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type
+from pathlib import Path
+from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Tuple, Type, Union
 
+import numpy as np
 import torch
+from recbole.config import Config
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.errors import UserError
-from stage2_sequence_preference_learning.layers import (
-    Adapter,
-    Dropout,
-    LayerSizes,
-    LoRA,
-    MixDecoder,
-    TransformerEncoder,
-    dropout,
-)
+from common.compute import Compute, Processes
+from common.dropout import Dropout, dropout
+from common.ranking import TOP, Ranking, target_ranks
+from common.run import LoopSettings
+from common.settings import as_dict, typed
+from stage2_sequence_preference_learning.data import EvalLoader, SequenceData, items_of_recbole
+from stage2_sequence_preference_learning.layers import Adapter, LayerSizes, LoRA, MixDecoder, TransformerEncoder
 from stage2_sequence_preference_learning.losses import contrastive_loss, recommendation_loss, table_regularization
-from stage2_sequence_preference_learning.packing import Batch
-from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
+from stage2_sequence_preference_learning.packing import Batch, batch_of_rows
+from stage2_sequence_preference_learning.settings import (
+    ContentSettings,
+    HistorySettings,
+    IDSettings,
+    SICSRecSettings,
+    TransformerSettings,
+)
+
+Terms = Dict[str, Tensor]
+
+
+class RecBoleConfig(Dict[str, Any]):
+    """Settings under the names that RecBole's models read; a name that is not there is None, as in RecBole."""
+
+    def __init__(self, settings: HistorySettings) -> None:
+        super().__init__(as_dict(settings))
+        self.update(
+            USER_ID_FIELD="user_id",
+            ITEM_ID_FIELD="item_id",
+            LIST_SUFFIX="_list",
+            ITEM_LIST_LENGTH_FIELD="item_length",
+            NEG_PREFIX="neg_",
+            MASK_FIELD="mask",
+            MAX_ITEM_LIST_LENGTH=settings.max_seq_length,
+            loss_type="CE",
+            train_neg_sample_args=None,
+            device=torch.device("cpu"),
+        )
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+class RankingModel(SequentialRecommender):
+    """A model that ranks all items after a history.
+
+    A subclass defines `preference`, (N, d) at the places that a batch predicts, `candidates`, (n_items, d), and
+    `loss_terms`.
+
+    Args:
+        settings: of the class ``schema``, or RecBole's config.
+        data: the splits, or RecBole's data set.
+    """
+
+    schema: ClassVar[Type[HistorySettings]] = HistorySettings
+    input_type = InputType.POINTWISE
+
+    def __init__(self, settings: Union[HistorySettings, Config], data: Any) -> None:
+        if isinstance(settings, Config):
+            settings = settings_of_recbole(self.schema, settings)
+            data = items_of_recbole(data, settings)
+        super().__init__(RecBoleConfig(settings), data)
+        self.settings: Any = settings
+        self.data: SequenceData = data
+        self._fixed_candidates: Optional[Tensor] = None
+
+    @classmethod
+    def parts(cls, settings: Any) -> Dict[str, Path]:
+        """Files beside the weights that the model is rebuilt from, by meaning."""
+        return {}
+
+    def preference(self, batch: Batch) -> Tensor:
+        """(N, d)."""
+        raise NotImplementedError
+
+    def candidates(self) -> Tensor:
+        """(n_items, d), the padding item included."""
+        raise NotImplementedError
+
+    def loss_terms(self, batch: Batch) -> Terms:
+        """The weighted terms of the loss by name; the loss is their sum."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Terms:
+        """`loss_terms`, as `common.training.fit` calls it."""
+        return self.loss_terms(batch)
+
+    @contextmanager
+    def fixed_items(self) -> Iterator[None]:
+        """A context in which weights do not change, so that candidates are computed once for all batches."""
+        self._fixed_candidates = self.candidates()
+        try:
+            yield
+        finally:
+            self._fixed_candidates = None
+
+    def full_sort_scores(self, batch: Batch) -> Tensor:
+        """(N, n_items) scores, the higher the better; the padding item has ``-inf``."""
+        candidates = self.candidates() if self._fixed_candidates is None else self._fixed_candidates
+        scores = self.preference(batch).float() @ candidates.float().T
+        scores[:, 0] = -torch.inf
+        return scores
+
+    # What the training loop and the tests ask for
+
+    @torch.no_grad()
+    def rank(
+        self,
+        split: EvalLoader,
+        compute: Compute,
+        processes: Processes,
+        masked: bool = False,
+        top: Optional[Tensor] = None,
+    ) -> np.ndarray:
+        """The target's rank for each row of a split: (N,) float64; computed in fp32.
+
+        Args:
+            masked: leave the items of the history out of the ranking.
+            top: (N, k) int64 zeros, filled with the rows of the k best items, the best first.
+        """
+        self.eval()
+        device = compute.device
+        found = torch.zeros(len(split.sequences), dtype=torch.float64)
+        with self.fixed_items():
+            for rows, batch in split:
+                batch = batch.to(device)
+                scores = self.full_sort_scores(batch)
+                excluded = [index.to(device) for index in split.history(rows)] if masked else None
+                found[torch.from_numpy(rows)] = target_ranks(scores, batch.targets, excluded).cpu()
+                if top is not None:
+                    top[torch.from_numpy(rows)] = scores.topk(top.shape[1], dim=1).indices.cpu()
+        processes.sum(found)
+        if top is not None:
+            processes.sum(top)
+        return found.numpy()
+
+    def test(self, split: EvalLoader, compute: Compute, processes: Processes) -> Ranking:
+        """Rank a split with the history unmasked and masked."""
+        top = torch.zeros(len(split.sequences), min(TOP, self.n_items - 1), dtype=torch.int64)
+        ranks = self.rank(split, compute, processes, top=top)
+        masked = self.rank(split, compute, processes, masked=True)
+        targets = self.data.item_of_row[split.sequences.targets]
+        return Ranking(self.data.users, targets, ranks, masked, self.data.item_of_row[top.numpy()])
+
+    def weights_to_continue(self) -> Dict[str, Tensor]:
+        """All weights."""
+        return dict(self.state_dict())
+
+    def weights_to_use(self) -> Dict[str, Tensor]:
+        """All weights."""
+        return dict(self.state_dict())
+
+    # What RecBole asks for
+
+    def as_batch(self, interaction: Any, with_targets: bool = True) -> Batch:
+        """RecBole's interaction as a `Batch`."""
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        targets = interaction[self.ITEM_ID] if with_targets else torch.zeros_like(lengths)
+        return batch_of_rows(items, lengths, targets)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """The loss of RecBole's batch, a scalar."""
+        return torch.stack(list(self.loss_terms(self.as_batch(interaction)).values())).sum()
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """RecBole's full ranking: (B, n_items)."""
+        return self.full_sort_scores(self.as_batch(interaction, with_targets=False))
+
+    def predict(self, interaction: Any) -> Tensor:
+        """RecBole's score of one item a row: (B,)."""
+        batch, candidates = self.as_batch(interaction), self.candidates()
+        return (self.preference(batch).float() * candidates.float()[batch.targets]).sum(dim=-1)
+
+
+def settings_of_recbole(schema: Type[HistorySettings], config: Config) -> HistorySettings:
+    """A model's settings from RecBole's config; the settings of our training loop keep their defaults."""
+    names = {f.name for f in dataclasses.fields(schema)} - {f.name for f in dataclasses.fields(LoopSettings)}
+    given = {name: config[name] for name in names if config[name] is not None}
+    given.update(dataset=config["dataset"], max_seq_length=config["MAX_ITEM_LIST_LENGTH"])
+    given.update({"datasets_dir": config["datasets_dir"]} if config["datasets_dir"] else {})
+    return schema(**typed(schema, given, "RecBole's config"))
 
 
 class SequenceModel(RankingModel):
-    """What the three share: sizes and initialisation."""
+    """What the three models share: sizes and initial weights."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.d = config["hidden_size"]
+    settings: TransformerSettings
+
+    def __init__(self, settings: TransformerSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        s = self.settings
+        self.d, self.n_layers, self.eps = s.hidden_size, s.n_layers, s.layer_norm_eps
         self.sizes = LayerSizes(
-            d=self.d,
-            heads=config["n_heads"],
-            inner=config["inner_size"],
-            hidden_dropout=config["hidden_dropout_prob"],
-            attn_dropout=config["attn_dropout_prob"],
-            activation=config["hidden_act"],
-            eps=config["layer_norm_eps"],
+            d=s.hidden_size,
+            heads=s.n_heads,
+            inner=s.inner_size,
+            hidden_dropout=s.hidden_dropout_prob,
+            attn_dropout=s.attn_dropout_prob,
+            activation=s.hidden_act,
+            eps=s.layer_norm_eps,
         )
-        self.n_layers, self.eps = config["n_layers"], config["layer_norm_eps"]
-        self.dropout = Dropout(config["hidden_dropout_prob"])
-        self.position_embedding = nn.Embedding(self.max_seq_length, self.d)
-        self.initializer_range = config["initializer_range"]
+        self.dropout = Dropout(s.hidden_dropout_prob)
+        self.position_embedding = nn.Embedding(s.max_seq_length, s.hidden_size)
 
     def initialize(self) -> None:
         """Weights ~ N(0, initializer_range), biases 0, LayerNorm 1 and 0, LoRA's B 0."""
+        std = self.settings.initializer_range
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=self.initializer_range)
+                nn.init.normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, LoRA):
-                module.reset(self.initializer_range)
+                module.reset(std)
 
 
 class ID_SeqEncoder(SequenceModel):
     """Step 1: SASRec with full cross entropy."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
+    schema = IDSettings
+
+    def __init__(self, settings: IDSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
         self.item_embedding = nn.Embedding(self.n_items, self.d, padding_idx=0)
         self.LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
         self.trm_encoder = TransformerEncoder(self.n_layers, self.sizes)
@@ -79,7 +257,7 @@ class ID_SeqEncoder(SequenceModel):
         """(n_items, d)."""
         return self.item_embedding.weight
 
-    def terms(self, batch: Batch) -> Terms:
+    def loss_terms(self, batch: Batch) -> Terms:
         """Cross entropy over all items."""
         return {"rec": recommendation_loss(self.preference(batch), self.candidates(), batch.targets)}
 
@@ -87,13 +265,16 @@ class ID_SeqEncoder(SequenceModel):
 class ContentModel(SequenceModel):
     """What the two models with a content branch share: stage 1's features and their adapters."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.temperature, self.alpha, self.lamba = config["temperature"], config["alpha"], config["lamba"]
-        self.mask_same_target = config["mask_same_target"]
-        self.modalities: List[str] = list(config["modalities"])
+    settings: ContentSettings
+
+    def __init__(self, settings: ContentSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        s = self.settings
+        self.temperature, self.alpha, self.lamba = s.temperature, s.alpha, s.lamba
+        self.mask_same_target = bool(s.mask_same_target)
+        self.modalities: List[str] = list(s.modalities)
         for modality in self.modalities:
-            features = dataset.item_features(modality)  # (n_items, width), row 0 is padding
+            features = self.data.features[modality]  # (n_items, width), row 0 is padding
             table = nn.Embedding(features.shape[0], features.shape[1], padding_idx=0)
             self.add_module(f"plm_{modality}_embedding", table)
             self.add_module(f"{modality}_adapter", Adapter(features.shape[1], self.d))
@@ -106,7 +287,7 @@ class ContentModel(SequenceModel):
 
     @contextmanager
     def fixed_items(self) -> Iterator[None]:
-        """Candidates as in any `RankingModel`, and the contents of all items."""
+        """As in `RankingModel`, with the contents of all items."""
         self._fixed_contents = self.content(self.all_items())
         try:
             with super().fixed_items():
@@ -118,10 +299,10 @@ class ContentModel(SequenceModel):
         """(n_items,) ids, the padding item's first."""
         return torch.arange(self.n_items, device=self.position_embedding.weight.device)
 
-    def fill_tables(self, dataset: Any) -> None:
+    def fill_tables(self) -> None:
         """Start the feature tables from stage 1."""
         for modality, table in zip(self.modalities, self.feature_tables()):
-            table.data.copy_(dataset.item_features(modality))
+            table.data.copy_(self.data.features[modality])
 
     def feature_tables(self) -> List[Tensor]:
         """The trainable tables T and I, those of ``modalities``."""
@@ -155,11 +336,13 @@ class ContentModel(SequenceModel):
 class Content_SeqEncoder(ContentModel):
     """Baseline: the content branch alone. Items are scored by their content, under the same two tasks."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
+    schema = ContentSettings
+
+    def __init__(self, settings: ContentSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
         self.add_content_branch()
         self.initialize()
-        self.fill_tables(dataset)
+        self.fill_tables()
 
     def preference(self, batch: Batch) -> Tensor:
         """u = normalized output of the content branch: (N, d)."""
@@ -174,7 +357,7 @@ class Content_SeqEncoder(ContentModel):
         """Contents of all items: (n_items, d)."""
         return self.content(self.all_items()) if self._fixed_contents is None else self._fixed_contents
 
-    def terms(self, batch: Batch) -> Terms:
+    def loss_terms(self, batch: Batch) -> Terms:
         """rec + λ·Σ‖table‖₂ + α·contrastive."""
         contents = self.candidates()  # every item once: the ranking needs all of them
         u = self._at_predictions(F.embedding(batch.items, contents), batch)
@@ -190,28 +373,32 @@ class Content_SeqEncoder(ContentModel):
 class SICSRec(ContentModel):
     """Step 2: ID branch with LoRA, content branch, mix decoder, contrastive task.
 
-    Ablations: ``branches`` that are left out have no parameters, and neither has LoRA but with ``id_tuning=lora``.
+    Ablations: ``branches`` that are left out have no parameters; LoRA has parameters only with ``id_tuning=lora``.
     """
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.rank_normalized = config["rank_normalized"]
-        self.branches: List[str] = config["branches"].split("+")
+    schema = SICSRecSettings
+    settings: SICSRecSettings
+
+    def __init__(self, settings: SICSRecSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        s = self.settings
+        self.rank_normalized = s.rank_normalized
+        self.branches: List[str] = s.branches.split("+")
         if "content" in self.branches:
             self.add_content_branch()
         self.item_embedding = nn.Embedding(self.n_items, self.d, padding_idx=0)
         if "id" in self.branches:
-            lora_rank = config["lora_rank"] if config["id_tuning"] == "lora" else None
+            lora_rank = s.lora_rank if s.id_tuning == "lora" else None
             self.LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
             self.trm_encoder = TransformerEncoder(self.n_layers, self.sizes, lora_rank)
         if "mix" in self.branches:
             self.query_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
             self.value_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
-            self.id_content_trm_decoder = MixDecoder(self.n_layers, self.sizes, stack_layers=config["stack_mix_layers"])
+            self.id_content_trm_decoder = MixDecoder(self.n_layers, self.sizes, stack_layers=bool(s.stack_mix_layers))
         self.aggregation_layer = nn.Linear(len(self.branches) * self.d, self.d)
         self.initialize()
-        self.fill_tables(dataset)
-        self._freeze(config["id_tuning"], train_ffw_lora=config["train_ffw_lora"])
+        self.fill_tables()
+        self._freeze(s.id_tuning, train_ffw_lora=bool(s.train_ffw_lora))
 
     def _freeze(self, id_tuning: str, train_ffw_lora: bool) -> None:
         """The ID encoder's own weights, unless ``full``; as released also the LoRA after its feed-forward
@@ -260,7 +447,7 @@ class SICSRec(ContentModel):
         table = self.item_embedding.weight
         return F.normalize(table, dim=-1) if self.rank_normalized else table
 
-    def terms(self, batch: Batch) -> Terms:
+    def loss_terms(self, batch: Batch) -> Terms:
         """rec + λ·Σ‖table‖₂ + α·contrastive."""
         inside, own = self.content_of(batch)
         u = self._preference(inside, batch)
@@ -274,17 +461,6 @@ class SICSRec(ContentModel):
         }
 
 
-MODELS = {model.__name__: model for model in (ID_SeqEncoder, Content_SeqEncoder, SICSRec)}
-OTHERS: Dict[str, Type[RankingModel]] = {}  # models of other packages that use this trainer and ranking
-
-
-def model_class(name: str) -> Type[RankingModel]:
-    """The class of a model by its name.
-
-    Raises:
-        UserError: there is none here; `reproduce` knows more.
-    """
-    if name not in MODELS and name not in OTHERS:
-        cure = f"python -m reproduce.checkpoint (evaluate or recommend) {name} takes checkpoints of all models"
-        raise UserError(f"{name} is none of {', '.join(MODELS)}; {cure}")
-    return OTHERS[name] if name in OTHERS else MODELS[name]
+MODELS: Dict[str, Type[RankingModel]] = {
+    model.__name__: model for model in (ID_SeqEncoder, Content_SeqEncoder, SICSRec)
+}

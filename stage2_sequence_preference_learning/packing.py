@@ -1,9 +1,9 @@
-"""Prefixes of one sequence computed in one causal pass, sequences packed end to end without padding.
+"""All prefixes of a history are computed in one causal pass, and histories are packed end to end without padding.
 
-With causal attention and positions counted from a sequence's start, the output at position t is the
-output for the prefix that ends at t. So all training rows of a user that are prefixes of one history
-need one pass, not one each. A batch holds as many targets as the paper's (``train_batch_size``),
-grouped by user; its losses and gradients equal those of the separate prefixes (tests/test_models.py).
+With causal attention and positions counted from a history's start, the output at position t is the output for the
+prefix that ends at t. So all training rows of a user that are prefixes of one history need one pass. A batch has
+about as many predictions as the paper's (``train_batch_size``), grouped by user; its losses and gradients equal those
+of the separate prefixes (tests/stage2/test_models.py).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.arrays import ranges, starts_of
+from common.arrays import ranges
 
 
 @dataclass
 class Batch:
     """Sequences in R rows of L positions, and the N places where the next item is predicted."""
 
-    items: Tensor  # (R, L) item ids, 0 is padding
+    items: Tensor  # (R, L) rows of the item table, 0 is padding
     positions: Tensor  # (R, L) position within the own sequence
     segments: Tensor  # (R, L) number of the own sequence, -1 is padding
     rows: Tensor  # (N,) row of each prediction
@@ -38,17 +38,17 @@ class Batch:
         return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
 
     def allowed(self) -> Tensor:
-        """(R, 1, L, L) bool: a position sees itself and what stands before it in its own sequence."""
+        """(R, 1, L, L) bool: a position attends to itself and to earlier positions of its own sequence."""
         same = self.segments[:, :, None] == self.segments[:, None, :]
         causal = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril()
         return (same & causal)[:, None]
 
 
 def batch_of_rows(item_seq: Tensor, lengths: Tensor, targets: Tensor) -> Batch:
-    """A RecBole batch as it stands: one right-padded history a row, predicted at its end.
+    """One right-padded history a row, predicted at its end, such as a batch of RecBole's.
 
     Args:
-        item_seq: (B, L) item ids, 0 is padding; lengths, targets: (B,).
+        item_seq: (B, L), 0 is padding; lengths, targets: (B,).
     """
     longest = int(lengths.max())
     items = item_seq[:, :longest]
@@ -60,7 +60,7 @@ def batch_of_rows(item_seq: Tensor, lengths: Tensor, targets: Tensor) -> Batch:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Histories, each with the places where it is predicted: ragged, in flat arrays.
+    """Histories with the places where they are predicted: ragged, in flat arrays.
 
     Sequence i has the items ``items[item_start[i]:item_start[i + 1]]`` and the predictions
     ``target_start[i]:target_start[i + 1]`` of ``columns`` (position in the sequence) and ``targets``.
@@ -76,44 +76,10 @@ class Sequences:
         return len(self.item_start) - 1
 
 
-def one_target_each(item_seq: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> Sequences:
-    """Each row a sequence of its own: evaluation, in the order given.
-
-    Args:
-        item_seq: (N, L), right-padded with 0; lengths, targets: (N,).
-    """
-    real = np.arange(item_seq.shape[1]) < lengths[:, None]
-    return Sequences(item_seq[real], starts_of(lengths), lengths - 1, targets, np.arange(len(targets) + 1))
-
-
-def merge_prefixes(users: np.ndarray, item_seq: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> Sequences:
-    """Rows whose history continues another row of the same user join it: one pass predicts them all.
-
-    A history cut to the last 50 items does not continue an uncut one (its positions differ), so such
-    rows stay by themselves. No row is lost and none is added.
-
-    Args:
-        users, lengths, targets: (N,); item_seq: (N, L), right-padded with 0.
-    """
-    order = np.lexsort((-np.arange(len(users)), lengths, users))  # of equal length, the uncut one first
-    users, item_seq, lengths, targets = users[order], item_seq[order], lengths[order], targets[order]
-    shorter, longer = item_seq[:-1], item_seq[1:].copy()
-    rows, end = np.arange(len(longer)), np.minimum(lengths[:-1], item_seq.shape[1] - 1)
-    continues = (users[1:] == users[:-1]) & (lengths[1:] == lengths[:-1] + 1)
-    continues &= longer[rows, end] == targets[:-1]
-    longer[rows, end] = 0
-    continues &= (longer == shorter).all(axis=1)
-
-    last = np.append(~continues, True)  # the longest row of each chain
-    hosts = one_target_each(item_seq[last], lengths[last], targets[last])
-    chain_lengths = np.diff(np.append(-1, np.flatnonzero(last)))
-    return Sequences(hosts.items, hosts.item_start, lengths - 1, targets, starts_of(chain_lengths))
-
-
 def _fill_rows(lengths: np.ndarray, width: int) -> Tuple[np.ndarray, np.ndarray, int]:
     """Best fit, longest first: the row and the offset of each sequence, and the number of rows."""
     row_of, offset_of = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
-    with_room: List[List[int]] = [[] for _ in range(width + 1)]  # rows by what is left in them
+    with_room: List[List[int]] = [[] for _ in range(width + 1)]  # rows by their free positions
     n_rows = 0
     for i in np.argsort(-lengths, kind="stable"):
         need = int(lengths[i])
@@ -130,7 +96,7 @@ def _fill_rows(lengths: np.ndarray, width: int) -> Tuple[np.ndarray, np.ndarray,
 def pack(sequences: Sequences, chosen: np.ndarray) -> Batch:
     """The chosen sequences in as few rows as fit, as wide as the longest of them.
 
-    Predictions come in the order of ``chosen``.
+    Predictions are in the order of ``chosen``.
     """
     lengths = np.diff(sequences.item_start)[chosen]
     n_targets = np.diff(sequences.target_start)[chosen]
@@ -154,9 +120,9 @@ def pack(sequences: Sequences, chosen: np.ndarray) -> Batch:
 
 
 def batches_by_targets(sequences: Sequences, order: np.ndarray, batch_size: int) -> List[np.ndarray]:
-    """Cut ``order`` into batches of about ``batch_size`` targets; a sequence is never split.
+    """Cut ``order`` into batches of about ``batch_size`` predictions; a sequence is never split.
 
-    The k-th batch ends before the sequence that would lead past k · batch_size targets.
+    The k-th batch ends before the sequence that would exceed k · batch_size predictions.
     """
     reached = np.cumsum(np.diff(sequences.target_start)[order])
     batch_of = (reached - 1) // batch_size

@@ -4,7 +4,7 @@
     python stage2_sequence_preference_learning/recommend.py -d ml-100k --items 12,40,7
 
 Users and items by their zero-based ids, as in sequential_data.txt and <D>_item_sort.csv. Without
---checkpoint the run of SICSRec on this data set that is best on validation serves. Baselines:
+--checkpoint the run of SICSRec on this data set that is best on validation is used. Baselines:
 python -m reproduce.checkpoint recommend MODEL …
 
 Reads:  a checkpoint; the data set's titles and sequences
@@ -12,51 +12,62 @@ Reads:  a checkpoint; the data set's titles and sequences
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional
 
 import numpy as np
-import torch
 
 from common.dataset import load_dataset
-from common.device import pick_compute
 from common.errors import UserError, run_script
 from common.recommending import ARGUMENTS, check_arguments, history_of, labels, print_recommendations
 from common.recommending import RecommendSettings as Settings
-from common.runs import best_run
+from common.run import best_run
 from common.settings import parse
-from stage2_sequence_preference_learning.evaluation import Loaded, load_model
-from stage2_sequence_preference_learning.packing import batch_of_rows
+
+if TYPE_CHECKING:
+    import torch
+
+    from stage2_sequence_preference_learning.checkpoints import Loaded
 
 
-@torch.no_grad()
 def scores_after(loaded: Loaded, history: np.ndarray, device: torch.device) -> np.ndarray:
-    """Scores of all of RecBole's internal item ids after a history of zero-based items: (n_items,).
+    """Scores of all zero-based items after a history of such items: (n_catalogue,); -inf for items that no user has.
 
     Raises:
-        UserError: none of the items occurred in training.
+        UserError: none of the history's items is in the data that the model was trained on.
     """
-    row_of = loaded.test.row_of_item()
-    rows = [row_of[int(item)] for item in history if int(item) in row_of][-loaded.settings.max_seq_length :]
-    if not rows:
-        raise UserError("none of these items occurs in the data the model was trained on")
+    import torch
+
+    from stage2_sequence_preference_learning.packing import batch_of_rows
+
+    data = loaded.data
+    rows = data.row_of_item()[history]
+    rows = rows[rows > 0][-loaded.model.max_seq_length :]
+    if not len(rows):
+        raise UserError("none of these items is in the data that the model was trained on; give others")
     one = torch.zeros(1, dtype=torch.long)
-    batch = batch_of_rows(torch.tensor([rows]), torch.tensor([len(rows)]), one).to(device)
-    return loaded.model.full_sort_scores(batch)[0].cpu().numpy()
+    batch = batch_of_rows(torch.from_numpy(rows)[None], torch.tensor([len(rows)]), one).to(device)
+    scores = np.full(data.n_catalogue, -np.inf)
+    with torch.no_grad():
+        scores[data.item_of_row[1:]] = loaded.model.full_sort_scores(batch)[0, 1:].cpu().numpy()
+    return scores
 
 
-def main(argv: Optional[List[str]] = None, model: str = "SICSRec") -> None:
-    """Load, score, print the titles; of ``model`` where no checkpoint is given."""
-    parsed = parse(Settings, __doc__, None, argv, ARGUMENTS, redoes=False)
-    settings, arguments = parsed.settings, parsed.arguments
+def main(argv: Optional[List[str]] = None, model: str = "SICSRec", models: Optional[Mapping[str, Any]] = None) -> None:
+    """Load, score, print the titles; ``model`` is the one whose best run is used without --checkpoint."""
+    command = parse(Settings, __doc__, None, argv, ARGUMENTS, has_force=False)
+    settings, arguments = command.settings, command.arguments
     check_arguments(arguments)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     history = history_of(dataset, arguments.user, arguments.items)
     checkpoint = arguments.checkpoint or best_run(settings.results_dir, model, settings.dataset)
+
+    from common.compute import pick_compute
+    from stage2_sequence_preference_learning.checkpoints import load_model
+    from stage2_sequence_preference_learning.models import MODELS
+
     compute = pick_compute(settings.device, "fp32")
-    loaded = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute)
-    by_row = scores_after(loaded, history, compute.device)
-    scores = np.full(dataset.n_items, -np.inf)
-    scores[loaded.test.item_of_row()[1:]] = by_row[1:]
+    loaded = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute, models=models or MODELS)
+    scores = scores_after(loaded, history, compute.device)
     if settings.mask_history:
         scores[history] = -np.inf
     titles = labels(dataset, settings.title_language)

@@ -1,170 +1,227 @@
-"""The search for α (paper: Optuna over 0.1 … 1.0), or for any settings, chosen on validation.
+"""The search for α (paper: Optuna over 0.1 … 1.0), or for other settings, chosen on validation.
 
-Writes <results_dir>/<model>/<dataset>/search-<digest>/: study.db (SQLite; optuna-dashboard shows it), a run per
-trial, trials.csv, and a plot of the score over each searched setting. The first trial over ranges has the settings
-as they stand, so that a small budget never ends below them. The best trial's run is then copied to where a run
-with its settings belongs, and it alone is tested.
+``search_space`` gives each searched setting a list of values, as in {alpha: [0.1, 0.2]}, or a range, as in
+{learning_rate: {low: 1e-4, high: 1e-2, log: true}}. Lists alone are a grid. Ranges are searched by TPE, whose first
+trial has the settings' own values.
+
+Writes <results_dir>/<model>/<dataset>/search-<digest>/: study.db (optuna-dashboard shows it), a run per trial,
+trials.csv, and a plot of the score over each searched setting. The best trial's run is then moved to where a run with
+its settings belongs, and only that run is tested.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, TypeVar, get_type_hints
 
-import matplotlib
 import optuna
 from optuna.trial import TrialState
 
-from common.device import pick_compute
-from common.errors import Diverged, UserError
-from common.files import atomic, digest, exclusive, read_json, write_text
-from common.runs import MADE, METRICS, open_run, run_folder
-from common.settings import as_dict, to_yaml
-from stage2_sequence_preference_learning.search_space import as_it_stands, check_space, grid_of, name_of, suggest
-from stage2_sequence_preference_learning.settings import resolve_switches
-from stage2_sequence_preference_learning.spine import train, what_makes
+from common.errors import Diverged, UserError, nearest
+from common.files import atomic, digest, exclusive, read_json, recipe
+from common.run import METRICS, Run
+from common.settings import as_dict, shaping, typed
+from stage2_sequence_preference_learning.settings import NetworkSettings, SearchSettings
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+NOT_SEARCHED = ("dataset", "precision", "seed", "valid_metric", "variant")
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)  # pruned: the training diverged
 
-
-def _folder(model: str, settings: Any) -> Path:
-    fixed = dict.fromkeys(settings.search_space)
-    compute = pick_compute(settings.device, settings.precision)
-    made_from = what_makes(model, settings, compute.precision, 1)
-    searched = digest(made_from, settings={**made_from["settings"], **fixed}, space=settings.search_space)
-    return Path(settings.results_dir) / model / settings.dataset / f"search-{searched}"
+S = TypeVar("S", bound=SearchSettings)
 
 
-def _open_study(folder: Path, model: str, settings: Any) -> optuna.Study:
-    """The study, with trials that a killed process left running asked for again."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warning of a stopped trial shows a traceback
+def search(model: str, settings: S, train: Callable[..., Path], force: bool = False) -> S:
+    """Run the trials that are missing; returns the settings that they choose, for the seed of ``settings``.
+
+    Trials have ``search_seed``, so that all seeds share one search. ``n_trials`` counts all trials that ended, those
+    that diverged too; a grid that is smaller is complete earlier.
+
+    Args:
+        train: trains one run of settings and returns its folder.
+
+    Raises:
+        UserError: the search space is not valid, or every trial diverged.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("n_trials: a search runs in one process; start it without torchrun")
+    space = check_space(settings)
+    plain = dataclasses.replace(settings, n_trials=0, search_space={})
+    searched = dataclasses.replace(plain, seed=settings.search_seed, test=False)
+    folder = search_folder(model, searched, space)
+    with exclusive(folder):
+        if force:
+            (folder / "study.db").unlink(missing_ok=True)
+        study = open_study(folder, model, searched, space, settings.n_trials)
+
+        def objective(trial: optuna.Trial) -> float:
+            chosen = suggest(trial, space, settings)
+            one = dataclasses.replace(searched, **chosen, run=trial_run(folder, chosen))
+            one.check()
+            print(f"trial {trial.number}: {describe(chosen)}")
+            try:
+                score = float(read_json(train(one, force) / METRICS)["valid"][settings.valid_metric])
+            except Diverged as error:
+                print(f"trial {trial.number}: diverged: {error}")
+                raise optuna.TrialPruned from error
+            print(f"trial {trial.number}: {describe(chosen)}: valid {settings.valid_metric} {score:.4f}")
+            return score
+
+        wanted = min(settings.n_trials, len(grid_of(space)) or settings.n_trials)
+        for number in range(len(study.get_trials(states=ENDED)), wanted):
+            # seeded for each trial, so that a search that continues draws what it would have drawn
+            study.sampler = optuna.samplers.TPESampler(seed=(settings.search_seed + number) % 2**32)
+            study.optimize(objective, n_trials=1)
+        if not study.get_trials(states=(TrialState.COMPLETE,)):
+            raise UserError(f"{folder}: all {wanted} trials diverged; lower learning_rate in search_space")
+        write_report(study, folder, settings.valid_metric)
+        best = study.best_params
+        print(f"best of {wanted} trials: {describe(best)}, valid {settings.valid_metric} {study.best_value:.4f}")
+        keep_best_run(model, dataclasses.replace(searched, **best), folder.parent / trial_run(folder, best))
+    return dataclasses.replace(plain, **best)
+
+
+def check_space(settings: SearchSettings) -> Dict[str, Any]:
+    """The search space with values of the settings' types.
+
+    Raises:
+        UserError: a key that cannot be searched, a value that is not allowed, or a range that is none.
+    """
+    schema, space = type(settings), {}
+    known = [f.name for f in dataclasses.fields(schema) if f.metadata.get("shapes", True)]
+    known = [name for name in known if name not in NOT_SEARCHED]
+    shared = [f.name for f in dataclasses.fields(NetworkSettings)]
+    if not settings.search_space:
+        raise UserError("search_space is empty: name a setting and its values, as in search_space={alpha: [0.1, 0.2]}")
+    for key, values in settings.search_space.items():
+        if key not in known:
+            kind = "cannot search" if hasattr(settings, key) else "unknown setting"
+            raise UserError(f"search_space: {kind} '{key}'{nearest(key, known)}")
+        if key in shared and vars(settings).get("pretrain_id", "none") not in (None, "none"):
+            raise UserError(
+                f"search_space: '{key}' must be that of pretrain_id, which all trials start from; leave it out"
+            )
+        if isinstance(values, dict):
+            space[key] = check_range(schema, key, values)
+        elif isinstance(values, list) and values:
+            space[key] = [typed(schema, {key: value}, "search_space")[key] for value in values]
+        else:
+            raise UserError(f"search_space: '{key}' must be a list of values, or {{low, high}}")
+    return space
+
+
+def check_range(schema: Type[SearchSettings], key: str, values: Mapping[str, Any]) -> Dict[str, Any]:
+    """A range whose ends have the setting's type. Raises `UserError`: it is not a range."""
+    where = f"search_space: '{key}' is {dict(values)}"
+    if not {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}:
+        raise UserError(f"{where}; it needs low and high, and may have log and step")
+    ends = {end: typed(schema, {key: values[end]}, "search_space")[key] for end in ("low", "high")}
+    if not all(type(value) in (int, float) for value in ends.values()) or ends["low"] > ends["high"]:
+        raise UserError(f"{where}; low and high must be numbers, low not above high; other settings need a list")
+    if values.get("log") and (ends["low"] <= 0 or "step" in values):
+        raise UserError(f"{where}; log: true needs low above 0, and no step")
+    if "step" in values and not (isinstance(values["step"], (int, float)) and values["step"] > 0):
+        raise UserError(f"{where}; step must be a number above 0")
+    return {**values, **ends}
+
+
+def grid_of(space: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """All cells of a space of lists, in their order; none if a setting has a range."""
+    if not all(isinstance(values, list) for values in space.values()):
+        return []
+    return [dict(zip(space, cell)) for cell in itertools.product(*space.values())]
+
+
+def suggest(trial: optuna.Trial, space: Mapping[str, Any], settings: SearchSettings) -> Dict[str, Any]:
+    """One value for each searched setting, of the setting's type."""
+    types = get_type_hints(type(settings))
+    chosen: Dict[str, Any] = {}
+    for key, values in space.items():
+        if isinstance(values, list):
+            chosen[key] = trial.suggest_categorical(key, values)
+        elif types[key] in (int, Optional[int]):
+            chosen[key] = trial.suggest_int(key, **values)
+        else:
+            chosen[key] = trial.suggest_float(key, **values)
+    return chosen
+
+
+def own_values(settings: SearchSettings, space: Mapping[str, Any]) -> Dict[str, Any]:
+    """The searched settings' own values, without those outside of the space."""
+    found = {}
+    for key, values in space.items():
+        own = getattr(settings, key)
+        inside = (
+            own in values if isinstance(values, list) else own is not None and values["low"] <= own <= values["high"]
+        )
+        found.update({key: own} if inside else {})
+    return found
+
+
+def search_folder(model: str, settings: SearchSettings, space: Mapping[str, Any]) -> Path:
+    """The folder of a search, named by a digest of all that shapes its trials."""
+    own = {key: value for key, value in shaping(settings).items() if key not in space}
+    step_1 = as_dict(settings).get("step_1")
+    made_from = recipe(f"search {model}", {**own, "search_space": space, "step_1": step_1}, settings.input_files())
+    return Path(settings.results_dir) / model / settings.dataset / f"search-{digest(made_from)}"
+
+
+def trial_run(folder: Path, chosen: Mapping[str, Any]) -> str:
+    """The ``run`` setting of a trial: a folder in that of the search, the same when a killed trial is repeated."""
+    return f"{folder.name}/trial-{digest(recipe('trial', chosen, {}))}"
+
+
+def open_study(
+    folder: Path, model: str, settings: SearchSettings, space: Mapping[str, Any], n_trials: int
+) -> optuna.Study:
+    """The study with its next trials: those that were killed, the missing cells of a grid, the settings' own values."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warning about a stopped trial shows a traceback
     study = optuna.create_study(
         study_name=f"{model}-{settings.dataset}",
         storage=f"sqlite:///{folder / 'study.db'}",
         direction="maximize",
         load_if_exists=True,
     )
+    cells = grid_of(space)[:n_trials]
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params and not grid_of(settings.search_space):
+        if trial.params and not cells:
             study.enqueue_trial(trial.params, user_attrs={"asked": trial.params})
+    asked = [trial.params for trial in study.get_trials(states=ENDED)]
+    asked += [trial.user_attrs["asked"] for trial in study.get_trials(states=(TrialState.WAITING,))]
+    first = [] if asked or cells else [own_values(settings, space)]
+    for params in [cell for cell in cells if cell not in asked] + [values for values in first if values]:
+        study.enqueue_trial(params, user_attrs={"asked": params})
     return study
 
 
-def _enqueue_grid(study: optuna.Study, cells: List[Dict[str, Any]]) -> None:
-    """Ask for every cell that is neither done nor waiting, so that a resumed grid is complete."""
-    asked = [t.params for t in study.get_trials(states=ENDED)]
-    asked += [t.user_attrs["asked"] for t in study.get_trials(states=(TrialState.WAITING,))]
-    for cell in cells:
-        if cell not in asked:
-            study.enqueue_trial(cell, user_attrs={"asked": cell})
+def keep_best_run(model: str, best: SearchSettings, trial: Path) -> None:
+    """Move the best trial's run to where a run with its settings belongs, unless there is one."""
+    best = dataclasses.replace(best, run=None)
+    if (trial / METRICS).is_file():
+        settings = read_settings_of(trial, best)
+        target = Run(model, settings, settings.input_files()).folder
+        if not target.exists():
+            shutil.move(str(trial), str(target))
 
 
-def _enqueue_as_it_stands(study: optuna.Study, settings: Any) -> None:
-    """Ask first for the settings that the run has anyway; a value outside of the space is drawn."""
-    stands = as_it_stands(settings)
-    if stands:
-        study.enqueue_trial(stands, user_attrs={"asked": stands})
+def read_settings_of(trial: Path, best: S) -> S:
+    """The best settings with the ID encoder that the trial started from."""
+    inputs = read_json(trial / "made.json")["inputs"]
+    if "id_encoder" in inputs:
+        return dataclasses.replace(best, pretrain_id=inputs["id_encoder"]["path"])
+    return best
 
 
-def search(model: str, settings: Any, force: bool = False) -> Path:
-    """Run the trials that are still missing, then test the best; returns the best run's folder.
-
-    ``n_trials`` counts trials that ended, over all starts, those that diverged among them; a grid smaller than it is
-    done when complete. Trials and test are of ``seed``.
-
-    Raises:
-        UserError: every trial diverged.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("n_trials: a search runs in one process; start it without torchrun")
-    resolve_switches(settings)
-    folder = _folder(model, settings)
-    with exclusive(folder):
-        if force:
-            (folder / "study.db").unlink(missing_ok=True)
-        study = _open_study(folder, model, settings)
-        cells = grid_of(settings.search_space)[: settings.n_trials]
-        _enqueue_grid(study, cells)
-        if not cells and not study.get_trials(states=(*ENDED, TrialState.WAITING)):  # Ctrl-C leaves the first failed
-            _enqueue_as_it_stands(study, settings)
-        wanted = len(cells) or settings.n_trials
-
-        def objective(trial: optuna.Trial) -> float:
-            chosen = suggest(trial, settings.search_space, settings)
-            name = name_of(chosen)
-            print(f"trial {trial.number}: {name}")
-            dataclasses.replace(settings, **chosen).check()
-            one = dataclasses.replace(settings, **chosen, run=f"{folder.name}/{name}", test=False)
-            try:
-                score = read_json(train(model, one, force) / METRICS)["valid"][settings.valid_metric]
-            except Diverged as error:
-                print(f"trial {trial.number}: {name}: diverged: {error}")
-                raise optuna.TrialPruned from error
-            print(f"trial {trial.number}: {name}: valid {settings.valid_metric} {score:.4f}")
-            return float(score)
-
-        done = len(study.get_trials(states=ENDED))
-        for number in range(done, wanted):  # seeded per trial: a search that goes on draws what it would have drawn
-            study.sampler = optuna.samplers.TPESampler(seed=(settings.seed + number) % 2**32)
-            study.optimize(objective, n_trials=1)
-        if not study.get_trials(states=(TrialState.COMPLETE,)):
-            raise UserError(f"{folder}: all {max(wanted, done)} trials diverged; lower learning_rate in search_space")
-        report(study, folder, settings.valid_metric)
-        best = dataclasses.replace(settings, **study.best_params)
-        print(f"best of {max(wanted, done)} trials: {name_of(study.best_params)}, {study.best_value:.4f}")
-        _adopt(folder, model, study, best, force)
-    return train(model, dataclasses.replace(best, n_trials=0))
+def describe(chosen: Mapping[str, Any]) -> str:
+    """Such as ``alpha=0.2``."""
+    return ",".join(f"{key}={value}" for key, value in chosen.items())
 
 
-def train_or_search(
-    model: str, settings: Any, force: bool = False, complete: Callable[[Any], Any] = lambda settings: settings
-) -> Path:
-    """Train; with ``n_trials``, what a search with ``search_seed``, once for all seeds, chose. Returns the run.
-
-    Args:
-        complete: names what a run of these settings starts from, such as a checkpoint of its seed.
-
-    Raises:
-        UserError: the search space makes no sense, or every trial diverged.
-    """
-    if not getattr(settings, "n_trials", 0):  # Pop has nothing to tune
-        return train(model, complete(settings), force)
-    settings = dataclasses.replace(settings, search_space=check_space(settings))
-    own = settings.seed == settings.search_seed  # run=NAME names the run of this seed
-    searched = dataclasses.replace(settings, seed=settings.search_seed, run=settings.run if own else None)
-    best = search(model, complete(searched), force)
-    if own:
-        return best
-    told = {**as_dict(type(settings)()), **read_json(best / MADE)["settings"]}  # a recipe may leave out a default
-    chosen = {key: told[key] for key in settings.search_space}
-    return train(model, complete(dataclasses.replace(settings, **chosen, n_trials=0)), force)
-
-
-def _adopt(folder: Path, model: str, study: optuna.Study, best: Any, force: bool) -> None:
-    """Copy the best trial's run to where a run of its settings belongs, unless it stands there and is to stay."""
-    compute = pick_compute(best.device, best.precision)
-    made_from = what_makes(model, best, compute.precision, 1)
-    target = run_folder(model, best, made_from)
-    if (target / METRICS).is_file() and not force:
-        return
-    with exclusive(target):
-        open_run(target, made_from, best, force)
-        for file in sorted((folder / name_of(study.best_params)).iterdir(), key=lambda f: f.name == METRICS):
-            if not file.name.startswith("."):
-                with atomic(target / file.name) as temporary:  # metrics.json last: it marks the run as done
-                    shutil.copyfile(file, temporary)
-        write_text(target / "settings.yaml", to_yaml(best))
-
-
-def report(study: optuna.Study, folder: Path, metric: str) -> None:
+def write_report(study: optuna.Study, folder: Path, metric: str) -> None:
     """trials.csv, and score over each searched setting as a picture."""
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     keys = sorted({key for trial in trials for key in trial.params})
@@ -173,14 +230,18 @@ def report(study: optuna.Study, folder: Path, metric: str) -> None:
         writer.writerow(["trial", *keys, f"valid {metric}"])
         writer.writerows([t.number, *(t.params.get(key, "") for key in keys), t.value] for t in trials)
     for key in keys:
-        _plot(study, trials, key, metric, folder / f"score_over_{key}.png")
+        plot(study, trials, key, metric, folder / f"score_over_{key}.png")
 
 
-def _plot(study: optuna.Study, trials: List[Any], key: str, metric: str, path: Path) -> None:
+def plot(study: optuna.Study, trials: List[Any], key: str, metric: str, path: Path) -> None:
+    """The score over one searched setting."""
+    from matplotlib.figure import Figure
+
     numbers = all(isinstance(t.params[key], (int, float)) for t in trials)
     shown = float if numbers else str
     points: List[Tuple[Any, float]] = sorted((shown(t.params[key]), t.value) for t in trials)
-    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
     axes.plot(*zip(*points), "o-" if len(study.best_params) == 1 else "o", color="#1f6f8b")
     axes.plot(shown(study.best_params[key]), study.best_value, "*", color="#c8553d", markersize=14, label="chosen")
     axes.set(xlabel="α" if key == "alpha" else key, ylabel=f"validation {metric.upper()}", title=study.study_name)
@@ -188,4 +249,3 @@ def _plot(study: optuna.Study, trials: List[Any], key: str, metric: str, path: P
     axes.legend(frameon=False)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-    plt.close(figure)

@@ -1,0 +1,193 @@
+"""A training run and its folder ``<results_dir>/<model>/<dataset>/<run>/``.
+
+settings.yaml  all settings
+train.log      what the screen showed
+history.csv    losses and validation metrics at each validation
+last.pth       everything that is needed to continue
+best.pth       the weights that are best on validation
+metrics.json   validation, test, cost
+ranks.csv      the test rank of each user; top.npy: the ten best items of each
+made.json      what made the run. It is written last: from then on the run is finished.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Tuple
+
+from common.errors import UserError
+from common.files import differences, digest, exclusive, read_json, recipe, record, up_to_date, write_json, write_text
+from common.settings import ComputeSettings, check_folder_names, setting, shaping, to_yaml
+
+MADE, METRICS, BEST, LAST = "made.json", "metrics.json", "best.pth", "last.pth"
+VALID_METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
+PROTOCOL = {
+    "split": "leave one out: last item test, the one before validation",
+    "candidates": "all items",
+    "ties": "mean rank",
+    "history": {"valid": "unmasked", "test": "unmasked", "test_masked": "masked"},
+}
+
+
+@dataclass
+class RunSettings(ComputeSettings):
+    """Every run: where its folder is, and whether it is tested."""
+
+    topk: ClassVar[Tuple[int, ...]] = (5, 10)  # cut-offs of the metrics
+
+    results_dir: str = setting("results", "folder of results and checkpoints, <model>/<dataset>/<run>/", shapes=False)
+    run: Optional[str] = setting(
+        None, "name of the run; null: made of variant, seed and a digest of what made it", shapes=False
+    )
+    test: bool = setting(True, "after training, evaluate the best checkpoint on the test split", shapes=False)
+
+    def check(self) -> None:
+        """``run`` is the name of one folder."""
+        super().check()
+        check_folder_names(run=self.run)
+
+
+@dataclass
+class LoopSettings(RunSettings):
+    """Every training by gradients; `common.training.fit` reads these."""
+
+    optimizer: ClassVar[str] = "adam"
+
+    train_batch_size: int = setting(1024, "predictions per step, over all processes", minimum=1)
+    learning_rate: float = setting(1e-3, "learning rate", minimum=0)
+    epochs: int = setting(300, "largest number of epochs", minimum=1)
+    stopping_step: int = setting(10, "stop after more validations in a row than this without a new best", minimum=0)
+    valid_metric: str = setting(
+        "hit@10", "metric that chooses the checkpoint; of equal values the latest counts", choices=VALID_METRICS
+    )
+    valid_steps: Optional[int] = setting(None, "steps between validations; null: after each epoch", minimum=1)
+    clip_grad_norm: Optional[float] = setting(None, "largest gradient norm; null: no clipping", minimum=0)
+    log_steps: int = setting(50, "steps between entries in TensorBoard", minimum=1, shapes=False)
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """The learning rate in an epoch, counted from 0."""
+        return self.learning_rate
+
+
+class Run:
+    """A run as a context: lock, log, seed, device and processes; on leaving it without an error it is finished.
+
+    Args:
+        model: the model's name.
+        inputs: files that the run is made from, by meaning.
+        force: do it again even if it is finished.
+
+    Raises:
+        UserError: a folder named by ``run=`` was made from something else.
+
+    Attributes:
+        folder: the run's folder.
+        finished: nothing is to be done; the context then locks and writes nothing.
+    """
+
+    def __init__(self, model: str, settings: RunSettings, inputs: Mapping[str, Path], force: bool = False) -> None:
+        self.model, self.settings, self.force = model, settings, force
+        shape = {**shaping(settings), "processes": int(os.environ.get("WORLD_SIZE", "1"))}
+        self.recipe = recipe(model, shape, inputs)
+        variant = f"{shape['variant']}-" if "variant" in shape else ""
+        name = settings.run or f"{variant}seed{settings.seed}-{digest(self.recipe)}"
+        self.folder = Path(settings.results_dir) / model / settings.dataset / name
+        self.finished = not force and self._is_finished()
+        self._open = ExitStack()
+
+    def _is_finished(self) -> bool:
+        made = self.folder / MADE
+        if made.is_file():
+            self.refuse_other(read_json(made))
+        tested = not self.settings.test or "test" in (read_json(self.folder / METRICS) if made.is_file() else {})
+        return tested and up_to_date(made, self.recipe)
+
+    def refuse_other(self, made_from: Dict[str, Any]) -> None:
+        """Raise a `UserError` where a file of the folder was made from another recipe and ``force`` is not set."""
+        changed = differences(made_from, self.recipe)
+        if changed and not self.force:
+            raise UserError(f"{self.folder}: made with other settings or inputs: {changed}; use run=NAME or --force")
+
+    def __enter__(self) -> Run:
+        if self.finished:
+            print(f"{self.model}: {self.folder} is up to date")
+            return self
+        from common.compute import pick_compute, seed_everything, start_processes
+
+        settings = self.settings
+        self.processes = start_processes(settings.device)
+        self.compute = pick_compute(self.processes.device(settings.device), settings.precision)
+        with ExitStack() as stack:
+            if self.processes.first:
+                stack.enter_context(exclusive(self.folder))
+                if self.force:
+                    self._clear()
+                write_text(self.folder / "settings.yaml", to_yaml(settings))
+            self.finished = self.processes.agree(not self.force and self._is_finished())  # after waiting for the lock
+            stack.enter_context(log_to(self.folder / "train.log", self.processes.first))
+            self._open = stack.pop_all()
+        seed_everything(settings.seed)
+        return self
+
+    def __exit__(self, error: Any, *rest: Any) -> None:
+        with self._open:
+            if error is None and not self.finished and self.processes.first:
+                record(self.folder / MADE, self.recipe, {"best": self.folder / BEST})
+
+    def _clear(self) -> None:
+        for file in sorted(self.folder.iterdir(), key=lambda f: f.name != MADE):
+            if file.is_file() and file.name != ".lock":
+                file.unlink()
+
+    @property
+    def about(self) -> Dict[str, Any]:
+        """What the run's checkpoints say of it."""
+        inputs = {name: entry["sha256"] for name, entry in self.recipe["inputs"].items()}
+        settings, dataset = self.recipe["settings"], self.settings.dataset
+        return {"model": self.model, "dataset": dataset, "settings": settings, "inputs": inputs}
+
+    def write_metrics(self, found: Mapping[str, Any]) -> None:
+        """Start metrics.json: ``found`` holds the validation and what the training cost."""
+        settings = self.recipe["settings"]
+        about = {"model": self.model, "dataset": self.settings.dataset, "seed": self.settings.seed}
+        content = {**about, "variant": settings.get("variant"), **found, "protocol": PROTOCOL}
+        write_json(self.folder / METRICS, content)
+
+
+@contextmanager
+def log_to(path: Path, first: bool) -> Iterator[None]:
+    """Send the root logger to the run's file and the screen, in the first process alone."""
+    logger = logging.getLogger()
+    handlers: List[logging.Handler] = [logging.NullHandler()]
+    if first:
+        handlers = [logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)]
+    level, before = logger.level, logger.handlers[:]
+    logger.handlers[:] = handlers
+    logger.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    try:
+        yield
+    finally:
+        logger.handlers[:] = before
+        logger.setLevel(level)
+        for handler in handlers:
+            handler.close()
+
+
+def best_run(results_dir: str, model: str, dataset: str, metric: str = "hit@10") -> Path:
+    """The checkpoint of the model's run that is best on validation by ``metric``.
+
+    Raises:
+        UserError: nothing was trained.
+    """
+    folder = Path(results_dir) / model / dataset
+    runs = [path for path in sorted(folder.glob(f"*/{METRICS}")) if (path.parent / BEST).is_file()]
+    if not runs:
+        raise UserError(f"{folder}: no run; train with run_train.sh {model} {dataset}, or give --checkpoint FILE")
+    return max(runs, key=lambda path: float(read_json(path)["valid"][metric])).parent / BEST
