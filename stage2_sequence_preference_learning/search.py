@@ -101,9 +101,7 @@ def check_space(settings: SearchSettings) -> Dict[str, Any]:
             kind = "cannot search" if hasattr(settings, key) else "unknown setting"
             raise UserError(f"search_space: {kind} '{key}'{nearest(key, known)}")
         if key in shared and vars(settings).get("pretrain_id", "none") not in (None, "none"):
-            raise UserError(
-                f"search_space: '{key}' must be that of pretrain_id, which all trials start from; leave it out"
-            )
+            raise UserError(f"search_space: '{key}' must be that of pretrain_id; search it without pretrain_id")
         if isinstance(values, dict):
             space[key] = check_range(schema, key, values)
         elif isinstance(values, list) and values:
@@ -151,14 +149,14 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Any], settings: SearchSetti
 
 def own_values(settings: SearchSettings, space: Mapping[str, Any]) -> Dict[str, Any]:
     """The searched settings' own values, without those outside of the space."""
-    found = {}
-    for key, values in space.items():
-        own = getattr(settings, key)
-        inside = (
-            own in values if isinstance(values, list) else own is not None and values["low"] <= own <= values["high"]
-        )
-        found.update({key: own} if inside else {})
-    return found
+
+    def is_inside(value: Any, values: Any) -> bool:
+        if isinstance(values, list):
+            return value in values
+        return value is not None and bool(values["low"] <= value <= values["high"])
+
+    own = {key: getattr(settings, key) for key in space}
+    return {key: value for key, value in own.items() if is_inside(value, space[key])}
 
 
 def search_folder(model: str, settings: SearchSettings, space: Mapping[str, Any]) -> Path:
