@@ -15,7 +15,8 @@ from common.features import MODALITIES
 from common.files import checksum
 from common.run import Run
 from stage2_sequence_preference_learning.data import SequenceData, load_splits
-from stage2_sequence_preference_learning.models import MODELS, RankingModel, SICSRec
+from stage2_sequence_preference_learning.models import MODELS, SICSRec
+from stage2_sequence_preference_learning.ranking_model import RankingModel
 from stage2_sequence_preference_learning.settings import HistorySettings
 
 

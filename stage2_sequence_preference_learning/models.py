@@ -1,204 +1,29 @@
 """The models of stage 2: `ID_SeqEncoder`, `Content_SeqEncoder`, `SICSRec` (paper, sequence preference learning).
 
-They are RecBole models: made from RecBole's config and data set they train under RecBole's own trainer
-(docs/recbole.md). Parameter names are those of the published weights.
+Parameter names are those of the published weights.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Tuple, Type, Union
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
-import numpy as np
 import torch
-from recbole.config import Config
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.compute import Compute, Processes
 from common.dropout import Dropout, dropout
-from common.ranking import TOP, Ranking, target_ranks
-from common.run import LoopSettings
-from common.settings import as_dict, typed
-from stage2_sequence_preference_learning.data import EvalLoader, SequenceData, items_of_recbole
+from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.layers import Adapter, LayerSizes, LoRA, MixDecoder, TransformerEncoder
 from stage2_sequence_preference_learning.losses import contrastive_loss, recommendation_loss, table_regularization
-from stage2_sequence_preference_learning.packing import Batch, batch_of_rows
+from stage2_sequence_preference_learning.packing import Batch
+from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
 from stage2_sequence_preference_learning.settings import (
     ContentSettings,
-    HistorySettings,
     IDSettings,
     SICSRecSettings,
     TransformerSettings,
 )
-
-Terms = Dict[str, Tensor]
-
-
-class RecBoleConfig(Dict[str, Any]):
-    """Settings under the names that RecBole's models read; a name that is not there is None, as in RecBole."""
-
-    def __init__(self, settings: HistorySettings) -> None:
-        super().__init__(as_dict(settings))
-        self.update(
-            USER_ID_FIELD="user_id",
-            ITEM_ID_FIELD="item_id",
-            LIST_SUFFIX="_list",
-            ITEM_LIST_LENGTH_FIELD="item_length",
-            NEG_PREFIX="neg_",
-            MASK_FIELD="mask",
-            MAX_ITEM_LIST_LENGTH=settings.max_seq_length,
-            loss_type="CE",
-            train_neg_sample_args=None,
-            device=torch.device("cpu"),
-        )
-
-    def __missing__(self, key: str) -> None:
-        return None
-
-
-class RankingModel(SequentialRecommender):
-    """A model that ranks all items after a history.
-
-    A subclass defines `preference`, (N, d) at the places that a batch predicts, `candidates`, (n_items, d), and
-    `loss_terms`.
-
-    Args:
-        settings: of the class ``schema``, or RecBole's config.
-        data: the splits, or RecBole's data set.
-    """
-
-    schema: ClassVar[Type[HistorySettings]] = HistorySettings
-    input_type = InputType.POINTWISE
-
-    def __init__(self, settings: Union[HistorySettings, Config], data: Any) -> None:
-        if isinstance(settings, Config):
-            settings = settings_of_recbole(self.schema, settings)
-            data = items_of_recbole(data, settings)
-        super().__init__(RecBoleConfig(settings), data)
-        self.settings: Any = settings
-        self.data: SequenceData = data
-        self._fixed_candidates: Optional[Tensor] = None
-
-    @classmethod
-    def parts(cls, settings: Any) -> Dict[str, Path]:
-        """Files beside the weights that the model is rebuilt from, by meaning."""
-        return {}
-
-    def preference(self, batch: Batch) -> Tensor:
-        """(N, d)."""
-        raise NotImplementedError
-
-    def candidates(self) -> Tensor:
-        """(n_items, d), the padding item included."""
-        raise NotImplementedError
-
-    def loss_terms(self, batch: Batch) -> Terms:
-        """The weighted terms of the loss by name; the loss is their sum."""
-        raise NotImplementedError
-
-    def forward(self, batch: Batch) -> Terms:
-        """`loss_terms`, as `common.training.fit` calls it."""
-        return self.loss_terms(batch)
-
-    @contextmanager
-    def fixed_items(self) -> Iterator[None]:
-        """A context in which weights do not change, so that candidates are computed once for all batches."""
-        self._fixed_candidates = self.candidates()
-        try:
-            yield
-        finally:
-            self._fixed_candidates = None
-
-    def full_sort_scores(self, batch: Batch) -> Tensor:
-        """(N, n_items) scores, the higher the better; the padding item has ``-inf``."""
-        candidates = self.candidates() if self._fixed_candidates is None else self._fixed_candidates
-        scores = self.preference(batch).float() @ candidates.float().T
-        scores[:, 0] = -torch.inf
-        return scores
-
-    # What the training loop and the tests ask for
-
-    @torch.no_grad()
-    def rank(
-        self,
-        split: EvalLoader,
-        compute: Compute,
-        processes: Processes,
-        masked: bool = False,
-        top: Optional[Tensor] = None,
-    ) -> np.ndarray:
-        """The target's rank for each row of a split: (N,) float64; computed in fp32.
-
-        Args:
-            masked: leave the items of the history out of the ranking.
-            top: (N, k) int64 zeros, filled with the rows of the k best items, the best first.
-        """
-        self.eval()
-        device = compute.device
-        found = torch.zeros(len(split.sequences), dtype=torch.float64)
-        with self.fixed_items():
-            for rows, batch in split:
-                batch = batch.to(device)
-                scores = self.full_sort_scores(batch)
-                excluded = [index.to(device) for index in split.history(rows)] if masked else None
-                found[torch.from_numpy(rows)] = target_ranks(scores, batch.targets, excluded).cpu()
-                if top is not None:
-                    top[torch.from_numpy(rows)] = scores.topk(top.shape[1], dim=1).indices.cpu()
-        processes.sum(found)
-        if top is not None:
-            processes.sum(top)
-        return found.numpy()
-
-    def test(self, split: EvalLoader, compute: Compute, processes: Processes) -> Ranking:
-        """Rank a split with the history unmasked and masked."""
-        top = torch.zeros(len(split.sequences), min(TOP, self.n_items - 1), dtype=torch.int64)
-        ranks = self.rank(split, compute, processes, top=top)
-        masked = self.rank(split, compute, processes, masked=True)
-        targets = self.data.item_of_row[split.sequences.targets]
-        return Ranking(self.data.users, targets, ranks, masked, self.data.item_of_row[top.numpy()])
-
-    def weights_to_continue(self) -> Dict[str, Tensor]:
-        """All weights."""
-        return dict(self.state_dict())
-
-    def weights_to_use(self) -> Dict[str, Tensor]:
-        """All weights."""
-        return dict(self.state_dict())
-
-    # What RecBole asks for
-
-    def as_batch(self, interaction: Any, with_targets: bool = True) -> Batch:
-        """RecBole's interaction as a `Batch`."""
-        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        targets = interaction[self.ITEM_ID] if with_targets else torch.zeros_like(lengths)
-        return batch_of_rows(items, lengths, targets)
-
-    def calculate_loss(self, interaction: Any) -> Tensor:
-        """The loss of RecBole's batch, a scalar."""
-        return torch.stack(list(self.loss_terms(self.as_batch(interaction)).values())).sum()
-
-    def full_sort_predict(self, interaction: Any) -> Tensor:
-        """RecBole's full ranking: (B, n_items)."""
-        return self.full_sort_scores(self.as_batch(interaction, with_targets=False))
-
-    def predict(self, interaction: Any) -> Tensor:
-        """RecBole's score of one item a row: (B,)."""
-        batch, candidates = self.as_batch(interaction), self.candidates()
-        return (self.preference(batch).float() * candidates.float()[batch.targets]).sum(dim=-1)
-
-
-def settings_of_recbole(schema: Type[HistorySettings], config: Config) -> HistorySettings:
-    """A model's settings from RecBole's config; the settings of our training loop keep their defaults."""
-    names = {f.name for f in dataclasses.fields(schema)} - {f.name for f in dataclasses.fields(LoopSettings)}
-    given = {name: config[name] for name in names if config[name] is not None}
-    given.update(dataset=config["dataset"], max_seq_length=config["MAX_ITEM_LIST_LENGTH"])
-    given.update({"datasets_dir": config["datasets_dir"]} if config["datasets_dir"] else {})
-    return schema(**typed(schema, given, "RecBole's config"))
 
 
 class SequenceModel(RankingModel):
