@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence
 
 from common.errors import UserError
-from common.files import atomic, checksum, read_json, record
+from common.files import Recipe, atomic, checksum, read_json, record
 
 if TYPE_CHECKING:  # torch is imported where it is needed: settings need the paths alone
     import torch
@@ -29,9 +29,7 @@ def features_dir(dataset_dir: Path, strategy: str) -> Path:
     return Path(dataset_dir) / "features" / strategy
 
 
-def save_features(
-    path: Path, features: torch.Tensor, made_from: Mapping[str, Any], zero_rows: Sequence[int] = ()
-) -> None:
+def save_features(path: Path, features: torch.Tensor, made_from: Recipe, zero_rows: Sequence[int] = ()) -> None:
     """Save float features (n_items, width), row = zero-based item id, and what made them.
 
     Args:

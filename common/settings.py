@@ -197,8 +197,8 @@ def typed(schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str
     """Values as the fields of a schema hold them. Raises `UserError` as `merge` does."""
     config: DictConfig = OmegaConf.structured(schema)
     merge(config, schema, values, source)
-    settings = as_dict(OmegaConf.to_object(config))
-    return {key: settings[key] for key in values}
+    settings: Any = OmegaConf.to_object(config)
+    return {key: getattr(settings, key) for key in values}
 
 
 def read_yaml(path: Path) -> Dict[str, Any]:

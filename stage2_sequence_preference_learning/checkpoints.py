@@ -34,7 +34,7 @@ def load_id_encoder(model: SICSRec, run: Run) -> None:
     Raises:
         UserError: it was trained on other data or with other sizes; lists weights that are missing or unexpected.
     """
-    path = model.settings.pretrain_id
+    path = str(model.settings.pretrain_id)
     if path == "none":
         return
     weights, about = read_checkpoint(Path(path))

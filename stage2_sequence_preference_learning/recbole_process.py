@@ -1,6 +1,7 @@
-"""Split the sequences into RecBole's benchmark files: leave one out, train holds every prefix.
+"""Write the splits as RecBole's benchmark files: leave one out, train holds every prefix (SICSRec's evaluation).
 
-Paper: SICSRec (arXiv 2510.10556), its evaluation: a user's last item is test, the one before is validation.
+This project's trainings read the sequences directly (data.py); the files are for RecBole itself and for models of the
+user's own that read RecBole's data sets (docs/recbole.md).
 
     python stage2_sequence_preference_learning/recbole_process.py -d ml-100k
 
@@ -9,8 +10,8 @@ Writes  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter
         <datasets_dir>/<D>/recbole/recbole_process.json (the record)
 
 A row is ``user<TAB>history<TAB>target``, below RecBole's header. Tokens are one-based: zero-based id + 1, for users
-and items alike. A history keeps its last ``max_seq_length`` items. RecBole itself does not cut lists of benchmark
-files, and crashes on longer ones in its position embedding.
+and items alike. A history keeps its last ``max_seq_length`` items, because RecBole does not cut the lists of
+benchmark files and crashes on longer ones in its position embedding.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from common.dataset import Dataset, items_path, load_dataset, sequences_path
 from common.errors import UserError, run_script
-from common.files import atomic, exclusive, recipe, record, stands
+from common.files import atomic, exclusive, recipe, record, up_to_date
 from common.settings import CommonSettings, parse, setting
 
 CONFIGS = Path(__file__).parent / "props" / "recbole_process"
@@ -38,7 +39,7 @@ class Settings(CommonSettings):
 
 
 def recbole_folder(settings: CommonSettings) -> Path:
-    """The folder to give to RecBole as ``data_path``; the files lie in its folder named after the data set."""
+    """RecBole's ``data_path``; the files are in its subfolder named after the data set."""
     return settings.dataset_dir / "recbole"
 
 
@@ -70,7 +71,7 @@ SPLITS: Dict[str, Callable[[int], Sequence[int]]] = {
 
 
 def rows(dataset: Dataset, split: str, max_seq_length: int) -> Iterator[str]:
-    """The lines of a split, users in file order; of one user's rows the one with the longest history comes first."""
+    """The lines of a split, users in file order, a user's longest history first."""
     tokens = [str(item + 1) for item in range(dataset.n_items)]
     for user, sequence in zip(dataset.users, dataset.sequences):
         words = [tokens[item] for item in sequence.tolist()]
@@ -80,21 +81,21 @@ def rows(dataset: Dataset, split: str, max_seq_length: int) -> Iterator[str]:
 
 
 def run(settings: Settings, force: bool = False) -> None:
-    """Write the three files, unless they stand, made from the same."""
+    """Write the three files, unless they are up to date."""
     home = settings.dataset_dir
     inputs = {"sequences": sequences_path(home), "items": items_path(home, settings.dataset)}
     dataset = load_dataset(home, settings.dataset)
     made_from = recipe("recbole_process", {"max_seq_length": settings.max_seq_length}, inputs)
     record_path = recbole_folder(settings) / "recbole_process.json"
-    with exclusive(recbole_folder(settings), wait=True):  # it takes seconds
-        if not force and stands(record_path, made_from):
-            print(f"recbole_process: {recbole_folder(settings)} stands, nothing to do")
-            return
+    if not force and up_to_date(record_path, made_from):
+        print(f"recbole_process: {recbole_folder(settings)} is up to date")
+        return
+    with exclusive(recbole_folder(settings)):
         record_path.unlink(missing_ok=True)
         counts = {split: _write_split(settings, dataset, split) for split in SPLITS}
         record(record_path, made_from, {split: inter_path(settings, split) for split in SPLITS}, {"rows": counts})
-    told = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-    print(f"recbole_process: {recbole_folder(settings)}: rows: {told}")
+    shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    print(f"recbole_process: {recbole_folder(settings)}: rows: {shown}")
 
 
 def _write_split(settings: Settings, dataset: Dataset, split: str) -> int:
@@ -114,8 +115,8 @@ def _write_split(settings: Settings, dataset: Dataset, split: str) -> int:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and run."""
-    parsed = parse(Settings, __doc__, CONFIGS, argv)
-    run(parsed.settings, parsed.force)
+    command = parse(Settings, __doc__, CONFIGS, argv)
+    run(command.settings, command.force)
 
 
 if __name__ == "__main__":

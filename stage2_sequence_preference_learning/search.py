@@ -90,7 +90,8 @@ def check_space(settings: SearchSettings) -> Dict[str, Any]:
     Raises:
         UserError: a key that cannot be searched, a value that is not allowed, or a range that is none.
     """
-    schema, space = type(settings), {}
+    schema = type(settings)
+    space: Dict[str, Any] = {}
     known = [f.name for f in dataclasses.fields(schema) if f.metadata.get("shapes", True)]
     known = [name for name in known if name not in NOT_SEARCHED]
     shared = [f.name for f in dataclasses.fields(NetworkSettings)]
@@ -210,7 +211,7 @@ def read_settings_of(trial: Path, best: S) -> S:
     """The best settings with the ID encoder that the trial started from."""
     inputs = read_json(trial / "made.json")["inputs"]
     if "id_encoder" in inputs:
-        return dataclasses.replace(best, pretrain_id=inputs["id_encoder"]["path"])
+        return dataclasses.replace(best, **{"pretrain_id": inputs["id_encoder"]["path"]})
     return best
 
 

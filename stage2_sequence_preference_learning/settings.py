@@ -123,7 +123,7 @@ class ContentSettings(TransformerSettings, FeatureSettings):
 
 
 @dataclass
-class SearchSettings(LoopSettings):
+class SearchSettings(LoopSettings, HistorySettings):
     """A search on validation."""
 
     n_trials: int = setting(
