@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset, items_path
 from common.errors import UserError, nearest
-from common.files import atomic_folder, exclusive, recipe, record, stands, write_json, write_text
+from common.files import atomic_folder, exclusive, recipe, record, up_to_date, write_json, write_text
 
 SMALL = "small"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -158,8 +158,8 @@ def text_model_path(name: str, dataset: Dataset, language: str, seed: int) -> st
 def make_once(folder: Path, made_from: Dict[str, Any], seed: int, make: Any) -> None:
     """Make an encoder's folder with ``make(part)``, seeded, unless it stands, made from the same."""
     about = folder.with_name(f"{folder.name}.json")
-    with exclusive(folder.parent, wait=True):  # it takes seconds
-        if stands(about, made_from):
+    with exclusive(folder.parent):
+        if up_to_date(about, made_from):
             return
         with atomic_folder(folder) as part, full_disk_is_an_error(folder), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

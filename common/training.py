@@ -115,6 +115,7 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: LoopSettings,
     while not at.is_over(settings.epochs):
         steps = train.epoch(at.epoch)
         sums, rows, started = torch.zeros(()), 0, time.perf_counter()
+        first_bad = torch.full((), torch.inf)  # the step at which each term was first not finite
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(at.epoch)
         bar = tqdm(steps[at.step :], desc=f"epoch {at.epoch}", unit="step", leave=False, disable=not_shown(run))
@@ -140,8 +141,9 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: LoopSettings,
             sums, rows = sums + values * len(batch), rows + len(batch)
             due = at.total_steps % settings.log_steps == 0
             ends = at.step == len(steps) or (settings.valid_steps and at.total_steps % settings.valid_steps == 0)
+            first_bad = torch.where(values.isfinite(), torch.inf, at.step - 1).minimum(first_bad)
             if due or ends:
-                check_finite(terms, sums, at)
+                check_finite(terms, first_bad, at)
             if due and writer:
                 write_scalars(writer, "step", dict(zip(terms, values.tolist())), at.total_steps)
                 writer.add_scalar("learning_rate", optimizer.param_groups[0]["lr"], at.total_steps)
@@ -240,11 +242,12 @@ def resume(model: Any, optimizer: torch.optim.Optimizer, scaler: Any, run: Run) 
     return at
 
 
-def check_finite(terms: Iterable[str], sums: Tensor, at: Progress) -> None:
-    """Raise `Diverged` if the sum of a term since the last validation is not finite."""
-    bad = [name for name, finite in zip(terms, torch.isfinite(sums).tolist()) if not finite]
-    if bad:
-        raise Diverged(f"epoch {at.epoch}, step {at.step}: the loss is not finite, from its term: {', '.join(bad)}")
+def check_finite(terms: Iterable[str], first_bad: Tensor, at: Progress) -> None:
+    """Raise `Diverged` if a term was not finite in a step of this epoch."""
+    step = float(first_bad.min())
+    if step < torch.inf:
+        bad = ", ".join(name for name, first in zip(terms, first_bad.tolist()) if first == step)
+        raise Diverged(f"epoch {at.epoch}, step {step:.0f}: the loss is not finite, from its term: {bad}")
 
 
 def log_validation(

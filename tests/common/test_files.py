@@ -1,4 +1,4 @@
-"""Files are whole or absent, one process writes a folder, and a step is done again exactly when it must be."""
+"""Files are complete or absent, one process writes a folder, a step is done again exactly when it must be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -26,7 +25,7 @@ from common.files import (
     read_text,
     recipe,
     record,
-    stands,
+    up_to_date,
     write_json,
     write_text,
 )
@@ -184,8 +183,8 @@ class Step:
         write_text(self.out, "output")
         record(self.about, self.recipe(), {"out": self.out}, {"rows": 3})
 
-    def stands(self) -> bool:
-        return stands(self.about, self.recipe())
+    def is_up_to_date(self) -> bool:
+        return up_to_date(self.about, self.recipe())
 
 
 @pytest.fixture
@@ -195,8 +194,8 @@ def step(tmp_path: Path) -> Step:
     return made
 
 
-def test_a_step_that_was_done_stands(step: Step, capsys: pytest.CaptureFixture) -> None:
-    assert step.stands()
+def test_a_step_that_was_done_up_to_date(step: Step, capsys: pytest.CaptureFixture) -> None:
+    assert step.is_up_to_date()
     assert capsys.readouterr().out == ""
     about = read_json(step.about)
     assert about["rows"] == 3 and about["commit"] and about["versions"]["torch"]
@@ -204,42 +203,42 @@ def test_a_step_that_was_done_stands(step: Step, capsys: pytest.CaptureFixture) 
 
 
 def test_a_step_never_done_does_not_stand(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert not Step(tmp_path).stands()
+    assert not Step(tmp_path).is_up_to_date()
     assert capsys.readouterr().out == ""
 
 
 def test_a_changed_setting_is_told(step: Step, capsys: pytest.CaptureFixture) -> None:
     step.settings["alpha"] = 0.2
-    assert not step.stands()
+    assert not step.is_up_to_date()
     assert "alpha 0.1 → 0.2" in capsys.readouterr().out
 
 
 def test_a_changed_input_is_told(step: Step, capsys: pytest.CaptureFixture) -> None:
     write_text(step.source, "other input")
-    assert not step.stands()
+    assert not step.is_up_to_date()
     assert "source changed" in capsys.readouterr().out
 
 
-def test_an_input_touched_but_the_same_still_stands(step: Step) -> None:
+def test_an_input_touched_but_the_same_still_up_to_date(step: Step) -> None:
     write_text(step.source, "input")
-    assert step.stands()
+    assert step.is_up_to_date()
 
 
 def test_a_changed_or_missing_output_is_told(step: Step, capsys: pytest.CaptureFixture) -> None:
     write_text(step.out, "tampered")
-    assert not step.stands()
+    assert not step.is_up_to_date()
     step.run()
-    assert step.stands()
+    assert step.is_up_to_date()
     step.out.unlink()
-    assert not step.stands()
-    assert capsys.readouterr().out.count("out.txt is missing or was changed") == 2
+    assert not step.is_up_to_date()
+    assert capsys.readouterr().out.count("out.txt (out) is missing or was changed") == 2
 
 
 def test_a_folder_may_be_moved(tmp_path: Path) -> None:
     here = Step(tmp_path / "here")
     here.run()
     os.rename(tmp_path / "here", tmp_path / "there")
-    assert stands(tmp_path / "there" / "out.json", here_recipe_at(tmp_path / "there"))
+    assert up_to_date(tmp_path / "there" / "out.json", here_recipe_at(tmp_path / "there"))
 
 
 def here_recipe_at(folder: Path) -> Dict[str, Any]:
@@ -249,7 +248,7 @@ def here_recipe_at(folder: Path) -> Dict[str, Any]:
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"outputs": {}, "inputs": 3}', '{"step": "example"}'])
 def test_a_damaged_record_does_not_stand(step: Step, content: str) -> None:
     step.about.write_text(content)
-    assert not step.stands()
+    assert not step.is_up_to_date()
 
 
 def test_a_missing_input_is_named(tmp_path: Path) -> None:
@@ -258,18 +257,18 @@ def test_a_missing_input_is_named(tmp_path: Path) -> None:
 
 
 def test_differences_names_steps_settings_and_inputs() -> None:
-    old = {"step": "a", "settings": {"x": 1}, "inputs": {"f": {"sha256": "1"}}}
-    new = {"step": "b", "settings": {"x": 1, "y": 2}, "inputs": {"f": {"sha256": "2"}}}
-    assert differences(old, new) == "step a → b, y None → 2, f changed"
+    old = {"step": "a", "version": "1", "settings": {"x": 1}, "inputs": {"f": {"sha256": "1"}}}
+    new = {"step": "b", "version": "2", "settings": {"x": 1, "y": 2}, "inputs": {"f": {"sha256": "2"}}}
+    assert differences(old, new) == "step a → b, version 1 → 2, y None → 2, f changed"
     assert differences(old, json.loads(json.dumps(old))) == ""
 
 
 def test_the_digest_tells_recipes_apart_but_not_where_their_inputs_lie() -> None:
-    made = {"step": "a", "settings": {"x": 1}, "inputs": {"f": {"sha256": "1", "path": "here"}}}
+    made = {"step": "a", "version": "1", "settings": {"x": 1}, "inputs": {"f": {"sha256": "1", "path": "here"}}}
     assert len(digest(made)) == 8
     assert digest(made) == digest({**made, "inputs": {"f": {"sha256": "1", "path": "there"}}, "commit": "c"})
-    others = [{"step": "b"}, {"settings": {"x": 2}}, {"inputs": {"f": {"sha256": "2"}}}]
-    digests = {digest(made), digest(made, space={}), *(digest({**made, **other}) for other in others)}
+    others = [{"step": "b"}, {"version": "2"}, {"settings": {"x": 2}}, {"inputs": {"f": {"sha256": "2"}}}]
+    digests = {digest(made), *(digest({**made, **other}) for other in others)}
     assert len(digests) == 5
 
 
@@ -283,30 +282,20 @@ with exclusive(Path(sys.argv[1])):
 """
 
 
-def test_a_second_process_is_refused_with_the_firsts_id(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None and child.stdout.readline().strip() == "held"
-        with pytest.raises(UserError, match=f"process {child.pid} is writing here"), exclusive(tmp_path):
-            pass
-        child.kill()
-    started = time.monotonic()
-    with exclusive(tmp_path):
-        assert time.monotonic() - started < 5
-
-
-def test_a_second_process_may_wait(tmp_path: Path) -> None:
+def test_a_second_process_waits_and_says_for_whom(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline().strip() == "held"
         held: List[bool] = []
 
         def take() -> None:
-            with exclusive(tmp_path, wait=True):
+            with exclusive(tmp_path):
                 held.append(child.poll() is None)
 
         waiting = threading.Thread(target=take)
         waiting.start()
         waiting.join(0.3)
         assert waiting.is_alive() and not held
+        assert f"process {child.pid} is writing here; waiting for it" in capsys.readouterr().out
         child.kill()
         child.wait()
         waiting.join(10)

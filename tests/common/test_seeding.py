@@ -1,4 +1,4 @@
-"""Seeds: the same seed gives the same numbers, and a saved state goes on where it was."""
+"""Seeds: the same seed gives the same numbers, and a saved state continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from common.checkpoints import load_checkpoint, save_checkpoint
-from common.seeding import rng_state, seed_everything, set_rng_state
+from common.compute import rng_state, seed_everything, set_rng_state
 
 CPU = torch.device("cpu")
 

@@ -75,7 +75,7 @@ def test_a_name_stays_as_it_was_typed(name: str) -> None:
 
 
 def test_a_folder_is_not_empty() -> None:
-    assert "setting 'datasets_dir' is empty; name a folder, or leave it out" in refusal("datasets_dir=")
+    assert "setting 'datasets_dir' is empty; give a folder, or leave it out" in refusal("datasets_dir=")
 
 
 def test_numbers_booleans_and_null_are_read() -> None:
@@ -114,7 +114,7 @@ def test_a_value_out_of_range_is_refused(override: str) -> None:
 
 @pytest.mark.parametrize(
     ("override", "told"),
-    [("modalities=[]", "empty; name one or more of: text, image"), ("modalities=[text, text]", "name each once")],
+    [("modalities=[]", "empty; give one or more of: text, image"), ("modalities=[text, text]", "give each value once")],
 )
 def test_a_list_of_choices_names_some_and_each_once(override: str, told: str) -> None:
     assert told in refusal(override)
@@ -181,7 +181,7 @@ def test_parse_refuses_an_unknown_option_in_a_line_with_the_nearest(capsys: pyte
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "/abs"])
 def test_a_data_set_is_one_folder(name: str) -> None:
-    assert f"dataset={name}: is not the name of a folder" in refusal(f"dataset={name}")
+    assert f"dataset={name}: not the name of a folder" in refusal(f"dataset={name}")
 
 
 settings_strategy = st.builds(
@@ -225,7 +225,8 @@ def schema_of(file: Path) -> Any:
     package, _, owner = file.relative_to(REPOSITORY).parts[:3]
     if package == STAGE1:
         return importlib.import_module(f"{package}.{owner}").Settings
-    return importlib.import_module(f"{package}.settings").SCHEMAS[owner]
+    scripts = {"ID_SeqEncoder": "id_encoder_main1", "Content_SeqEncoder": "content_encoder_main1"}
+    return importlib.import_module(f"{package}.{scripts.get(owner, 'SICSRec_main1')}").Settings
 
 
 YAMLS = sorted([*REPOSITORY.glob(f"{STAGE1}/configs/**/*.yaml"), *REPOSITORY.glob(f"{STAGE2}/props/**/*.yaml")])
@@ -241,6 +242,6 @@ def test_a_broken_yaml_is_told_with_its_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("alpha: 0.5\nrun: a: b\n")
     with pytest.raises(
-        UserError, match=r"broken.yaml: not a YAML mapping: .* line 2, column 7; text with .* needs quotes"
+        UserError, match=r"broken.yaml: not a YAML mapping: .* line 2, column 7; put text that holds .* in quotes"
     ):
         build(Example, {}, config_file=broken)

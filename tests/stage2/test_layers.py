@@ -4,8 +4,10 @@ import pytest
 import torch
 from recbole.model.layers import TransformerEncoder as RecBoleEncoder
 
+from common.dropout import dropout
 from common.errors import UserError
-from stage2_sequence_preference_learning.layers import LayerSizes, LoRA, MixDecoder, TransformerEncoder, dropout
+from stage2_sequence_preference_learning.layers import LayerSizes, LoRA, MixDecoder, TransformerEncoder
+from stage2_sequence_preference_learning.settings import check_heads
 
 SIZES = LayerSizes(d=8, heads=2, inner=12, hidden_dropout=0.5, attn_dropout=0.5, activation="gelu", eps=1e-12)
 
@@ -53,7 +55,7 @@ def test_mix_decoder_s9(stack):
 
 def test_width_must_be_a_multiple_of_heads():
     with pytest.raises(UserError, match="hidden_size=8 is not a multiple of n_heads=3"):
-        LayerSizes(8, 3, 8, 0.0, 0.0, "gelu", 1e-12)
+        check_heads(3, hidden_size=8)
 
 
 @pytest.mark.parametrize("p", [0.5, 0.1, 0.25, 0.9])

@@ -3,27 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from recbole.data.interaction import Interaction
-from recbole.trainer import Trainer
-from stage2_helpers import make_model
+from stage2_helpers import make_model, padded, separate_rows
 
 from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec, causal_mask, last
 from common.errors import UserError
+from common.features import features_dir
 from common.settings import as_dict
-from stage2_sequence_preference_learning.data import TrainLoader
+from stage2_sequence_preference_learning.data import TrainLoader, load_splits
 from stage2_sequence_preference_learning.models import MODELS
-from stage2_sequence_preference_learning.packing import merge_prefixes, pack
-from stage2_sequence_preference_learning.settings import SCHEMAS, SWITCHES
+from stage2_sequence_preference_learning.packing import pack
+from stage2_sequence_preference_learning.settings import SICSRecSettings
 
-
-def interaction_of(split):
-    inter = split.inter_feat
-    return Interaction({name: inter[name] for name in ("item_id_list", "item_length", "item_id")})
-
-
-def settings_of_sicsrec(settings):
-    """Settings of the whole model with the values of a part of it."""
-    return SCHEMAS["SICSRec"](**as_dict(settings))
+SWITCHES = ("train_ffw_lora", "stack_mix_layers", "mask_same_target", "rank_normalized")
 
 
 def plain_of(model, settings):
@@ -37,41 +28,38 @@ def plain_of(model, settings):
     return plain.eval()
 
 
-def assert_same_as_plain(model, settings, split):
+def assert_same_as_plain(model, settings, data):
     model.eval()
-    batch, plain = interaction_of(split), plain_of(model, settings)
-    columns = (batch["item_id_list"], batch["item_length"])
-    expected = plain.terms(*columns, batch["item_id"])
-    found = model.terms(model.as_batch(batch))
+    batch, plain = separate_rows(data.train), plain_of(model, settings)
+    _, items, lengths, targets = padded(data.train)
+    expected = plain.terms(items, lengths, targets)
+    found = model.loss_terms(batch)
     assert found.keys() == expected.keys()
     for name in expected:
         assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-4, abs=1e-5), name
-    scores = model.full_sort_predict(batch)
-    assert torch.allclose(scores[:, 1:], plain.scores(*columns)[:, 1:], atol=1e-4)
+    scores = model.full_sort_scores(batch)
+    assert torch.allclose(scores[:, 1:], plain.scores(items, lengths)[:, 1:], atol=1e-4)
     assert torch.isinf(scores[:, 0]).all()
-    single = model.predict(batch)
-    assert torch.allclose(single, scores.gather(1, batch["item_id"][:, None])[:, 0], atol=1e-5)
 
 
 def test_id_encoder_equals_plain(datasets_dir):
-    model, settings, (train, _, _) = make_model(datasets_dir, "ID_SeqEncoder")
-    assert_same_as_plain(model, settings, train)
+    model, settings, data = make_model(datasets_dir, "ID_SeqEncoder")
+    assert_same_as_plain(model, settings, data)
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_sicsrec_equals_plain(datasets_dir, variant):
-    model, settings, (train, _, _) = make_model(datasets_dir, "SICSRec", variant=variant)
+    model, settings, data = make_model(datasets_dir, "SICSRec", variant=variant)
     assert all(getattr(settings, switch) == (variant == "paper") for switch in SWITCHES)
-    assert_same_as_plain(model, settings, train)
+    assert_same_as_plain(model, settings, data)
 
 
 def test_content_encoder_equals_plain(datasets_dir):
-    model, settings, (train, _, _) = make_model(datasets_dir, "Content_SeqEncoder", alpha=0.7)
+    model, settings, data = make_model(datasets_dir, "Content_SeqEncoder", alpha=0.7)
     model.eval()
-    plain = PlainSICSRec(settings_of_sicsrec(settings), model.n_items, {"text": 12, "image": 10}).eval()
+    plain = PlainSICSRec(SICSRecSettings(**as_dict(settings)), model.n_items, {"text": 12, "image": 10}).eval()
     assert not plain.load_state_dict(model.state_dict(), strict=False).unexpected_keys
-    batch = interaction_of(train)
-    items, lengths, targets = batch["item_id_list"], batch["item_length"], batch["item_id"]
+    batch, (_, items, lengths, targets) = separate_rows(data.train), padded(data.train)
     position = plain.position_embedding(torch.arange(items.shape[1]))
     x = plain.content_LayerNorm(plain.content(items) + position)
     u = torch.nn.functional.normalize(last(plain.content_trm_decoder(x, causal_mask(items)), lengths), dim=-1)
@@ -85,16 +73,16 @@ def test_content_encoder_equals_plain(datasets_dir):
         "reg": settings.lamba * norms,
         "contrastive": 0.7 * torch.nn.functional.cross_entropy(in_batch, torch.arange(len(targets))),
     }
-    found = model.terms(model.as_batch(batch))
+    found = model.loss_terms(batch)
     for name in expected:
         assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-4), name
-    assert torch.allclose(model.full_sort_predict(batch)[:, 1:], (u @ contents.T)[:, 1:], atol=1e-5)
+    assert torch.allclose(model.full_sort_scores(batch)[:, 1:], (u @ contents.T)[:, 1:], atol=1e-5)
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_each_switch_alone_equals_plain(datasets_dir, switch):
-    model, settings, (train, _, _) = make_model(datasets_dir, "SICSRec", **{switch: False})
-    assert_same_as_plain(model, settings, train)
+    model, settings, data = make_model(datasets_dir, "SICSRec", **{switch: False})
+    assert_same_as_plain(model, settings, data)
 
 
 @pytest.mark.parametrize("switch", ["stack_mix_layers", "mask_same_target", "rank_normalized"])
@@ -102,37 +90,34 @@ def test_each_switch_changes_something(datasets_dir, switch):
     """The comparison with the plain implementation would not notice a switch that both ignore."""
     results = []
     for value in (True, False):
-        model, _, (train, _, _) = make_model(datasets_dir, "SICSRec", **{switch: value})
-        batch = model.eval().as_batch(interaction_of(train))
-        results.append((sum(model.terms(batch).values()).item(), model.full_sort_scores(batch)[:, 1:]))
+        model, _, data = make_model(datasets_dir, "SICSRec", **{switch: value})
+        batch = separate_rows(data.train)
+        results.append((sum(model.eval().loss_terms(batch).values()).item(), model.full_sort_scores(batch)[:, 1:]))
     (loss_a, scores_a), (loss_b, scores_b) = results
     assert (loss_a != pytest.approx(loss_b, rel=1e-6)) or not torch.allclose(scores_a, scores_b)
 
 
 @pytest.mark.parametrize("modalities", [["text"], ["image"]])
 def test_one_modality_alone_equals_plain(datasets_dir, modalities):
-    model, settings, (train, _, _) = make_model(datasets_dir, "SICSRec", modalities=modalities)
+    model, settings, data = make_model(datasets_dir, "SICSRec", modalities=modalities)
     absent = ({"text", "image"} - set(modalities)).pop()
     assert not any(absent in name for name in model.state_dict())
-    assert_same_as_plain(model, settings, train)
+    assert_same_as_plain(model, settings, data)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_causal_pass_equals_separate_prefixes(datasets_dir, name):
     """The loss and its gradients: every prefix by itself, and all prefixes of a user in one pass."""
-    model, _, (train, _, _) = make_model(datasets_dir, name)
+    model, _, data = make_model(datasets_dir, name)
     model.eval()
-    inter = train.inter_feat
-    arrays = [inter[c].numpy() for c in ("user_id", "item_id_list", "item_length", "item_id")]
-    merged = merge_prefixes(*arrays)
-    assert len(merged) < len(train)
-    packed = pack(merged, np.random.default_rng(0).permutation(len(merged)))
-    separate = model.as_batch(interaction_of(train))
-    separate.sequences = inter["user_id"]  # the same rows are no negatives of each other
+    packed = pack(data.train, np.random.default_rng(0).permutation(len(data.train)))
+    separate = separate_rows(data.train)
+    assert len(packed.items) < len(separate.items)
+    separate.sequences = padded(data.train)[0]  # the same rows are not negatives of each other
     all_terms, gradients = [], []
     for batch in (separate, packed):
         model.zero_grad()
-        terms = model.terms(batch)
+        terms = model.loss_terms(batch)
         sum(terms.values()).backward()
         all_terms.append({name: term.item() for name, term in terms.items()})
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
@@ -153,15 +138,16 @@ def layer_names(prefix, attention):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_items_computed_once_for_all_batches_score_alike(datasets_dir, name):
-    model, _, (_, valid, _) = make_model(datasets_dir, name)
-    batch = model.eval().as_batch(interaction_of(valid))
+    model, _, data = make_model(datasets_dir, name)
+    batch = separate_rows(data.valid)
+    model.eval()
     apart = model.full_sort_scores(batch)
     with model.fixed_items():
         assert torch.allclose(model.full_sort_scores(batch), apart, atol=1e-6)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)
-    assert not torch.allclose(model.full_sort_scores(batch)[:, 1:], apart[:, 1:])  # nothing of it stays behind
+    assert not torch.allclose(model.full_sort_scores(batch)[:, 1:], apart[:, 1:])  # nothing is kept afterwards
 
 
 def test_state_dict_has_the_published_names(datasets_dir):
@@ -184,12 +170,13 @@ def test_state_dict_has_the_published_names(datasets_dir):
 
 @pytest.mark.parametrize("train_ffw_lora", [True, False])
 def test_gradients_reach_what_is_trained_and_nothing_frozen_s8(datasets_dir, train_ffw_lora):
-    model, _, (train, _, _) = make_model(datasets_dir, "SICSRec", train_ffw_lora=train_ffw_lora)
+    model, _, data = make_model(datasets_dir, "SICSRec", train_ffw_lora=train_ffw_lora)
     before = {name: p.clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    for batch, _ in TrainLoader(train, 16, seed=0):
+    loader = TrainLoader(data.train, 16, seed=0)
+    for rows in loader.epoch(0):
         optimizer.zero_grad()
-        sum(model.train()(batch).values()).backward()
+        sum(model.train()(loader.load(rows)[0]).values()).backward()
         optimizer.step()
     for name, parameter in model.named_parameters():
         lora = "att_lora" in name or ("ffw_lora" in name and train_ffw_lora)
@@ -205,29 +192,18 @@ def test_lora_after_feed_forward_starts_at_the_identity(datasets_dir):
         assert not layer.ffw_lora_layer.lora_B.weight.any() and layer.ffw_lora_layer.lora_A.weight.any()
 
 
-def test_features_are_matched_by_token(datasets_dir):
-    model, settings, (train, _, _) = make_model(datasets_dir, "SICSRec")
-    by_item = torch.load(datasets_dir / "Tiny" / "Tiny_text_llm_stage1.pth", weights_only=True)
-    model.fill_tables(train)
-    for row, item in enumerate(train.item_of_row()):
+def test_features_are_matched_by_item(datasets_dir):
+    model, _, data = make_model(datasets_dir, "SICSRec")
+    by_item = torch.load(features_dir(datasets_dir / "Tiny", "paper") / "Tiny_text_llm_stage1.pth", weights_only=True)
+    model.fill_tables()
+    for row, item in enumerate(data.item_of_row):
         expected = torch.zeros(by_item.shape[1]) if row == 0 else by_item[item]
         assert torch.equal(model.plm_text_embedding.weight[row], expected)
-    assert train.item_of_row()[1:].tolist() != sorted(train.item_of_row()[1:])  # the order does differ
+    assert data.item_of_row[1:].tolist() != sorted(data.item_of_row[1:])  # the order does differ
 
 
-def test_features_of_other_data_are_refused(datasets_dir):
-    _, settings, (train, _, _) = make_model(datasets_dir, "ID_SeqEncoder")
-    train.config["n_catalogue"], train.config["features_dir"] = 16, str(settings.dataset_dir)
-    train._features.clear()
-    with pytest.raises(UserError, match="15 rows, the data set has 16 items"):
-        train.item_features("text")
-
-
-def test_runs_under_recboles_own_trainer(datasets_dir, tmp_path, monkeypatch):
-    """A model of ours is a RecBole model: its trainer can take a step with it."""
-    monkeypatch.chdir(tmp_path)
-    model, _, (train, _, _) = make_model(datasets_dir, "SICSRec")
-    batch = interaction_of(train)
-    trainer = Trainer(train.config, model)
-    total = trainer._train_epoch([batch, batch], 0)
-    assert np.isfinite(total)
+def test_features_of_other_data_are_an_error(tmp_path, datasets_dir):
+    settings = SICSRecSettings(dataset="Tiny", datasets_dir=str(datasets_dir), features_dir=str(tmp_path))
+    torch.save(torch.randn(16, 4), tmp_path / "Tiny_text_llm_stage1.pth")
+    with pytest.raises(UserError, match="16 rows, but the data set has 15 items"):
+        load_splits(settings)

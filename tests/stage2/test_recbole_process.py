@@ -98,7 +98,7 @@ def test_second_run_is_skipped_and_force_and_changes_redo(tmp_path: Path, capsys
     files = {path: path.read_bytes() for path in (home / "recbole").rglob("*.inter")}
     assert len(files) == 3
     main(command)
-    assert capsys.readouterr().out == f"recbole_process: {home / 'recbole'} stands, nothing to do\n"
+    assert capsys.readouterr().out == f"recbole_process: {home / 'recbole'} is up to date\n"
     main([*command, "--force"])
     assert "rows: train" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in files} == files
@@ -127,5 +127,5 @@ def test_stopped_half_way_is_not_taken_for_whole(
     assert not (home / "recbole" / "recbole_process.json").exists()
     capsys.readouterr()
     run(chosen)
-    assert "nothing to do" not in capsys.readouterr().out
+    assert "up to date" not in capsys.readouterr().out
     assert {split: inter_path(chosen, split).read_bytes() for split in SPLITS} == whole

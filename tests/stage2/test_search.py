@@ -1,24 +1,29 @@
-"""The search: complete grids, resumed where it was cut, chosen on validation, tested once."""
+"""The search: complete grids, continued where it was stopped, chosen on validation, tested once."""
 
 import csv
 import json
 
 import pytest
 from optuna.trial import FixedTrial
+from stage2_helpers import SMALL
 
 from common.errors import Diverged, UserError
 from reproduce.baselines.settings import SCHEMAS
-from stage2_sequence_preference_learning import SICSRec_main1, id_encoder_main1, search
-from stage2_sequence_preference_learning.search_space import suggest
+from stage2_sequence_preference_learning import SICSRec_main1
+from stage2_sequence_preference_learning.search import search, suggest
 from stage2_sequence_preference_learning.settings import SICSRecSettings
 
 ALPHAS = [0.1, 0.5, 0.9]
 
 
 def settings_of(datasets_dir, results_dir, **values):
-    small = {"hidden_size": 8, "inner_size": 8, "train_batch_size": 16, "device": "cpu", "epochs": 2}
-    given = {"pretrain_id": "none", "n_trials": 10, "search_space": {"alpha": ALPHAS}, **small, **values}
+    given = {"pretrain_id": "none", "n_trials": 10, "search_space": {"alpha": ALPHAS}, "epochs": 2, **SMALL, **values}
     return SICSRecSettings(dataset="Tiny", datasets_dir=str(datasets_dir), results_dir=str(results_dir), **given)
+
+
+def run_search(settings, train=SICSRec_main1.train, **keywords):
+    """Search with another function that trains, then train what was chosen."""
+    return SICSRec_main1.train(search("SICSRec", settings, train, **keywords))
 
 
 def search_folder(results_dir):
@@ -30,55 +35,55 @@ def read(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_grid_is_complete_chooses_on_validation_and_tests_the_chosen_alone(datasets_dir, tmp_path, capsys):
-    best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path))
+def test_grid_is_complete_chooses_on_validation_and_tests_the_chosen_run_alone(datasets_dir, tmp_path, capsys):
+    best = SICSRec_main1.train(settings_of(datasets_dir, tmp_path))
     folder = search_folder(tmp_path)
-    trials = {alpha: read(folder / f"alpha={alpha:g}") for alpha in ALPHAS}
-    assert not any("test" in trial for trial in trials.values())
-    highest = max(trial["valid"]["hit@10"] for trial in trials.values())
-    assert read(best)["valid"]["hit@10"] == highest and "test" in read(best)
+    with open(folder / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = {float(row["alpha"]): float(row["valid hit@10"]) for row in rows}
+    assert list(scores) == ALPHAS
+    others = [read(path.parent) for path in folder.glob("trial-*/metrics.json")]
+    assert len(others) == 2 and not any("test" in trial for trial in others)  # the best one was moved
+    assert read(best)["valid"]["hit@10"] == max(scores.values()) and "test" in read(best)
     assert best.parent == folder.parent
-    lines = (folder / "trials.csv").read_text().splitlines()
-    assert lines[0] == "trial,alpha,valid hit@10" and len(lines) == 1 + 3
     assert (folder / "score_over_alpha.png").read_bytes().startswith(b"\x89PNG")
     # a plain run with the chosen value is the same run, and a second search does nothing
     chosen = json.loads((best / "made.json").read_text())["settings"]["alpha"]
-    assert SICSRec_main1.run(settings_of(datasets_dir, tmp_path, n_trials=0, alpha=chosen)) == best
+    assert scores[chosen] == max(scores.values())
+    assert SICSRec_main1.train(settings_of(datasets_dir, tmp_path, n_trials=0, alpha=chosen)) == best
     capsys.readouterr()
-    assert SICSRec_main1.run(settings_of(datasets_dir, tmp_path)) == best
+    assert SICSRec_main1.train(settings_of(datasets_dir, tmp_path)) == best
     assert "trial 3" not in capsys.readouterr().out
 
 
-def test_a_search_cut_in_a_trial_goes_on_and_the_grid_is_complete(datasets_dir, tmp_path, monkeypatch):
-    original, started = search.train, []
+def test_a_search_stopped_in_a_trial_continues_and_the_grid_is_complete(datasets_dir, tmp_path):
+    started = []
 
-    def dies_in_the_second(model, settings, force=False):
+    def stops_in_the_second(settings, force=False):
         started.append(settings.alpha)
         if len(started) == 2:
             raise KeyboardInterrupt
-        return original(model, settings, force)
+        return SICSRec_main1.train(settings, force)
 
-    settings = settings_of(datasets_dir, tmp_path)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(search, "train", dies_in_the_second)
-        search.search("SICSRec", settings)
-    search.search("SICSRec", settings_of(datasets_dir, tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        run_search(settings_of(datasets_dir, tmp_path), stops_in_the_second)
+    run_search(settings_of(datasets_dir, tmp_path))
     lines = (search_folder(tmp_path) / "trials.csv").read_text().splitlines()[1:]
     assert sorted(float(line.split(",")[1]) for line in lines) == ALPHAS  # each once
 
 
 def test_ranges_of_floats_and_integers(datasets_dir, tmp_path):
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "lora_rank": {"low": 1, "high": 3}}
-    best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space, n_trials=2))
+    best = SICSRec_main1.train(settings_of(datasets_dir, tmp_path, search_space=space, n_trials=2))
     chosen = json.loads((best / "made.json").read_text())["settings"]
     assert 1e-4 <= chosen["learning_rate"] <= 1e-2 and chosen["lora_rank"] in (1, 2, 3)
     assert len((search_folder(tmp_path) / "trials.csv").read_text().splitlines()) == 1 + 2
 
 
-def test_the_first_trial_over_ranges_is_the_settings_as_they_stand(datasets_dir, tmp_path):
-    # lora_rank=4 lies outside of the space: it is drawn
+def test_the_first_trial_over_ranges_has_the_settings_own_values(datasets_dir, tmp_path):
+    # lora_rank=4 is outside of the space, so it is drawn
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "alpha": [0.1, 0.3], "lora_rank": {"low": 1, "high": 3}}
-    SICSRec_main1.run(
+    SICSRec_main1.train(
         settings_of(datasets_dir, tmp_path, learning_rate=2e-3, alpha=0.3, search_space=space, n_trials=2)
     )
     header, first, second = (search_folder(tmp_path) / "trials.csv").read_text().splitlines()
@@ -87,8 +92,8 @@ def test_the_first_trial_over_ranges_is_the_settings_as_they_stand(datasets_dir,
     assert second.split(",")[2] != "0.002"
 
 
-def test_a_search_stopped_in_its_first_trial_tries_what_an_uninterrupted_one_does(datasets_dir, tmp_path, monkeypatch):
-    def stopped(model, settings, force=False):
+def test_a_search_stopped_in_its_first_trial_tries_what_an_uninterrupted_one_does(datasets_dir, tmp_path):
+    def stops(settings, force=False):
         raise KeyboardInterrupt
 
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "lora_rank": {"low": 1, "high": 3}}
@@ -96,18 +101,17 @@ def test_a_search_stopped_in_its_first_trial_tries_what_an_uninterrupted_one_doe
     for name in ("stopped", "whole"):
         settings = settings_of(datasets_dir, tmp_path / name, search_space=space, n_trials=2, epochs=1)
         if name == "stopped":
-            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-                patched.setattr(search, "train", stopped)
-                search.search("SICSRec", settings)
-        search.search("SICSRec", settings)
+            with pytest.raises(KeyboardInterrupt):
+                run_search(settings, stops)
+        run_search(settings)
         lines = (search_folder(tmp_path / name) / "trials.csv").read_text().splitlines()[1:]
         found[name] = [line.split(",")[1:] for line in lines]
     assert found["stopped"] == found["whole"] and found["whole"][0][0] == "0.001"
 
 
-def test_a_setting_that_stands_at_null_has_its_own_type(datasets_dir, tmp_path):
+def test_a_setting_that_is_null_has_its_own_type(datasets_dir, tmp_path):
     space = {"clip_grad_norm": {"low": 0.5, "high": 2}}
-    best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space, n_trials=1))
+    best = SICSRec_main1.train(settings_of(datasets_dir, tmp_path, search_space=space, n_trials=1))
     assert 0.5 <= json.loads((best / "made.json").read_text())["settings"]["clip_grad_norm"] <= 2
     settings = SCHEMAS["SASRecText"](whiten=None)
     chosen = suggest(FixedTrial({"whiten": 3}), {"whiten": {"low": 2, "high": 4}}, settings)
@@ -118,8 +122,8 @@ def test_a_setting_that_stands_at_null_has_its_own_type(datasets_dir, tmp_path):
     "space",
     [{"clip_grad_norm": [None, 1.0]}, {"modalities": [["text"], ["image"], ["text", "image"]]}],
 )
-def test_values_of_any_kind_are_searched_and_told(datasets_dir, tmp_path, space):
-    best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space, epochs=1))
+def test_values_of_any_kind_are_searched_and_listed(datasets_dir, tmp_path, space):
+    best = SICSRec_main1.train(settings_of(datasets_dir, tmp_path, search_space=space, epochs=1))
     (key, values), folder = next(iter(space.items())), search_folder(tmp_path)
     with open(folder / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -128,15 +132,14 @@ def test_values_of_any_kind_are_searched_and_told(datasets_dir, tmp_path, space)
 
 
 def test_a_value_is_one_run_searched_or_given(datasets_dir, tmp_path):
-    """clip_grad_norm stands at null, which has no type to go by."""
-    best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space={"clip_grad_norm": [1]}, epochs=1))
-    assert SICSRec_main1.run(settings_of(datasets_dir, tmp_path, n_trials=0, clip_grad_norm=1.0, epochs=1)) == best
+    best = SICSRec_main1.train(settings_of(datasets_dir, tmp_path, search_space={"clip_grad_norm": [1]}, epochs=1))
+    assert SICSRec_main1.train(settings_of(datasets_dir, tmp_path, n_trials=0, clip_grad_norm=1.0, epochs=1)) == best
 
 
 def test_every_seed_can_search(datasets_dir, tmp_path):
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2}}
     values = {"search_space": space, "n_trials": 1, "epochs": 1, "seed": 2**33, "search_seed": 2**33}
-    assert "test" in read(SICSRec_main1.run(settings_of(datasets_dir, tmp_path, **values)))
+    assert "test" in read(SICSRec_main1.train(settings_of(datasets_dir, tmp_path, **values)))
 
 
 def test_a_models_own_mistake_is_no_divergence(datasets_dir, tmp_path, monkeypatch):
@@ -145,44 +148,34 @@ def test_a_models_own_mistake_is_no_divergence(datasets_dir, tmp_path, monkeypat
 
     monkeypatch.setattr("stage2_sequence_preference_learning.models.SICSRec.full_sort_scores", mistaken)
     with pytest.raises(ValueError, match="not enough values to unpack"):
-        SICSRec_main1.run(settings_of(datasets_dir, tmp_path, n_trials=0))
+        SICSRec_main1.train(settings_of(datasets_dir, tmp_path, n_trials=0))
 
 
-def test_a_trial_that_diverges_counts_and_the_search_goes_on(datasets_dir, tmp_path, monkeypatch, capsys):
-    original = search.train
-
-    def diverges_at_first(model, settings, force=False):
+def test_a_trial_that_diverges_counts_and_the_search_continues(datasets_dir, tmp_path, capsys):
+    def diverges_below(settings, force=False):
         if settings.alpha != 0.9:
             raise Diverged("the loss is not finite")
-        return original(model, settings, force)
+        return SICSRec_main1.train(settings, force)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(search, "train", diverges_at_first)
-        best = SICSRec_main1.run(settings_of(datasets_dir, tmp_path))
+    best = run_search(settings_of(datasets_dir, tmp_path), diverges_below)
     assert json.loads((best / "made.json").read_text())["settings"]["alpha"] == 0.9
     assert capsys.readouterr().out.count("diverged") == 2
-    assert SICSRec_main1.run(settings_of(datasets_dir, tmp_path)) == best  # not tried again
+    assert SICSRec_main1.train(settings_of(datasets_dir, tmp_path)) == best  # not tried again
     assert "diverged" not in capsys.readouterr().out
     settings = settings_of(datasets_dir, tmp_path / "b", search_space={"alpha": [0.1, 0.5]})
-    monkeypatch.setattr(search, "train", diverges_at_first)
     with pytest.raises(UserError, match="all 2 trials diverged; lower learning_rate"):
-        SICSRec_main1.run(settings)
+        run_search(settings, diverges_below)
 
 
 def test_seeds_share_a_search_and_each_starts_from_its_own_id_encoder(datasets_dir, tmp_path, capsys):
-    values = {"pretrain_id": None, "search_space": {"alpha": [0.1, 0.9]}, "epochs": 1}
-    step_1 = id_encoder_main1.Settings(
-        dataset="Tiny", datasets_dir=str(datasets_dir), results_dir=str(tmp_path), epochs=1, device="cpu",
-        hidden_size=8, inner_size=8, train_batch_size=16,
-    )  # fmt: skip
+    values = {"pretrain_id": None, "search_space": {"alpha": [0.1, 0.9]}, "epochs": 1, "step_1": {"epochs": 1}}
     runs = {
-        seed: SICSRec_main1.run(settings_of(datasets_dir, tmp_path, seed=seed, **values), step_1=step_1)
-        for seed in (7, 8, 2024)
+        seed: SICSRec_main1.train(settings_of(datasets_dir, tmp_path, seed=seed, **values)) for seed in (7, 8, 2024)
     }
     made = {seed: json.loads((run / "made.json").read_text()) for seed, run in runs.items()}
     assert len({json.dumps(m["settings"]["alpha"]) for m in made.values()}) == 1
     assert len({m["inputs"]["id_encoder"]["sha256"] for m in made.values()}) == 3
-    assert capsys.readouterr().out.count("valid hit@10") == 2  # two trials in all
+    assert capsys.readouterr().out.count("valid hit@10") == 2 + 3  # two trials in all, and a conclusion for each seed
     assert all("test" in read(run) for run in runs.values())
 
 
@@ -193,38 +186,28 @@ def test_seeds_share_a_search_and_each_starts_from_its_own_id_encoder(datasets_d
         ({"alpha": 3}, "must be a list of values"),
         ({"alpha": {"low": 0}}, "needs low and high"),
         ({"alpha": [-1]}, "at least 0"),
-        ({"alpha": {"low": 1.0, "high": 0.1}}, "low and high must be numbers, low the lesser"),
+        ({"alpha": {"low": 1.0, "high": 0.1}}, "low and high must be numbers, low not above high"),
         ({"alpha": {"low": 0.0, "high": 0.1, "log": True}}, "log: true needs low above 0"),
-        ({"alpha": {"low": 0.1, "high": 1.0, "log": True, "step": 0.1}}, "above 0, and no step"),
+        ({"alpha": {"low": 0.1, "high": 1.0, "log": True, "step": 0.1}}, "needs low above 0, and no step"),
         ({"alpha": {"low": 0.1, "high": 1.0, "step": 0}}, "step must be a number above 0"),
         ({"learning_rate": [0.001, "fast"]}, "search_space: setting 'learning_rate': .*'fast'"),
         ({"lora_rank": [1.5]}, "search_space: setting 'lora_rank'"),
         ({"lora_rank": {"low": 1.5, "high": 3}}, "search_space: setting 'lora_rank'"),
-        ({"train_ffw_lora": {"low": 0, "high": 1}}, "'train_ffw_lora' is no number"),
+        ({"train_ffw_lora": {"low": 0, "high": 1}}, "low and high must be numbers"),
         ({}, "search_space is empty"),
         ({"results_dir": ["a"]}, "cannot search 'results_dir'"),
         ({"variant": ["paper", "released"]}, "cannot search 'variant'"),
-        ({"n_heads": [1, 4]}, "'n_heads' must be the ID encoder's, which all trials start from"),
     ],
 )
-def test_a_space_that_makes_no_sense_stops_before_anything_runs(datasets_dir, tmp_path, space, message):
+def test_a_space_that_is_not_valid_is_an_error_before_anything_runs(datasets_dir, tmp_path, space, message):
     with pytest.raises(UserError, match=message):
-        SICSRec_main1.run(settings_of(datasets_dir, tmp_path, search_space=space, pretrain_id=None))
+        SICSRec_main1.train(settings_of(datasets_dir, tmp_path, search_space=space, pretrain_id=None))
     assert not list(tmp_path.iterdir())
 
 
-def test_another_seed_takes_what_was_chosen_also_where_that_is_the_full_method(datasets_dir, tmp_path):
-    """The recipe leaves such settings out; run=NAME names the run of either seed."""
-    space = {"search_space": {"branches": ["id+content+mix"]}, "epochs": 1, "run": "mine"}
-    for seed in (2024, 7):
-        own = tmp_path / str(seed)
-        found = SICSRec_main1.run(settings_of(datasets_dir, own, seed=seed, **space))
-        assert found == own / "SICSRec" / "Tiny" / "mine" and read(found)["seed"] == seed
-
-
-def test_force_trains_the_chosen_run_anew(datasets_dir, tmp_path):
+def test_force_trains_the_chosen_run_again(datasets_dir, tmp_path):
     settings = settings_of(datasets_dir, tmp_path, search_space={"alpha": [0.5]}, epochs=1)
-    best = SICSRec_main1.run(settings)
+    best = SICSRec_main1.train(settings)
     (best / "best.pth").write_bytes(b"of older code")
-    assert SICSRec_main1.run(settings, force=True) == best
+    assert SICSRec_main1.train(settings, force=True) == best
     assert (best / "best.pth").read_bytes() != b"of older code" and "test" in read(best)

@@ -1,0 +1,109 @@
+"""The splits read from the sequences are those of the .inter files, with RecBole's numbers of items."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from recbole.config import Config
+from recbole.data import create_dataset
+from stage2_helpers import rows_of
+
+from common.compute import Processes
+from common.dataset import write_dataset
+from common.errors import UserError
+from stage2_sequence_preference_learning import recbole_process
+from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+from stage2_sequence_preference_learning.models import ID_SeqEncoder
+from stage2_sequence_preference_learning.settings import HistorySettings
+
+drawn_sequences = st.dictionaries(
+    st.integers(0, 30), st.lists(st.integers(0, 19), min_size=3, max_size=12), min_size=1, max_size=6
+).filter(lambda drawn: any(len(s) > 3 for s in drawn.values()))
+
+
+def load(folder, sequences, longest):
+    write_dataset(folder / "D", "D", sequences, [("题", "title")] * 20)
+    return load_splits(HistorySettings(dataset="D", datasets_dir=str(folder), max_seq_length=longest))
+
+
+def rows_of_file(chosen, split):
+    """(history, target) of an .inter file, zero-based."""
+    lines = recbole_process.inter_path(chosen, split).read_text().splitlines()[1:]
+    fields = [line.split("\t") for line in lines]
+    return [([int(item) - 1 for item in history.split(" ")], int(target) - 1) for _, history, target in fields]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn_sequences, st.integers(1, 6))
+def test_the_rows_are_those_of_the_inter_files(tmp_path: Path, sequences, longest):
+    data = load(tmp_path, sequences, longest)
+    chosen = recbole_process.Settings(dataset="D", datasets_dir=str(tmp_path), max_seq_length=longest)
+    recbole_process.run(chosen)
+    for split in ("train", "valid", "test"):
+        found = [(data.item_of_row[h].tolist(), data.item_of_row[t]) for _, h, t in rows_of(getattr(data, split))]
+        expected = rows_of_file(chosen, split)
+        if split == "train":  # a user's rows in another order
+            assert sorted(found) == sorted(expected)
+        else:
+            assert found == expected
+    assert data.users.tolist() == list(sequences)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_items_are_numbered_as_recbole_numbers_them(tmp_path, monkeypatch, seed):
+    draw = np.random.default_rng(seed)
+    sequences = {user: draw.integers(0, 20, draw.integers(3, 9)).tolist() for user in range(12)}
+    sequences[3] = [19, 18, 17, 16, 15]
+    data = load(tmp_path, sequences, 50)
+    recbole_process.run(recbole_process.Settings(dataset="D", datasets_dir=str(tmp_path)))
+    monkeypatch.setattr("sys.argv", ["test"])
+    config = Config(
+        model=ID_SeqEncoder,
+        dataset="D",
+        config_dict={
+            "data_path": str(tmp_path / "D" / "recbole"),
+            "benchmark_filename": ["train", "valid", "test"],
+            "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
+            "alias_of_item_id": ["item_id_list"],
+            "train_neg_sample_args": None,
+        },
+    )
+    tokens = create_dataset(config).field2id_token["item_id"]
+    assert data.item_of_row.tolist() == [-1, *(int(token) - 1 for token in tokens[1:])]
+
+
+def test_an_epochs_order_follows_from_seed_and_number_alone(tmp_path):
+    data = load(tmp_path, {user: list(range(user, user + 6)) for user in range(12)}, 50)
+    first, second = TrainLoader(data.train, 4, seed=3), TrainLoader(data.train, 4, seed=3)
+    orders = [np.concatenate(first.epoch(number)).tolist() for number in range(4)]
+    assert orders[0] != orders[1]
+    assert [np.concatenate(second.epoch(number)).tolist() for number in (3, 1)] == [orders[3], orders[1]]
+    assert np.concatenate(TrainLoader(data.train, 4, seed=4).epoch(0)).tolist() != orders[0]
+
+
+def test_processes_share_each_batch_and_each_validation(tmp_path):
+    data = load(tmp_path, {user: list(range(user, user + 6)) for user in range(7)}, 50)
+    loaders = [TrainLoader(data.train, 9, 0, Processes(rank, 2)) for rank in range(2)]
+    for rows in loaders[0].epoch(0):
+        parts = [loader.load(rows) for loader in loaders]
+        assert len({total for _, total in parts}) == 1
+        if len(rows) > 1:
+            assert sum(len(batch) for batch, _ in parts) == parts[0][1]
+        else:  # too few to share: each computes all of it, and counts it once for each
+            assert {len(batch) * 2 for batch, _ in parts} == {parts[0][1]}
+    shares = [np.concatenate([r for r, _ in EvalLoader(data.valid, 20, Processes(rank, 2))]) for rank in range(2)]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(7))
+
+
+def test_history_of_an_evaluation_batch(tmp_path):
+    data = load(tmp_path, {0: [1, 2, 3, 4], 1: [5, 6, 7]}, 50)
+    rows, items = EvalLoader(data.test, data.n_items).history(np.array([1, 0]))
+    assert rows.tolist() == [0, 0, 1, 1, 1]
+    assert data.item_of_row[items.numpy()].tolist() == [5, 6, 1, 2, 3]
+
+
+def test_without_a_row_to_train_on_there_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no row to train on: no user has four items"):
+        load(tmp_path, {0: [0, 1, 2]}, 50)
