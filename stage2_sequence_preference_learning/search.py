@@ -59,8 +59,8 @@ def search(model: str, settings: S, train: Callable[..., Path], force: bool = Fa
 
         def objective(trial: optuna.Trial) -> float:
             chosen = suggest(trial, space, settings)
+            dataclasses.replace(searched, **chosen).check()
             one = dataclasses.replace(searched, **chosen, run=trial_run(folder, chosen))
-            one.check()
             print(f"trial {trial.number}: {describe(chosen)}")
             try:
                 score = float(read_json(train(one, force) / METRICS)["valid"][settings.valid_metric])
