@@ -21,6 +21,8 @@ from typing import Any, List, Optional
 
 import numpy as np
 import torch
+from common.device import Compute, pick_compute
+from common.seeding import seed_everything
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,9 +37,7 @@ from adrec.text_encoder import TextEncoder
 from adrec.training import make_optimizer
 from benchmarks.measured import Measured
 from common.dataset import load_dataset
-from common.device import Compute, pick_compute
 from common.errors import run_script
-from common.seeding import seed_everything
 from common.settings import ComputeSettings, parse, resolve_switches, setting
 from common.text_encoders import SMALL, text_model_path
 

@@ -1,8 +1,8 @@
-"""Stage 2 written the plain way: what ours is measured against, and compared with in tests.
+"""Stage 2 written the plain way: the baseline of the speed benchmark, and of tests of the models.
 
 Every prefix is a row padded to 50, the adapters run at every position, dropout is torch's, attention
-and loss are written out, all in fp32. Layers are RecBole's own. Parameter names are ours, so that
-weights move between the two; with dropout off, losses and scores must agree.
+and loss are written out, all in fp32. Layers are RecBole's own. Parameter names are the same, so that
+weights can be copied; without dropout, losses and scores must agree.
 """
 
 from __future__ import annotations

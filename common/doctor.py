@@ -136,7 +136,7 @@ def check_device(report: Report) -> None:
     try:
         import torch
 
-        from common.device import pick_compute
+        from common.compute import pick_compute
     except (ImportError, OSError) as error:
         report.line("WRONG", "torch", f"cannot be imported: {error}; run: pip install --force-reinstall torch")
         return

@@ -190,7 +190,8 @@ def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], sour
             if isinstance(config[key], ListConfig) and not OmegaConf.is_config(value):
                 reason = f"must be a list, as in {key}=[{value}]"
             raise UserError(f"{source}: setting '{key}': {reason}") from error
-    check_values(OmegaConf.to_object(config), source)
+    merged: Any = OmegaConf.to_object(config)
+    check_values(merged, source)
 
 
 def typed(schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str, Any]:
