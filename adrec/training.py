@@ -23,7 +23,7 @@ from adrec.text_encoder import Vocabulary
 from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.device import Compute
 from common.errors import Diverged, UserError
-from common.operations import operations_of_step
+from common.compute import operations_of_step
 from common.optimizer import fused_adam
 from common.processes import Processes
 from common.ranking import NotFinite, metrics

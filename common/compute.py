@@ -1,17 +1,20 @@
-"""What a run computes on: device, precision, processes and random generators."""
+"""What a run computes on: device, precision, processes, random generators; and how many operations a step takes."""
 
 from __future__ import annotations
 
 import os
 import random
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ContextManager, Dict, List
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from common.errors import UserError
 
@@ -198,3 +201,48 @@ def set_rng_state(state: Dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up torch's own formula of each operation.
+
+    torch's `FlopCounterMode` has hooks on modules, which fail where a parameter is passed to a module (CORE).
+    """
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
+        """Run an operation and count it."""
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def operations_of_step(model: nn.Module, loss: Callable[[], Tensor]) -> int:
+    """Floating-point operations of a forward and backward pass of ``loss``, for use after the training.
+
+    Matrix products, convolutions and attention are counted, a multiplication and an addition as two; element-wise work
+    and fused recurrent kernels are not.
+    """
+    trained: List[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    model.train()
+    model.zero_grad(set_to_none=True)  # frees memory for the gradients below
+    with _Counter() as counter, _attention_that_is_counted():
+        # backward() would run the hooks by which processes wait for each other
+        torch.autograd.grad(loss(), trained, allow_unused=True)
+    return int(counter.total)
+
+
+@contextmanager
+def _attention_that_is_counted() -> Iterator[None]:
+    """Attention without the flash kernels, which torch does not count on the CPU; the others do the same work."""
+    enabled = torch.backends.cuda.flash_sdp_enabled()
+    torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_flash_sdp(enabled)

@@ -23,10 +23,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common.checkpoints import check_weights, load_checkpoint, load_weights, save_checkpoint
-from common.compute import Compute, Processes, rng_state, seed_everything, set_rng_state
+from common.compute import Compute, Processes, operations_of_step, rng_state, seed_everything, set_rng_state
 from common.errors import Diverged
 from common.files import write_text
-from common.operations import operations_of_step
 from common.ranking import NotFinite, Ranking, metrics
 from common.run import BEST, LAST, LoopSettings, Run
 

@@ -293,9 +293,12 @@ def test_a_second_process_waits_and_says_for_whom(tmp_path: Path, capsys: pytest
 
         waiting = threading.Thread(target=take)
         waiting.start()
-        waiting.join(0.3)
+        printed = ""
+        while not printed:
+            waiting.join(0.05)
+            printed = capsys.readouterr().out
+        assert f"process {child.pid} is writing here; waiting for it" in printed
         assert waiting.is_alive() and not held
-        assert f"process {child.pid} is writing here; waiting for it" in capsys.readouterr().out
         child.kill()
         child.wait()
         waiting.join(10)

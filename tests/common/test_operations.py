@@ -8,7 +8,7 @@ from stage2_helpers import make_model
 from torch import nn
 from torch.nn import functional as F
 
-from common.operations import operations_of_step
+from common.compute import operations_of_step
 from stage2_sequence_preference_learning.data import TrainLoader
 
 
