@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from common.dataset import Dataset, items_path, load_dataset, sequences_path
 from common.errors import UserError, run_script
-from common.files import exclusive, recipe, record, stands, write_text
+from common.files import exclusive, recipe, record, up_to_date, write_text
 from common.settings import parse
 from stage1_content_modality_semantic_alignment.llm.answers import FAILED, VERDICTS, AnswerStore, Verdict, judge
 from stage1_content_modality_semantic_alignment.llm.costs import print_costs
@@ -63,7 +63,7 @@ def run(settings: Settings, force: bool = False, dry_run: bool = False) -> None:
         return
     made_from = what_makes_it(settings, dataset, selector)
     with exclusive(folder):
-        if not force and stands(folder / "summary.json", made_from):
+        if not force and up_to_date(folder / "summary.json", made_from):
             print(f"{folder}: up to date")
             return
         questions = all_questions(settings, dataset)
@@ -97,8 +97,7 @@ def make_selector(settings: Settings, dataset: Dataset) -> Selector:
         return RandomSelector(settings.seed)
     if settings.selector == "openai":
         return OpenAISelector(settings)
-    from common.device import pick_compute
-    from common.seeding import seed_everything
+    from common.compute import pick_compute, seed_everything
 
     seed_everything(settings.seed)  # on GPUs, this asks for deterministic kernels
     return HfSelector(settings, pick_compute(settings.device, settings.precision))
@@ -106,17 +105,16 @@ def make_selector(settings: Settings, dataset: Dataset) -> Selector:
 
 def what_makes_it(settings: Settings, dataset: Dataset, selector: Selector) -> Dict[str, Any]:
     """The recipe: all that shapes the pairs."""
-    switches = settings.switches
     shaping = {
         "asked_of": selector.identity,
         "prompt_version": load_template(settings.prompt, settings.form).version,
         "titles": settings.language,
-        "target_from_train": switches["target_from_train"],
-        "titles_with_ids": switches["titles_with_ids"],
+        "target_from_train": settings.target_from_train,
+        "titles_with_ids": settings.titles_with_ids,
         "targets": settings.targets,
         "candidates": settings.candidates,
         "max_candidates": settings.max_candidates,
-        "answers_checked": switches["answers_checked"],
+        "answers_checked": settings.answers_checked,
         "sample": settings.sample and {"prompts": settings.sample, "seed": settings.seed},
         "limit": settings.limit,
         "both_ways": settings.both_ways,
@@ -152,7 +150,7 @@ def accepted_pairs(
     """The pairs, one for each accepted answer (S3), or two with ``both_ways``."""
     pairs: List[Pair] = []
     for question in questions:
-        similar = verdicts[question].accepted(settings.switches["answers_checked"], n_items)
+        similar = verdicts[question].accepted(bool(settings.answers_checked), n_items)
         if similar is not None:
             pairs.append((question.target, similar))
             if settings.both_ways:
@@ -187,7 +185,7 @@ def count(
     kinds = Counter(verdicts[question].kind for question in questions)
     counts = {"questions": len(questions), "distinct prompts": len(verdicts)}
     counts.update({f"verdict {kind}": kinds[kind] for kind in VERDICTS})
-    if not settings.switches["answers_checked"]:
+    if not bool(settings.answers_checked):
         counts["refused for a comma"] = sum(verdicts[question].refused_for_a_comma for question in questions)
     return {**counts, "pairs": len(pairs), "distinct pairs": len(set(pairs))}
 

@@ -34,7 +34,7 @@ from typing import Any, Dict, List, Optional
 from common.covers import covers_checksum
 from common.dataset import covers_path, items_path, load_dataset, sequences_path, write_dataset
 from common.errors import run_script
-from common.files import atomic, exclusive, read_json, recipe, record, stands
+from common.files import atomic, exclusive, read_json, recipe, record, up_to_date
 from common.item_fields import item_fields_path, read_item_fields, write_item_fields
 from common.settings import parse
 from importers.covers import Covers, check_source_covers, find_covers, make_covers, refuse_foreign
@@ -77,7 +77,7 @@ def _recipe(settings: Settings, kind: str, files: Files, covers: Optional[Covers
 
 
 def _up_to_date(home: Path, made_from: Dict[str, Any]) -> bool:
-    if not stands(home / "prepare.json", made_from):
+    if not up_to_date(home / "prepare.json", made_from):
         return False
     if read_json(home / "prepare.json")["covers"] != _checksum_of_covers(home):
         print(f"made again: the covers in {covers_path(home)} have changed")

@@ -118,8 +118,8 @@ def make_questions(sequences: Sequence[np.ndarray], titles: Sequence[str], setti
     """
     shown = [one_line(title) for title in titles]
     template = load_template(settings.prompt, settings.form)
-    switches, most = settings.switches, settings.max_candidates
-    parts = [train_part(sequence) if switches["target_from_train"] else sequence for sequence in sequences]
+    most = settings.max_candidates
+    parts = [train_part(sequence) if settings.target_from_train else sequence for sequence in sequences]
     if settings.candidates == "co-occurrence":
         companions_of = companions(parts, len(titles), most or COMPANIONS)
     questions = []
@@ -133,7 +133,7 @@ def make_questions(sequences: Sequence[np.ndarray], titles: Sequence[str], setti
                 earlier = list(dict.fromkeys(item for item in history[:place] if item != target))
                 candidates = earlier[-most:] if most else earlier
             if candidates:
-                titled = candidates if switches["titles_with_ids"] else sorted(candidates)
+                titled = candidates if settings.titles_with_ids else sorted(candidates)
                 candidate_titles = tuple(shown[item] for item in titled)
                 questions.append(Question(target, tuple(candidates), shown[target], candidate_titles, template))
     return questions

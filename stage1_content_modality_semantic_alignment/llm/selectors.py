@@ -16,7 +16,7 @@ from stage1_content_modality_semantic_alignment.llm.prompts import Question, one
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 if TYPE_CHECKING:
-    from common.device import Compute
+    from common.compute import Compute
 
 NGRAMS = (1, 3)  # characters: a Chinese word has one to three
 STORED_TOGETHER = 1000  # answers without an LLM come so fast that writing each would take most of the time
@@ -129,7 +129,7 @@ class HfSelector(Selector):
         """The model on its device. Decoding is greedy, whatever its own defaults are."""
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        from common.device import DTYPES
+        from common.compute import DTYPES
         from common.text_encoders import dtype_keyword
 
         model = self._load(AutoModelForCausalLM, **dtype_keyword(DTYPES[self.compute.precision]))

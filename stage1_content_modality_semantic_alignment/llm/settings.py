@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
 from common.errors import UserError
-from common.settings import ComputeSettings, follow_variant, setting
+from common.settings import ComputeSettings, setting, switch
 
 NO_LLM = ("tfidf", "random")  # selectors that need no LLM
 
@@ -46,12 +46,10 @@ class Settings(ComputeSettings):
         "text: id-title, as in the paper; json: {similar: id}, by schema; null: json with openai, else text",
         choices=("text", "json"),
     )
-    target_from_train: Optional[bool] = setting(
-        None, "S1: target and candidates from the train part; released: the target is the test item; null: as variant"
+    target_from_train: Optional[bool] = switch(
+        "S1", "target and candidates are from the train part; released: the target is the test item"
     )
-    titles_with_ids: Optional[bool] = setting(
-        None, "S2: each id is shown with its own title; released: titles in id order; null: as variant"
-    )
+    titles_with_ids: Optional[bool] = switch("S2", "each id is shown with its own title; released: titles in id order")
 
     # answers
     llm: str = setting("zai-org/glm-4-9b-chat-hf", "hf: name on the hub, or folder; openai: the server's name for it")
@@ -71,9 +69,7 @@ class Settings(ComputeSettings):
     tfidf_threshold: float = setting(0.1, "tfidf answers -1 if no candidate is this similar", minimum=0, maximum=1)
 
     # pairs
-    answers_checked: Optional[bool] = setting(
-        None, "S3: an answer must be one of the candidates; released: any id-title; null: as variant"
-    )
+    answers_checked: Optional[bool] = switch("S3", "an answer must be one of the candidates; released: any id-title")
     both_ways: bool = setting(False, "write each pair as similar,target, too")
     merge_duplicates: bool = setting(False, "write each pair once; item_pairs_count.txt has the counts in any case")
 
@@ -87,16 +83,6 @@ class Settings(ComputeSettings):
         super().check()
         if self.targets not in ("last", "every") and not re.fullmatch("[1-9][0-9]{0,8}", self.targets):
             raise UserError(f"setting 'targets' is '{self.targets}'; it must be last, every, or a number of items")
-
-    @property
-    def switches(self) -> Dict[str, bool]:
-        """S1, S2 and S3, which follow the variant by default."""
-        values = {
-            "target_from_train": self.target_from_train,
-            "titles_with_ids": self.titles_with_ids,
-            "answers_checked": self.answers_checked,
-        }
-        return {name: follow_variant(value, self.variant) for name, value in values.items()}
 
     @property
     def language(self) -> str:

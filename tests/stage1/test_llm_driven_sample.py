@@ -80,11 +80,16 @@ def test_a_run_writes_pairs_titles_log_and_summary_and_is_then_up_to_date(
     assert "up to date" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("switch", ["target_from_train", "titles_with_ids", "answers_checked"])
+SWITCHES = ("target_from_train", "titles_with_ids", "answers_checked")
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
 def test_variant_released_sets_each_switch_and_each_can_be_set_alone(switch: str) -> None:
-    assert all(Settings().switches.values()) and not any(Settings(variant="released").switches.values())
-    alone = Settings(**{switch: False})
-    assert {name for name, value in alone.switches.items() if not value} == {switch}
+    def values(**given: object) -> List[object]:
+        return [getattr(Settings(**given), name) for name in SWITCHES]
+
+    assert all(values()) and not any(values(variant="released"))
+    assert values(**{switch: False}) == [name != switch for name in SWITCHES]
 
 
 def test_released_reaches_the_files_of_its_own_strategy(tmp_path: Path) -> None:
