@@ -116,4 +116,6 @@ class Ranking:
             np.save(out, self.top.astype(np.int32))
         result = read_json(folder / METRICS)
         result.update(test=metrics(self.ranks, topk), test_masked=metrics(self.masked, topk), **(extra or {}))
-        write_json(folder / METRICS, {**result, "checkpoint": checksum(folder / BEST)})
+        if (folder / BEST).is_file():  # scores made elsewhere have none
+            result["checkpoint"] = checksum(folder / BEST)
+        write_json(folder / METRICS, result)

@@ -21,7 +21,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from common.errors import UserError
-from common.files import differences, digest, exclusive, read_json, recipe, record, up_to_date, write_json, write_text
+from common.files import (
+    Recipe,
+    differences,
+    digest,
+    exclusive,
+    read_json,
+    recipe,
+    record,
+    up_to_date,
+    write_json,
+    write_text,
+)
 from common.settings import ComputeSettings, check_folder_names, setting, shaping, to_yaml
 
 MADE, METRICS, BEST, LAST = "made.json", "metrics.json", "best.pth", "last.pth"
@@ -94,9 +105,7 @@ class Run:
         self.model, self.settings, self.force = model, settings, force
         shape = {**shaping(settings), "processes": int(os.environ.get("WORLD_SIZE", "1"))}
         self.recipe = recipe(model, shape, inputs)
-        variant = f"{shape['variant']}-" if "variant" in shape else ""
-        name = settings.run or f"{variant}seed{settings.seed}-{digest(self.recipe)}"
-        self.folder = Path(settings.results_dir) / model / settings.dataset / name
+        self.folder = Path(settings.results_dir) / model / settings.dataset / (settings.run or run_name(self.recipe))
         self.finished = not force and self._is_finished()
         self._open = ExitStack()
 
@@ -137,7 +146,8 @@ class Run:
     def __exit__(self, error: Any, *rest: Any) -> None:
         with self._open:
             if error is None and not self.finished and self.processes.first:
-                record(self.folder / MADE, self.recipe, {"best": self.folder / BEST})
+                best = self.folder / BEST  # scores made elsewhere have none
+                record(self.folder / MADE, self.recipe, {"best": best} if best.is_file() else {})
 
     def _clear(self) -> None:
         for file in sorted(self.folder.iterdir(), key=lambda f: f.name != MADE):
@@ -157,6 +167,13 @@ class Run:
         about = {"model": self.model, "dataset": self.settings.dataset, "seed": self.settings.seed}
         content = {**about, "variant": settings.get("variant"), **found, "protocol": PROTOCOL}
         write_json(self.folder / METRICS, content)
+
+
+def run_name(made_from: Recipe) -> str:
+    """The name of the folder of a run that was made from this, if ``run`` does not give another."""
+    settings = made_from["settings"]
+    variant = f"{settings['variant']}-" if "variant" in settings else ""
+    return f"{variant}seed{settings['seed']}-{digest(made_from)}"
 
 
 @contextmanager

@@ -1,107 +1,146 @@
-"""Train a baseline on the split of stage 2, by its trainer, loaders and ranking; results in the same form.
+"""Train a baseline, or a model of your own, on the splits, training loop and ranking of stage 2.
 
     python -m reproduce.baseline SASRec -d Bili_Food
-    python -m reproduce.baseline GRU4Rec -d Bili_Food n_trials=20 seed=2025
+    python -m reproduce.baseline GRU4Rec -d Bili_Food n_trials=20 seed=2025     # searches its search_space
     python -m reproduce.baseline UniSRec -d Bili_Food features_dir=DIR
+    python -m reproduce.baseline mine.py:MyRec -d Bili_Food                     # reproduce/own_models.py
 
-RecBole's: GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FEARec, LightSANs, FDSA. Counted: Pop, Markov, ItemKNN.
-Ours: NearestContent (nothing is trained), SASRecText, SASRecIDText, UniSRec, Ensemble.
-Yours: FILE.py:CLASS (reproduce/own_models.py).
-Settings and search space: reproduce/props/<model>/.
-A search runs with search_seed and is shared by all seeds; n_trials is its budget, printed with its best.
+RecBole's networks: GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FEARec, LightSANs, FDSA. Counted: Pop, Markov, ItemKNN.
+On stage 1's features: NearestContent, SASRecText, SASRecIDText, UniSRec, Ensemble.
 
-Reads:  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter; features where modalities names them
-Writes: <results_dir>/<model>/<D>/<run>/ as stage 2 does (docs/stage2.md)
+Reads:  the prepared data set, reproduce/props/<model>/default.yaml; features, where the model has modalities
+Writes: <results_dir>/<model>/<D>/<run>/ (common/run.py lists the files); a search: see stage 2's search.py
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Type
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Type
 
-from common.arguments import Parser
 from common.errors import UserError, nearest, run_script
-from common.settings import build, parse
-from reproduce.baselines.counted import COUNTED
-from reproduce.baselines.features import OURS
-from reproduce.baselines.neural import NEURAL
-from reproduce.baselines.padded import PADDED
-from reproduce.baselines.settings import SCHEMAS
-from reproduce.own_models import is_own, load_own
-from stage2_sequence_preference_learning import content_encoder_main1, id_encoder_main1, models
-from stage2_sequence_preference_learning import settings as stage2_settings
-from stage2_sequence_preference_learning.search import train_or_search
+from common.run import BEST, Run
+from common.settings import Parser, build, parse
+from reproduce.baselines.settings import SCHEMAS, EnsembleSettings, RankingSettings
+from stage2_sequence_preference_learning import content_encoder_main1, id_encoder_main1
+from stage2_sequence_preference_learning.settings import SearchSettings
+
+if TYPE_CHECKING:  # torch is imported after the settings are checked
+    from stage2_sequence_preference_learning.data import EvalLoader
+    from stage2_sequence_preference_learning.ranking_model import RankingModel
 
 PROPS = Path(__file__).parent / "props"
-MODELS = {**COUNTED, **NEURAL, **PADDED, **OURS}
-models.OTHERS.update(MODELS)
-stage2_settings.OTHERS.update(SCHEMAS)
-
-
-def known(name: str) -> str:
-    """The name under which a baseline, or FILE.py:CLASS, is known from here on.
-
-    Raises:
-        UserError: there is none of that name, or the class bears that of another model.
-    """
-    if not is_own(name):
-        if name not in MODELS:
-            raise UserError(f"unknown model '{name}'{nearest(name, MODELS)}; there are {', '.join(MODELS)}")
-        return name
-    model, settings = load_own(name)
-    short = model.__name__
-    if short in (*models.MODELS, *MODELS, "ADRec", "Scores"):
-        raise UserError(f"{name}: {short} is the name of a model that is here already; give yours another")
-    models.OTHERS[short], stage2_settings.OTHERS[short] = model, settings
-    return short
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline as a step: what a script of stage 2 offers as a module."""
+    """A baseline with the names that the module of a script has: Settings, CONFIGS, train."""
 
-    model: str
-
-    @property
-    def Settings(self) -> Type[Any]:
-        """Its settings."""
-        return stage2_settings.schema_of(self.model)
-
-    @property
-    def source(self) -> Optional[Path]:
-        """The file of a user's model."""
-        return models.model_class(self.model).source
+    name: str
+    Settings: Type[RankingSettings]
+    own: Optional[Type[RankingModel]] = None  # the class of a user's model
 
     @property
     def CONFIGS(self) -> Path:
-        """Its YAMLs."""
-        return PROPS / self.model
+        """The folder of its YAML."""
+        return PROPS / self.name
 
-    def run(self, settings: Any, force: bool = False) -> Path:
-        """Search if asked to, train, test; returns the run's folder."""
-        starts_from = {"complete": with_parts} if self.model == "Ensemble" else {}
-        return train_or_search(self.model, settings, force, **starts_from)
+    def models(self) -> Mapping[str, Type[RankingModel]]:
+        """All models by name, for `load_model`."""
+        from reproduce.baselines.ensemble import MODELS
+
+        return {**MODELS, self.name: self.own} if self.own else MODELS
+
+    def train(self, settings: RankingSettings, force: bool = False) -> Path:
+        """See `train`."""
+        return train(self, settings, force)
 
 
-def with_parts(settings: Any) -> Any:
-    """The ensemble's settings with both checkpoints; a model without one is trained first, as it would be by itself."""
+def find(name: str) -> Baseline:
+    """The baseline of that name, or the user's model FILE.py:CLASS.
+
+    Raises:
+        UserError: there is none, or CLASS is the name of another model.
+    """
+    if ".py:" in name:
+        from reproduce.own_models import load_own
+
+        model, settings = load_own(name)
+        return Baseline(model.__name__, settings, model)
+    if name not in SCHEMAS:
+        available = f"available: {', '.join(SCHEMAS)}, FILE.py:CLASS"
+        raise UserError(f"unknown model '{name}'{nearest(name, SCHEMAS)}; {available}")
+    return Baseline(name, SCHEMAS[name])
+
+
+def train(baseline: Baseline, settings: RankingSettings, force: bool = False) -> Path:
+    """Train and test, unless the run is up to date; with ``n_trials`` search first. Returns the run's folder."""
+    if isinstance(settings, SearchSettings) and settings.n_trials:
+        from stage2_sequence_preference_learning.search import search
+
+        settings = search(baseline.name, settings, baseline.train, force)
+    if isinstance(settings, EnsembleSettings):
+        settings = with_parts(settings)
+    with Run(baseline.name, settings, settings.input_files(), force) as run:
+        if run.finished:
+            return run.folder
+        from common.training import fit, test
+        from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+
+        data = load_splits(settings)
+        model = baseline.models()[baseline.name](settings, data).to(run.compute.device)
+        valid = EvalLoader(data.valid, data.n_items, run.processes)
+        if any(parameter.requires_grad for parameter in model.parameters()):
+            train_rows = TrainLoader(data.train, settings.train_batch_size, settings.seed, run.processes)
+            fit(model, train_rows, valid, settings, run)
+        else:
+            choose(model, valid, settings, run)
+        test(model, EvalLoader(data.test, data.n_items, run.processes), run)
+    return run.folder
+
+
+def choose(model: RankingModel, valid: EvalLoader, settings: RankingSettings, run: Run) -> None:
+    """Validate each option of a model without trained parameters; keep the best one, of equal ones the first."""
+    from common.checkpoints import save_checkpoint
+    from common.training import count_parameters, validate
+
+    metric, started = settings.valid_metric, time.perf_counter()
+    best: Dict[str, Any] = {}
+    for option in model.options:
+        model.choose(option)
+        found = validate(model, valid, run, settings)
+        logging.info(f"option {option:g}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        if not best or found[metric] > best["valid"][metric]:
+            best = {"valid": found, "best_epoch": 0, "epochs": 0}
+            if run.processes.first:
+                content = {"state_dict": model.weights_to_use(), "epoch": 0, "about": run.about}
+                save_checkpoint(run.folder / BEST, content)
+    cost = {"seconds": round(time.perf_counter() - started, 2), "parameters": count_parameters(model)}
+    if run.processes.first:
+        run.write_metrics({**best, **cost, "operations_per_epoch": None})
+    run.processes.agree(None)
+
+
+def with_parts(settings: EnsembleSettings) -> EnsembleSettings:
+    """The ensemble's settings with both checkpoints. A part that has none is trained, unless its run is up to date."""
     shared = ["dataset", "datasets_dir", "results_dir", "max_seq_length", "device", "precision", "seed"]
     training = ["train_batch_size", "learning_rate", "clip_grad_norm", "epochs", "stopping_step", "search_seed"]
-    ours = {"ID_SeqEncoder": id_encoder_main1, "Content_SeqEncoder": content_encoder_main1}  # with YAMLs of their own
-    found = {}
-    for kind in ("id", "text"):
-        key, part = f"{kind}_checkpoint", getattr(settings, f"{kind}_part")
-        if getattr(settings, key) is not None:
+    of_features = ["modalities", "strategy", "features_dir"]
+    scripts: Dict[str, Any] = {"ID_SeqEncoder": id_encoder_main1, "Content_SeqEncoder": content_encoder_main1}
+    found: Dict[str, Any] = {}
+    for key, part in (("id_checkpoint", settings.id_part), ("text_checkpoint", settings.text_part)):
+        if key in settings.checkpoints():
             continue
-        step: Any = ours.get(part) or Baseline(part)
-        names = shared + (["features_dir", "modalities"] if kind == "text" else [])
-        values = {name: getattr(settings, name) for name in (names if part in ours else names + training)}
-        if part not in ours:
+        names = shared + (of_features if key == "text_checkpoint" else []) + ([] if part in scripts else training)
+        values = {name: getattr(settings, name) for name in names}
+        if part not in scripts:
             values["n_trials"] = settings.part_trials
-        found[key] = str(step.run(build(step.Settings, values, step.CONFIGS)) / "best.pth")
+        step = scripts.get(part) or find(part)
+        found[key] = str(step.train(build(step.Settings, values, step.CONFIGS)) / BEST)
     return dataclasses.replace(settings, **found)
 
 
@@ -110,13 +149,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         parser = Parser(__doc__)
-        parser.add_argument("MODEL", help=f"{', '.join(MODELS)}, FILE.py:CLASS; MODEL --help lists its settings")
+        parser.add_argument("MODEL", help=f"{', '.join(SCHEMAS)}, FILE.py:CLASS; MODEL --help lists its settings")
         parser.print_help()
         return
-    step = Baseline(known(words[0]))
-    doc = f"{models.model_class(step.model).__doc__}\n\n    python -m reproduce.baseline {words[0]} -d DATASET"
-    parsed = parse(step.Settings, doc, step.CONFIGS, words[1:])
-    step.run(parsed.settings, parsed.force)
+    baseline = find(words[0])
+    doc = f"{baseline.Settings.__doc__}\n\n    python -m reproduce.baseline {words[0]} -d DATASET"
+    command = parse(baseline.Settings, doc, baseline.CONFIGS, words[1:])
+    baseline.train(command.settings, command.force)
 
 
 if __name__ == "__main__":

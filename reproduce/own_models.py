@@ -1,26 +1,33 @@
-"""A model of yours among ours: wherever a model is named, FILE.py:CLASS may stand.
+"""Models of your own: FILE.py:CLASS, wherever a model is named.
 
     python -m reproduce.baseline mine.py:MyRec -d Bili_Food n_trials=10 'search_space={learning_rate: [1e-3, 1e-2]}'
     bash run_train.sh mine.py:MyRec Bili_Food && bash run_test.sh mine.py:MyRec Bili_Food
     {model: mine.py:MyRec, settings: {epochs: 50}}            a row of a suite
 
-CLASS is a sequential model of RecBole's kind: its ``calculate_loss`` trains and its ``full_sort_predict`` ranks, as
-they are, on this project's splits, batches, validation and ranks. A subclass of `RankingModel` (stage 2) is taken as it
-is, and may read packed histories (docs/stage2.md). What it reads of its config stands in a dataclass CLASSSettings of
-the same file, a subclass of `reproduce.baselines.settings.BaselineSettings`; without one, in that.
-The file's checksum belongs to what makes a run: a changed file is another run.
+CLASS is a sequential model as RecBole's are: it is built from RecBole's config and data set, ``calculate_loss`` trains
+it and ``full_sort_predict`` ranks. A subclass of stage 2's `RankingModel` is used as it is, and may read packed
+histories (docs/stage2.md). Its settings are CLASSSettings of the same file, a dataclass derived from
+`reproduce.baselines.settings.BaselineSettings`; without one, BaselineSettings. A model that reads features derives its
+settings from `ContentSettings` and calls ``dataset.item_features("text")``.
+
+The file's checksum is in the run's recipe: a changed file makes another run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import sys
+import warnings
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Tuple, Type
+from typing import Any, ClassVar, Dict, Iterator, Tuple, Type
 
 import torch
+from recbole.config import Config
+from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
@@ -28,50 +35,119 @@ from torch.nn import functional as F
 
 from common.errors import UserError, nearest
 from common.files import checksum
-from reproduce.baselines.neural import latest, prefixes
-from reproduce.baselines.settings import BaselineSettings
+from common.settings import as_dict
+from reproduce.baselines.counted import UntrainedModel
+from reproduce.baselines.ensemble import MODELS
+from reproduce.baselines.histories import latest, prefixes
+from reproduce.baselines.settings import BaselineSettings, RankingSettings
+from stage2_sequence_preference_learning import recbole_process
+from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
 
 
+def load_own(name: str) -> Tuple[Type[RankingModel], Type[RankingSettings]]:
+    """The model of FILE.py:CLASS and the class of its settings.
+
+    Raises:
+        UserError: the file cannot be imported, or has no such class, or the class or its settings are of another kind.
+    """
+    file, _, wanted = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"{file}: no such file; a model of your own is FILE.py:CLASS")
+    if wanted in (*MODELS, "ADRec", "Scores"):
+        raise UserError(f"{name}: {wanted} is the name of another model; rename the class")
+    module = import_file(path.resolve(), checksum(path))
+    classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
+    found = classes.get(wanted)
+    if found is None:
+        raise UserError(f"{file}: has no class '{wanted}'{nearest(wanted, classes)}")
+    if not issubclass(found, SequentialRecommender):
+        raise UserError(f"{name}: neither RecBole's SequentialRecommender nor a RankingModel; derive it from one")
+    settings = classes.get(f"{wanted}Settings", BaselineSettings)
+    if not (dataclasses.is_dataclass(settings) and issubclass(settings, RankingSettings)):
+        raise UserError(f"{file}:{wanted}Settings: not a dataclass derived from BaselineSettings; derive it from that")
+    schema = with_file(settings, path.resolve())
+    content = {"schema": schema, "parts": classmethod(lambda kind, settings: {"source": path.resolve()})}
+    if issubclass(found, RankingModel):
+        return type(wanted, (found,), content), schema
+    return type(wanted, (RecBoleKind,), {**content, "net_class": found}), schema
+
+
+@cache
+def import_file(path: Path, sha256: str) -> Any:
+    """The module, executed once per content of the file."""
+    name = f"own_model_{sha256}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def with_file(settings: Type[RankingSettings], path: Path) -> Type[RankingSettings]:
+    """The settings with the user's file among the input files, and so in the recipe."""
+
+    def input_files(own: RankingSettings) -> Dict[str, Path]:
+        return {**settings.input_files(own), "source": path}
+
+    return type(settings.__name__, (settings,), {"input_files": input_files, "__doc__": settings.__doc__})
+
+
 class Rows(Interaction):
-    """A batch as RecBole's loader would give it, without users and sampled negatives."""
+    """A batch as RecBole's loader gives it, without users and sampled negatives."""
 
     def __getitem__(self, index: Any) -> Any:
-        """A field, or rows.
-
-        Raises:
-            UserError: there is no such field.
-        """
+        """A field, or rows. Raises `UserError` if there is no such field."""
         if isinstance(index, str) and index not in self.interaction:
-            raise UserError(f"the model reads '{index}' of its batch, which holds {', '.join(self.interaction)} alone")
+            raise UserError(f"the model reads '{index}' of its batch, which has only {', '.join(self.interaction)}")
         return super().__getitem__(index)
 
 
-class RecBolesWay(RankingModel):
-    """A model of RecBole's kind by its own loss and scores; each prefix is a row of ``max_seq_length`` positions."""
+class RecBoleKind(RankingModel):
+    """A model as RecBole's are, with its own loss and scores; each prefix is a row of ``max_seq_length`` positions."""
 
+    schema = BaselineSettings
+    settings: RankingSettings
     net_class: ClassVar[Type[Any]]
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.net: nn.Module = self.net_class(config, dataset)
+    def __init__(self, settings: RankingSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        dataset = recbole_dataset(self.net_class, self.settings, self.data)
+        self.net: nn.Module = self.net_class(dataset.config, dataset)
+        for modality in dataset.features_read:
+            if f"plm_{modality}_embedding.weight" not in self.net.state_dict():
+                raise UserError(
+                    f"{self.net_class.__name__}: its checkpoint would not hold the {modality} features; keep them as "
+                    f"self.plm_{modality}_embedding, an Embedding"
+                )
+
+    def to(self, device: Any) -> RecBoleKind:  # type: ignore[override]
+        """Move the model; RecBole's modules keep their device as an attribute, too."""
+        for module in self.net.modules():
+            if "device" in vars(module):
+                module.device = device
+        return super().to(device)
 
     def interaction(self, batch: Batch) -> Rows:
-        """What RecBole's loader would give: N rows."""
-        items, lengths = latest(*prefixes(batch), self.max_seq_length)
-        items = F.pad(items, (0, self.max_seq_length - items.shape[1]))
+        """N rows as RecBole's loader gives them."""
+        length = self.settings.max_seq_length
+        items, lengths = latest(*prefixes(batch), length)
+        items = F.pad(items, (0, length - items.shape[1]))
         return Rows({self.ITEM_SEQ: items, self.ITEM_SEQ_LEN: lengths, self.ITEM_ID: batch.targets})
 
-    def terms(self, batch: Batch) -> Terms:
+    def loss_terms(self, batch: Batch) -> Terms:
         """Its loss, or each of its losses."""
         found = self.net.calculate_loss(self.interaction(batch))  # type: ignore[operator]
         parts = found if isinstance(found, tuple) else (found,)
         return {"loss" if len(parts) == 1 else f"loss {n}": part.reshape(()) for n, part in enumerate(parts, start=1)}
 
-    def candidates(self) -> Tensor:
-        """Nothing per item that we know of."""
-        return torch.empty(0)
+    candidates = UntrainedModel.candidates
 
     def full_sort_scores(self, batch: Batch) -> Tensor:
         """(N, n_items)."""
@@ -81,49 +157,66 @@ class RecBolesWay(RankingModel):
         return scores
 
 
-def is_own(name: str) -> bool:
-    """Whether a model's name is FILE.py:CLASS."""
-    return ".py:" in name
+class DatasetWithFeatures(SequentialDataset):
+    """RecBole's data set of the ``.inter`` files, with the features of stage 1."""
+
+    data: SequenceData
+    features_read: Dict[str, Tensor]
+
+    def item_features(self, modality: str) -> Tensor:
+        """Features of a modality by RecBole's internal ids: (n_items, width), row 0 zero.
+
+        Raises:
+            UserError: the settings do not name the modality.
+        """
+        if modality not in self.data.features:
+            raise UserError(
+                f"{self.config['model']}: reads {modality} features, but its settings do not name them; derive the "
+                f"settings from ContentSettings and use modalities=[{modality}]"
+            )
+        self.features_read[modality] = self.data.features[modality]
+        return self.data.features[modality]
 
 
-def load_own(name: str) -> Tuple[Type[RankingModel], Type[Any]]:
-    """The model and its settings of FILE.py:CLASS.
+def recbole_dataset(net_class: Type[Any], settings: RankingSettings, data: SequenceData) -> DatasetWithFeatures:
+    """The train split as RecBole's data set; `recbole_process.py` writes the files that are missing or out of date."""
+    given = {"dataset": settings.dataset, "datasets_dir": settings.datasets_dir}
+    files = recbole_process.Settings(**given, max_seq_length=settings.max_seq_length)
+    recbole_process.run(files)
+    values = {key: value for key, value in as_dict(settings).items() if key not in ("dataset", "device", "precision")}
+    values.update(
+        data_path=str(recbole_process.recbole_folder(files)),
+        benchmark_filename=list(recbole_process.SPLITS),
+        load_col={"inter": ["user_id", "item_id_list", "item_id"]},
+        alias_of_item_id=["item_id_list"],
+        USER_ID_FIELD="user_id",
+        ITEM_ID_FIELD="item_id",
+        MAX_ITEM_LIST_LENGTH=settings.max_seq_length,
+        train_neg_sample_args=None,
+        eval_args={"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": None},
+        loss_type="CE",
+        gpu_id="",
+    )
+    with process_unchanged(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of pandas, about RecBole's code
+        config = Config(model=net_class, dataset=settings.dataset, config_dict=values)
+        config["data_path"] = str(recbole_process.inter_path(files, "train").parent)  # RecBole ships an ml-100k
+        config["device"] = torch.device("cpu")
+        whole = DatasetWithFeatures(config)
+        whole.data, whole.features_read = data, {}
+        train: DatasetWithFeatures = whole.build()[0]
+    return train
 
-    Raises:
-        UserError: the file does not import, has no such class, or the class is none of a sequential model.
-    """
-    file, _, wanted = name.rpartition(":")
-    if not Path(file).is_file():
-        raise UserError(f"{file}: no such file; a model of yours is FILE.py:CLASS")
-    module = _imported(Path(file).resolve(), checksum(Path(file)))
-    classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
-    found = classes.get(wanted)
-    if found is None:
-        raise UserError(f"{file}: has no class '{wanted}'{nearest(wanted, classes)}")
-    if not issubclass(found, SequentialRecommender):
-        raise UserError(f"{name}: is no SequentialRecommender of RecBole's, nor a RankingModel")
-    settings = classes.get(f"{wanted}Settings", BaselineSettings)
-    if not (dataclasses.is_dataclass(settings) and issubclass(settings, BaselineSettings)):
-        raise UserError(f"{file}:{wanted}Settings: must be a dataclass, and a subclass of BaselineSettings")
-    of_features = {"features_dir", "modalities"} & {field.name for field in dataclasses.fields(settings)}
-    if len(of_features) == 1:
-        raise UserError(f"{file}:{wanted}Settings: a model that reads features needs features_dir and modalities, both")
-    source = {"source": Path(file).resolve(), "__doc__": found.__doc__}
-    if issubclass(found, RankingModel):
-        return type(wanted, (found,), source), settings
-    return type(wanted, (RecBolesWay,), {"net_class": found, **source}), settings
 
-
-@cache
-def _imported(path: Path, sha256: str) -> Any:
-    """The module, run once as long as the file stays as it is."""
-    name = f"own_model_{sha256}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+@contextmanager
+def process_unchanged() -> Iterator[None]:
+    """RecBole's Config reads sys.argv, and hides all GPUs by CUDA_VISIBLE_DEVICES; undo both."""
+    words, sys.argv = sys.argv, sys.argv[:1]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path}: does not import: {type(error).__name__}: {error}") from error
-    return module
+        yield
+    finally:
+        sys.argv = words
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible

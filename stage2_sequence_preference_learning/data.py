@@ -156,18 +156,19 @@ def read_features(settings: FeatureSettings, item_of_row: np.ndarray, n_catalogu
     return found
 
 
-def items_of_recbole(dataset: Any, settings: HistorySettings) -> SequenceData:
-    """The items and features of one of RecBole's own data sets, for a model under RecBole's trainer."""
-    tokens = dataset.field2id_token[dataset.iid_field]
-    item_of_row = np.array([-1, *(int(token) - 1 for token in tokens[1:])], dtype=np.int64)
-    n_catalogue = load_dataset(settings.dataset_dir, settings.dataset).n_items
-    features = {}
-    if isinstance(settings, FeatureSettings):
-        features = read_features(settings, item_of_row, n_catalogue)
-    nothing = Sequences(*(np.zeros(size, np.int64) for size in (0, 1, 0, 0, 1)))
-    return SequenceData(
-        dataset.dataset_name, item_of_row, n_catalogue, np.zeros(0, np.int64), nothing, nothing, nothing, features
-    )
+def data_of_recbole(dataset: Any, settings: HistorySettings) -> SequenceData:
+    """The splits and features of one of RecBole's own data sets, for a model under RecBole's trainer.
+
+    Raises:
+        UserError: RecBole numbers other items, because it read other ``.inter`` files or filtered them.
+    """
+    data = load_splits(settings)
+    if [int(token) - 1 for token in dataset.field2id_token[dataset.iid_field][1:]] != data.item_of_row[1:].tolist():
+        raise UserError(
+            f"{settings.dataset_dir}: RecBole's data set has other items; run recbole_process.py -d "
+            f"{settings.dataset}, and set no filter in RecBole's config"
+        )
+    return data
 
 
 class TrainLoader:

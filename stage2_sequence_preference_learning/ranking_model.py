@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Dict, Iterator, Optional, Type, Union
+from typing import Any, ClassVar, Dict, Iterator, Optional, Sequence, Type, Union
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from common.compute import Compute, Processes
 from common.ranking import TOP, Ranking, target_ranks
 from common.run import LoopSettings
 from common.settings import as_dict, typed
-from stage2_sequence_preference_learning.data import EvalLoader, SequenceData, items_of_recbole
+from stage2_sequence_preference_learning.data import EvalLoader, SequenceData, data_of_recbole
 from stage2_sequence_preference_learning.packing import Batch, batch_of_rows
 from stage2_sequence_preference_learning.settings import HistorySettings
 
@@ -63,12 +63,13 @@ class RankingModel(SequentialRecommender):
     """
 
     schema: ClassVar[Type[HistorySettings]] = HistorySettings
+    options: Sequence[float] = (0.0,)  # what `choose` takes; only read of a model without trained parameters
     input_type = InputType.POINTWISE
 
     def __init__(self, settings: Union[HistorySettings, Config], data: Any) -> None:
         if isinstance(settings, Config):
             settings = settings_of_recbole(self.schema, settings)
-            data = items_of_recbole(data, settings)
+            data = data_of_recbole(data, settings)
         super().__init__(RecBoleConfig(settings), data)
         self.settings: Any = settings
         self.data: SequenceData = data
@@ -90,6 +91,9 @@ class RankingModel(SequentialRecommender):
     def loss_terms(self, batch: Batch) -> Terms:
         """The weighted terms of the loss by name; the loss is their sum."""
         raise NotImplementedError
+
+    def choose(self, option: float) -> None:
+        """Take one of the model's ``options``."""
 
     def forward(self, batch: Batch) -> Terms:
         """`loss_terms`, as `common.training.fit` calls it."""

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 from common.errors import Diverged, UserError, nearest
 from common.files import atomic, digest, exclusive, read_json, recipe
-from common.run import METRICS, Run
+from common.run import MADE, METRICS, run_name
 from common.settings import as_dict, shaping, typed
 from stage2_sequence_preference_learning.settings import NetworkSettings, SearchSettings
 
@@ -80,7 +80,7 @@ def search(model: str, settings: S, train: Callable[..., Path], force: bool = Fa
         write_report(study, folder, settings.valid_metric)
         best = study.best_params
         print(f"best of {wanted} trials: {describe(best)}, valid {settings.valid_metric} {study.best_value:.4f}")
-        keep_best_run(model, dataclasses.replace(searched, **best), folder.parent / trial_run(folder, best))
+        keep_best_run(folder.parent / trial_run(folder, best), folder.parent)
     return dataclasses.replace(plain, **best)
 
 
@@ -197,22 +197,12 @@ def open_study(
     return study
 
 
-def keep_best_run(model: str, best: SearchSettings, trial: Path) -> None:
-    """Move the best trial's run to where a run with its settings belongs, unless there is one."""
-    best = dataclasses.replace(best, run=None)
-    if (trial / METRICS).is_file():
-        settings = read_settings_of(trial, best)
-        target = Run(model, settings, settings.input_files()).folder
+def keep_best_run(trial: Path, folder: Path) -> None:
+    """Move the best trial's run to ``folder``, under the name of a run with its settings, unless there is one."""
+    if (trial / MADE).is_file():
+        target = folder / run_name(read_json(trial / MADE))
         if not target.exists():
             shutil.move(str(trial), str(target))
-
-
-def read_settings_of(trial: Path, best: S) -> S:
-    """The best settings with the ID encoder that the trial started from."""
-    inputs = read_json(trial / "made.json")["inputs"]
-    if "id_encoder" in inputs:
-        return dataclasses.replace(best, **{"pretrain_id": inputs["id_encoder"]["path"]})
-    return best
 
 
 def describe(chosen: Mapping[str, Any]) -> str:

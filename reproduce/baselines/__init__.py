@@ -1,1 +1,1 @@
-"""Baselines, on the same split, loaders, trainer and ranking as stage 2; see `reproduce.baseline`."""
+"""Baselines on the splits, training loop and ranking of stage 2 (`reproduce.baseline`)."""

@@ -1,58 +1,73 @@
-"""Baselines that count: popularity, transitions, neighbours. They are made from the training split, not trained."""
+"""Baselines that count: popularity, transitions, neighbours. They read the users' train items; nothing is trained."""
 
 from __future__ import annotations
-
-from typing import Any, Dict, Type
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from reproduce.baselines.neural import prefixes
+from common.arrays import ranges, starts_of
+from common.dataset import load_dataset, train_part
+from reproduce.baselines.histories import prefixes
+from reproduce.baselines.settings import ItemKNNSettings, MarkovSettings, PopSettings, RankingSettings
+from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
 
 
-class CountedModel(RankingModel):
-    """Scores of a history, from counts over the training rows (user, history, target)."""
+class TrainItems:
+    """The train items of all users who have two or more, in rows of the item tables.
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        inter = dataset.inter_feat
-        self.users, self.targets = (inter[field].numpy() for field in (dataset.uid_field, self.ITEM_ID))
-        self.histories, self.lengths = (inter[field].numpy() for field in (self.ITEM_SEQ, self.ITEM_SEQ_LEN))
-        self.n_users = dataset.user_num
-        self.count(config)
+    Attributes:
+        items: (n,) end to end, in time order.
+        lengths: (users,).
+    """
 
-    def count(self, config: Any) -> None:
-        """Make what `scores` needs."""
-        raise NotImplementedError
-
-    def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """(N, L), (N,) → (N, n_items)."""
-        raise NotImplementedError
-
-    def popularity(self) -> np.ndarray:
-        """Users who have an item in their training part, by item: (n_items,)."""
-        return np.asarray(self.seen().sum(axis=0), dtype=np.float64).ravel()
+    def __init__(self, settings: RankingSettings, data: SequenceData) -> None:
+        parts = map(train_part, load_dataset(settings.dataset_dir, settings.dataset).sequences)
+        kept = [part for part in parts if len(part) > 1]
+        self.items = data.row_of_item()[np.concatenate(kept)]
+        self.lengths = np.array([len(part) for part in kept])
+        self.n_items = data.n_items
 
     def seen(self) -> sparse.csr_matrix:
-        """(n_users, n_items) 1 where a user has an item in the training part."""
-        inside = self.histories > 0
-        users = np.concatenate([np.repeat(self.users, inside.sum(axis=1)), self.users])
-        items = np.concatenate([self.histories[inside], self.targets])
-        ones = sparse.csr_matrix((np.ones(len(users), np.float32), (users, items)), (self.n_users, self.n_items))
-        ones.data[:] = 1.0
-        return ones
+        """(users, n_items) 1 where a user has an item."""
+        users = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        shape = (len(self.lengths), self.n_items)
+        found = sparse.csr_matrix((np.ones(len(users), np.float32), (users, self.items)), shape)
+        found.data[:] = 1.0
+        return found
+
+    def popularity(self) -> np.ndarray:
+        """(n_items,) number of users who have an item."""
+        return np.asarray(self.seen().sum(axis=0), dtype=np.float64).ravel()
+
+    def pairs(self, distance: int) -> sparse.csr_matrix:
+        """(n_items, n_items) sum of 1 / distance over the times that an item came ``distance`` places after another."""
+        first = ranges(starts_of(self.lengths)[:-1], np.maximum(self.lengths - distance, 0))
+        weights = np.full(len(first), 1.0 / distance)
+        return sparse.csr_matrix((weights, (self.items[first], self.items[first + distance])), (self.n_items,) * 2)
+
+
+class UntrainedModel(RankingModel):
+    """A model that has no trained parameters and gives scores directly."""
 
     def candidates(self) -> Tensor:
-        """Nothing per item."""
+        """None: `full_sort_scores` needs no item vectors."""
         return torch.empty(0)
 
-    def terms(self, batch: Batch) -> Terms:
-        """Nothing to train."""
+    def loss_terms(self, batch: Batch) -> Terms:
+        """None."""
         return {}
+
+
+class HistoryModel(UntrainedModel):
+    """An `UntrainedModel` whose scores follow from a history, computed in numpy."""
+
+    def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Right-padded histories (N, L), lengths (N,) → (N, n_items)."""
+        raise NotImplementedError
 
     def full_sort_scores(self, batch: Batch) -> Tensor:
         """(N, n_items)."""
@@ -62,33 +77,36 @@ class CountedModel(RankingModel):
         return scores
 
 
-class Pop(CountedModel):
-    """The more users have an item, the higher it ranks."""
+class Pop(HistoryModel):
+    """Items by the number of users who have them."""
 
-    def count(self, config: Any) -> None:
-        """Popularity."""
-        self.counts = self.popularity()
+    schema = PopSettings
+
+    def __init__(self, settings: PopSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        self.counts = TrainItems(self.settings, self.data).popularity()
 
     def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The same for each history."""
         return np.tile(self.counts, (len(items), 1))
 
 
-class Markov(CountedModel):
-    """How often an item followed the last one."""
+class Markov(HistoryModel):
+    """Items by how often they followed the last one."""
 
-    def count(self, config: Any) -> None:
-        """(n_items, n_items) share of what followed, and popularity as a probability."""
+    schema = MarkovSettings
+    settings: MarkovSettings
+
+    def __init__(self, settings: MarkovSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        train = TrainItems(self.settings, self.data)
         follows = sparse.csr_matrix((self.n_items, self.n_items), dtype=np.float64)
-        for distance in range(1, config["window"] + 1):
-            rows = np.flatnonzero(self.lengths >= distance)
-            before = self.histories[rows, self.lengths[rows] - distance]
-            weight = np.full(len(rows), 1.0 / distance)
-            follows += sparse.csr_matrix((weight, (before, self.targets[rows])), follows.shape)
+        for distance in range(1, min(self.settings.window, self.settings.max_seq_length) + 1):
+            follows += train.pairs(distance)
         totals = np.asarray(follows.sum(axis=1)).ravel()
         self.follows = (sparse.diags(1.0 / np.maximum(totals, 1e-12)) @ follows).tocsr()
-        popularity = self.popularity()
-        self.backoff = config["backoff"] * popularity / popularity.sum()
+        popularity = train.popularity()
+        self.backoff = self.settings.backoff * popularity / popularity.sum()
 
     def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """P(next | last) + backoff · P(next)."""
@@ -96,15 +114,19 @@ class Markov(CountedModel):
         return np.asarray(self.follows[last].toarray() + self.backoff)
 
 
-class ItemKNN(CountedModel):
-    """Sum of the cosines to the history's items, each item's k neighbours alone.
+class ItemKNN(HistoryModel):
+    """Items by the sum of their cosines to the history's items, of which each counts for its k neighbours.
 
-    RecBole's own cannot be imported without kmeans_pytorch, and scores users, not histories.
+    RecBole's own ItemKNN scores users, not histories.
     """
 
-    def count(self, config: Any) -> None:
-        """(n_items, n_items) similarity."""
-        self.similar = nearest_items(self.seen(), config["k"], config["shrink"])
+    schema = ItemKNNSettings
+    settings: ItemKNNSettings
+
+    def __init__(self, settings: ItemKNNSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        seen = TrainItems(self.settings, self.data).seen()
+        self.similar = nearest_items(seen, self.settings.k, self.settings.shrink)
 
     def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Histories as sets."""
@@ -123,9 +145,6 @@ def nearest_items(seen: sparse.csr_matrix, k: int, shrink: float) -> sparse.csr_
     both.eliminate_zeros()
     columns = np.repeat(np.arange(both.shape[1]), np.diff(both.indptr))
     values = both.data / (norms[both.indices] * norms[columns] + shrink + 1e-6)
-    order = np.lexsort((both.indices, -values, columns))  # ties go to the lower item
+    order = np.lexsort((both.indices, -values, columns))  # of equal values the lower item first
     kept = order[np.arange(len(order)) - both.indptr[columns[order]] < k]
     return sparse.csr_matrix((values[kept], (both.indices[kept], columns[kept])), both.shape)
-
-
-COUNTED: Dict[str, Type[RankingModel]] = {model.__name__: model for model in (Pop, Markov, ItemKNN)}

@@ -1,24 +1,22 @@
-"""Ours: SASRec on frozen text, on ID + text, with UniSRec's adapter; nearest contents; the ensemble of two models."""
+"""Baselines on stage 1's features: nearest contents; SASRec on frozen text, on ID + text, with UniSRec's adapter."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, Dict, Iterator, List, Type
+from typing import ClassVar, Type
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.device import Compute
-from common.errors import UserError
-from reproduce.baselines.counted import CountedModel
-from reproduce.baselines.neural import SASRec
-from stage2_sequence_preference_learning.evaluation import load_model
-from stage2_sequence_preference_learning.layers import Dropout
+from common.dropout import Dropout
+from reproduce.baselines.counted import HistoryModel
+from reproduce.baselines.networks import SASRec
+from reproduce.baselines.settings import ContentSettings, NearestContentSettings, TextSettings, UniSRecSettings
+from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.packing import Batch
-from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
+from stage2_sequence_preference_learning.ranking_model import RankingModel
+from stage2_sequence_preference_learning.settings import HistorySettings
 
 
 def whitened(features: Tensor, width: int) -> Tensor:
@@ -31,23 +29,45 @@ def whitened(features: Tensor, width: int) -> Tensor:
     return F.pad(out.float(), (0, 0, 1, 0))
 
 
-def add_features(model: nn.Module, config: Any, dataset: Any) -> None:
+def add_features(model: RankingModel, settings: ContentSettings) -> None:
     """Give a model each modality's features, whitened or as unit vectors, as a frozen table of its checkpoint."""
-    for modality in config["modalities"]:
-        features: Tensor = dataset.item_features(modality)  # (n_items, width), row 0 is padding
-        width = config["whiten"]
-        features = F.normalize(features, dim=-1) if width is None else whitened(features, width)
+    for modality in settings.modalities:
+        features = model.data.features[modality]  # (n_items, width), row 0 is padding
+        features = F.normalize(features, dim=-1) if settings.whiten is None else whitened(features, settings.whiten)
         model.add_module(f"plm_{modality}_embedding", nn.Embedding.from_pretrained(features, padding_idx=0))
 
 
-def features_in(model: nn.Module, modalities: List[str]) -> Tensor:
+def features_in(model: RankingModel, settings: ContentSettings) -> Tensor:
     """What `add_features` gave it, side by side: (n_items, sum of widths)."""
-    tables = [model.get_submodule(f"plm_{modality}_embedding").weight for modality in modalities]
+    tables = [model.get_submodule(f"plm_{modality}_embedding").weight for modality in settings.modalities]
     return torch.cat(tables, dim=1)  # type: ignore[arg-type]
 
 
+class NearestContent(HistoryModel):
+    """Items by the cosine of their features to those of the history's last items."""
+
+    schema = NearestContentSettings
+    settings: NearestContentSettings
+
+    def __init__(self, settings: NearestContentSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        add_features(self, self.settings)
+
+    def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Cosine to the sum of the last items' vectors, each weighted 1 / distance; the last item itself comes last."""
+        table = F.normalize(features_in(self, self.settings), dim=1).cpu().numpy()
+        rows = np.arange(len(items))
+        read = np.zeros((len(items), table.shape[1]), np.float32)
+        for distance in range(1, min(self.settings.window, items.shape[1]) + 1):
+            inside = lengths >= distance
+            read[inside] += table[items[rows[inside], lengths[inside] - distance]] / distance
+        found = read @ table.T
+        found[rows, items[rows, lengths - 1]] = found.min(axis=1) - 1e-3  # finite, for the ensemble's z-scores
+        return np.asarray(found)
+
+
 class Lookup(nn.Module):
-    """Stands in the place of RecBole's item embedding, over a table that is computed."""
+    """An embedding over a computed table, in place of RecBole's item embedding."""
 
     table: Tensor
 
@@ -59,35 +79,32 @@ class Lookup(nn.Module):
 class SASRecText(SASRec):
     """SASRec whose items are a linear map of frozen features."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.cosine = config["temperature"] is not None
-        self.temperature = config["temperature"] or 1.0
-        self.modalities: List[str] = list(config["modalities"])
-        add_features(self, config, dataset)
-        self.adapter = self.make_adapter(self.features().shape[1], config)
+    schema: ClassVar[Type[HistorySettings]] = TextSettings
+    settings: TextSettings
+
+    def __init__(self, settings: TextSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        self.cosine = self.settings.temperature is not None
+        self.temperature = self.settings.temperature or 1.0
+        add_features(self, self.settings)
+        self.adapter = self.make_adapter(features_in(self, self.settings).shape[1])
         self.net.item_embedding = Lookup()
 
-    def make_adapter(self, width: int, config: Any) -> nn.Module:
+    def make_adapter(self, width: int) -> nn.Module:
         """Features (n, width) → items (n, d)."""
-        linear = nn.Linear(width, config["hidden_size"])
-        nn.init.normal_(linear.weight, std=config["initializer_range"])
+        linear = nn.Linear(width, self.settings.hidden_size)
+        nn.init.normal_(linear.weight, std=self.settings.initializer_range)
         nn.init.zeros_(linear.bias)
         return linear
 
-    def features(self) -> Tensor:
-        """Frozen features of all items: (n_items, sum of widths)."""
-        return features_in(self, self.modalities)
-
     def items(self) -> Tensor:
         """(n_items, d) as the network reads them."""
-        out: Tensor = self.adapter(self.features()).float()
+        out: Tensor = self.adapter(features_in(self, self.settings)).float()
         return out
 
     def candidates(self) -> Tensor:
-        """(n_items, d); the network reads the same table until it is computed again."""
-        self.net.item_embedding.table = self.items()
-        table: Tensor = self.net.item_embedding.table
+        """(n_items, d); the network reads the same table until the next call."""
+        self.net.item_embedding.table = table = self.items()
         return F.normalize(table, dim=-1) if self.cosine else table
 
     def preference(self, batch: Batch) -> Tensor:
@@ -99,10 +116,10 @@ class SASRecText(SASRec):
 class SASRecIDText(SASRecText):
     """An item is the sum of an embedding of its ID and the map of its features."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.id_embedding = nn.Embedding(self.n_items, config["hidden_size"], padding_idx=0)
-        nn.init.normal_(self.id_embedding.weight, std=config["initializer_range"])
+    def __init__(self, settings: TextSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        self.id_embedding = nn.Embedding(self.n_items, self.settings.hidden_size, padding_idx=0)
+        nn.init.normal_(self.id_embedding.weight, std=self.settings.initializer_range)
 
     def items(self) -> Tensor:
         """(n_items, d)."""
@@ -134,89 +151,10 @@ class MixtureOfExperts(nn.Module):
 class UniSRec(SASRecText):
     """UniSRec (Hou et al. 2022) on one data set, without its pre-training: adapter, SASRec, cosine."""
 
-    def make_adapter(self, width: int, config: Any) -> nn.Module:
+    schema = UniSRecSettings
+    settings: UniSRecSettings
+
+    def make_adapter(self, width: int) -> nn.Module:
         """The mixture."""
-        return MixtureOfExperts(width, config["hidden_size"], config["n_experts"], config["adapter_dropout"])
-
-
-class NearestContent(CountedModel):
-    """Items like the history's last ones, by the cosine of frozen features; nothing is trained, or even counted."""
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        add_features(self, config, dataset)
-        self.modalities, self.window = list(config["modalities"]), config["window"]
-
-    def count(self, config: Any) -> None:
-        """There is nothing to count."""
-
-    def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Cosine with the sum of the last items' vectors, each by 1 / distance; the last item itself comes last."""
-        table = F.normalize(features_in(self, self.modalities), dim=1).cpu().numpy()
-        rows = np.arange(len(items))
-        read = np.zeros((len(items), table.shape[1]), np.float32)
-        for distance in range(1, min(self.window, items.shape[1]) + 1):
-            inside = lengths >= distance
-            read[inside] += table[items[rows[inside], lengths[inside] - distance]] / distance
-        found = read @ table.T
-        found[rows, items[rows, lengths - 1]] = found.min(axis=1) - 1e-3  # finite, for the ensemble's z-scores
-        return np.asarray(found)
-
-
-class Ensemble(RankingModel):
-    """(1 − w) · scores of a model on IDs + w · scores of one on features; w is the best on validation."""
-
-    weight: Tensor
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        compute = Compute(config["device"], "fp32")
-        self.parts = [  # a list: their weights stay in their own checkpoints
-            load_model(Path(config[key]), dataset.dataset_name, config["datasets_dir"], compute).model
-            for key in ("id_checkpoint", "text_checkpoint")
-        ]
-        for key, part in zip(("id_checkpoint", "text_checkpoint"), self.parts):
-            if part.max_seq_length < self.max_seq_length:
-                told = f"reads {part.max_seq_length} items, and the ensemble gives it {self.max_seq_length}"
-                raise UserError(f"{key}={config[key]}: {told}; set max_seq_length={part.max_seq_length}")
-        self.zscore = config["zscore"]
-        self.options = tuple(step / config["weight_steps"] for step in range(config["weight_steps"] + 1))
-        self.register_buffer("weight", torch.zeros(()))
-
-    def choose(self, option: float) -> None:
-        """Set w."""
-        self.weight.fill_(option)
-
-    @contextmanager
-    def fixed_items(self) -> Iterator[None]:
-        """Of both models."""
-        with ExitStack() as stack:
-            for part in self.parts:
-                stack.enter_context(part.fixed_items())
-            yield
-
-    def candidates(self) -> Tensor:
-        """Nothing per item."""
-        return torch.empty(0)
-
-    def terms(self, batch: Batch) -> Terms:
-        """Nothing to train."""
-        return {}
-
-    def full_sort_scores(self, batch: Batch) -> Tensor:
-        """(N, n_items)."""
-        weighted = [
-            share * self._standardised(part.full_sort_scores(batch)[:, 1:])
-            for share, part in zip((1 - self.weight, self.weight), self.parts)
-        ]
-        return F.pad(weighted[0] + weighted[1], (1, 0), value=-torch.inf)
-
-    def _standardised(self, scores: Tensor) -> Tensor:
-        if not self.zscore:
-            return scores
-        return (scores - scores.mean(dim=1, keepdim=True)) / scores.std(dim=1, keepdim=True).clamp(min=1e-12)
-
-
-OURS: Dict[str, Type[RankingModel]] = {
-    model.__name__: model for model in (NearestContent, SASRecText, SASRecIDText, UniSRec, Ensemble)
-}
+        s = self.settings
+        return MixtureOfExperts(width, s.hidden_size, s.n_experts, s.adapter_dropout)

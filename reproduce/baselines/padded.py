@@ -1,41 +1,43 @@
-"""RecBole's models whose output depends on how much padding a row has: each row gets the same number of positions."""
+"""RecBole's networks whose output depends on the padding of a row: every row has the same number of positions."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any, ClassVar, Dict, List, Tuple, Type
+from typing import Any, Dict, Tuple
 
+import numpy as np
 import torch
 from recbole.model.sequential_recommender.fearec import FEARec as RecBoleFEARec
 from recbole.model.sequential_recommender.lightsans import LightSANs as RecBoleLightSANs
 from torch import Tensor
 from torch.nn import functional as F
 
-from reproduce.baselines.neural import RecBoleModel, latest, prefixes
+from common.arrays import ranges
+from reproduce.baselines.histories import latest, prefixes
+from reproduce.baselines.networks import RecBoleData, RecBoleModel
+from reproduce.baselines.settings import FEARecSettings, LightSANsSettings, PaddedSettings
+from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.losses import recommendation_loss
-from stage2_sequence_preference_learning.packing import Batch
-from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
+from stage2_sequence_preference_learning.packing import Batch, Sequences
+from stage2_sequence_preference_learning.ranking_model import RecBoleConfig, Terms
 
 
 class PaddedModel(RecBoleModel):
-    """A network whose output depends on how much padding there is: every history gets padded_length positions."""
+    """A network that reads every history as ``padded_length`` positions."""
 
-    def make_net(self, config: Any, dataset: Any) -> Any:
-        """RecBole's network, as long as that."""
-        config["MAX_ITEM_LIST_LENGTH"] = self.padded_length = config["padded_length"]
-        net = self.quiet_net(config, dataset)
-        config["MAX_ITEM_LIST_LENGTH"] = self.max_seq_length
-        return net
+    settings: PaddedSettings
 
-    def quiet_net(self, config: Any, dataset: Any) -> Any:
-        """RecBole's network."""
-        return self.net_class(config, dataset)
+    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
+        """RecBole's network of that length."""
+        config["MAX_ITEM_LIST_LENGTH"] = self.settings.padded_length
+        return self.net_class(config, data)
 
     def padded(self, items: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        """(N, L) → (N, padded_length), the latest items; lengths (N,)."""
-        items, lengths = latest(items, lengths, self.padded_length)
-        return F.pad(items, (0, self.padded_length - items.shape[1])), lengths
+        """(N, L) → (N, padded_length), the last items; lengths (N,)."""
+        width = self.settings.padded_length
+        items, lengths = latest(items, lengths, width)
+        return F.pad(items, (0, width - items.shape[1])), lengths
 
     def preference(self, batch: Batch) -> Tensor:
         """(N, d)."""
@@ -45,37 +47,37 @@ class PaddedModel(RecBoleModel):
 class LightSANs(PaddedModel):
     """Fan et al. 2021; RecBole's version attends to padding as well."""
 
-    net_class = RecBoleLightSANs
+    schema, net_class = LightSANsSettings, RecBoleLightSANs
+
+
+class QuietFEARec(RecBoleFEARec):
+    """RecBole's network without its prints and without its list of rows by target, quadratic in the rows."""
+
+    def __init__(self, config: RecBoleConfig, data: RecBoleData) -> None:
+        config.update(dual_domain=False, spatial_ratio=0.0, std=False, sim="dot")  # RecBole's defaults
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(config, data)
+
+    def get_same_item_index(self, dataset: Any) -> Dict[int, np.ndarray]:
+        """Empty: `FEARec` draws the rows."""
+        return {}
 
 
 class FEARec(PaddedModel):
     """Du et al. 2023, with the contrastive term of its `calculate_loss`."""
 
-    net_class = RecBoleFEARec
-    pairs: ClassVar[Dict[str, List[Tuple[str, str, str]]]] = {
-        "none": [],
-        "un": [("lmd", "own", "again")],
-        "su": [("lmd_sem", "own", "same")],
-        "us": [("lmd", "own", "again"), ("lmd_sem", "own", "same")],
-        "us_x": [("lmd_sem", "again", "same")],
-    }
+    schema, net_class = FEARecSettings, QuietFEARec
+    settings: FEARecSettings
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.weights = {name: config[name] for name in ("lmd", "lmd_sem")}
-        self.contrast, self.tau, self.sim = config["contrast"], config["tau"], config["sim"]
-        inter = dataset.inter_feat
-        targets = inter[self.ITEM_ID]
-        order = targets.argsort(stable=True)  # rows by target
-        self.rows, self.row_lengths = self.padded(inter[self.ITEM_SEQ][order], inter[self.ITEM_SEQ_LEN][order])
+    def __init__(self, settings: FEARecSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        s = self.settings
+        rows, lengths = train_rows(self.data.train, s.padded_length)
+        targets = torch.from_numpy(self.data.train.targets)
+        order = targets.argsort(stable=True)
+        self.rows, self.row_lengths = rows[order], lengths[order]
         self.counts = torch.bincount(targets, minlength=self.n_items)
         self.starts = self.counts.cumsum(0) - self.counts
-
-    def quiet_net(self, config: Any, dataset: Any) -> Any:
-        """Without what RecBole prints, and without its list of rows by target, which is quadratic in the rows."""
-        quick = type("FEARec", (RecBoleFEARec,), {"get_same_item_index": lambda net, dataset: {}})
-        with contextlib.redirect_stdout(io.StringIO()):
-            return quick(config, dataset)
 
     def encode(self, items: Tensor, lengths: Tensor) -> Tensor:
         """(R, L), (R,) → (R, d), in fp32."""
@@ -84,36 +86,40 @@ class FEARec(PaddedModel):
 
     def same_target(self, items: Tensor, targets: Tensor) -> Tuple[Tensor, Tensor]:
         """For each row (N, L) a training row with its target, another one if there is: (N, padded_length), (N,)."""
+        device = items.device
         items, targets = items.cpu(), targets.cpu()
         counts = self.counts[targets]
         draw = (torch.rand(len(targets)) * counts).long()
         first = self.starts[targets] + draw
         itself = (self.rows[first] == items).all(dim=1)
         chosen = torch.where(itself, self.starts[targets] + (draw + 1) % counts, first)
-        return self.rows[chosen].to(self.device), self.row_lengths[chosen].to(self.device)
+        return self.rows[chosen].to(device), self.row_lengths[chosen].to(device)
 
     def of_same_sequence(self, batch: Batch) -> Tensor:
-        """Which of the 2N − 2 negatives are of the row's own sequence: (2N, 2N − 2). Our batches group by sequence."""
+        """Which of the 2N − 2 negatives are of the row's own sequence: (2N, 2N − 2). A batch is grouped by sequence."""
         sequence = batch.sequences.repeat(2)
         same = sequence[:, None] == sequence
         return same[self.net.mask_correlated_samples(len(batch)).to(same.device)].reshape(len(sequence), -1)
 
-    def terms(self, batch: Batch) -> Terms:
-        """Cross entropy and the contrastive term, in which rows of one sequence are no negatives of each other."""
+    def loss_terms(self, batch: Batch) -> Terms:
+        """Cross entropy and the contrastive term, in which rows of one sequence are not negatives of each other."""
+        s = self.settings
         items, lengths = self.padded(*prefixes(batch))
-        views = {"own": self.encode(items, lengths)}
-        terms = {"rec": recommendation_loss(views["own"], self.candidates(), batch.targets)}
-        pairs = self.pairs[self.contrast]
-        used = {name for _, *names in pairs for name in names}
-        if "again" in used:
-            views["again"] = self.encode(items, lengths)
-        if "same" in used:
-            views["same"] = self.encode(*self.same_target(items, batch.targets))
-        for weight, left, right in pairs:
-            logits, labels = self.net.info_nce(views[left], views[right], self.tau, len(batch), self.sim)
+        terms = {"rec": recommendation_loss(self.encode(items, lengths), self.candidates(), batch.targets)}
+        if s.contrast == "us_x":
+            again = self.encode(items, lengths)  # with another dropout
+            same = self.encode(*self.same_target(items, batch.targets))
+            logits, labels = self.net.info_nce(again, same, s.tau, len(batch), "dot")
             logits[:, 1:].masked_fill_(self.of_same_sequence(batch), -torch.inf)
-            terms[f"{left}-{right}"] = self.weights[weight] * F.cross_entropy(logits, labels)
+            terms["contrastive"] = s.lmd_sem * F.cross_entropy(logits, labels)
         return terms
 
 
-PADDED: Dict[str, Type[RankingModel]] = {model.__name__: model for model in (FEARec, LightSANs)}
+def train_rows(sequences: Sequences, width: int) -> Tuple[Tensor, Tensor]:
+    """The history of each prediction, its last ``width`` items: (N, width) right-padded with 0, lengths (N,)."""
+    starts = np.repeat(sequences.item_start[:-1], np.diff(sequences.target_start))
+    lengths = np.minimum(sequences.columns + 1, width)
+    first = starts + sequences.columns + 1 - lengths
+    items = np.zeros((len(lengths), width), np.int64)
+    items[np.arange(width) < lengths[:, None]] = sequences.items[ranges(first, lengths)]
+    return torch.from_numpy(items), torch.from_numpy(lengths)

@@ -1,34 +1,41 @@
-"""The typed settings of the baselines; RecBole's models keep RecBole's names and defaults."""
+"""The typed settings of the baselines, under RecBole's names and with its defaults. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Type
+from pathlib import Path
+from typing import Dict, List, Optional, Type
 
+from common.dataset import items_path
+from common.features import MODALITIES
+from common.run import VALID_METRICS, LoopSettings
 from common.settings import setting
-from stage2_sequence_preference_learning.layers import check_heads
-from stage2_sequence_preference_learning.settings import LoopSettings, SearchSettings, TrainSettings
+from stage2_sequence_preference_learning.settings import (
+    FeatureSettings,
+    HistorySettings,
+    SearchSettings,
+    TransformerSettings,
+    check_heads,
+)
 
 
 @dataclass
-class RankingSettings(LoopSettings):
-    """What every baseline knows."""
+class RankingSettings(LoopSettings, HistorySettings):
+    """Every baseline."""
 
-    train_batch_size: int = setting(2048, "targets per step", minimum=2)
-    epochs: int = setting(200, "at most so many epochs", minimum=1)
-    valid_metric: str = setting(
-        "ndcg@10", "chooses the epoch and the trial", choices=("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
-    )
+    train_batch_size: int = setting(2048, "predictions per step, over all processes", minimum=2)
+    epochs: int = setting(200, "largest number of epochs", minimum=1)
+    valid_metric: str = setting("ndcg@10", "metric that chooses the checkpoint and the trial", choices=VALID_METRICS)
 
 
 @dataclass
-class BaselineSettings(SearchSettings, RankingSettings):
-    """A baseline with settings to tune."""
+class BaselineSettings(RankingSettings, SearchSettings):
+    """A baseline with settings to search."""
 
 
 @dataclass
-class AttentionSettings(BaselineSettings, TrainSettings):
-    """RecBole's Transformer encoder."""
+class AttentionSettings(BaselineSettings, TransformerSettings):
+    """SASRec (Kang and McAuley 2018), and the settings that other Transformers share."""
 
     hidden_size: int = setting(64, "width d of items, positions and layers", minimum=1)
     inner_size: int = setting(256, "inner width of the feed-forward sub-layers", minimum=1)
@@ -36,22 +43,20 @@ class AttentionSettings(BaselineSettings, TrainSettings):
 
 @dataclass
 class PopSettings(RankingSettings):
-    """How often an item occurs."""
+    """Items by the number of users who have them."""
 
 
 @dataclass
 class MarkovSettings(BaselineSettings):
-    """Counted transitions."""
+    """Items by how often they followed the last one."""
 
-    window: int = setting(1, "an item leads to those up to so many places on, weighted 1 / distance", minimum=1)
-    backoff: float = setting(
-        0.001, "weight of the items' popularity, which ranks what was never seen to follow", minimum=0
-    )
+    window: int = setting(1, "an item counts as followed by this many next items, with weight 1 / distance", minimum=1)
+    backoff: float = setting(0.001, "weight of popularity, which ranks items that never followed", minimum=0)
 
 
 @dataclass
 class ItemKNNSettings(BaselineSettings):
-    """Cosine of items over users, RecBole's ItemKNN for histories."""
+    """Items by the sum of their cosines to the history's items, over users."""
 
     k: int = setting(100, "neighbours kept for each item", minimum=1)
     shrink: float = setting(0.0, "added to the cosine's denominator", minimum=0)
@@ -59,7 +64,7 @@ class ItemKNNSettings(BaselineSettings):
 
 @dataclass
 class GRU4RecSettings(BaselineSettings):
-    """GRU4Rec with full cross entropy."""
+    """GRU4Rec (Hidasi et al. 2016) with full cross entropy."""
 
     embedding_size: int = setting(64, "width of items", minimum=1)
     hidden_size: int = setting(128, "width of the recurrent state", minimum=1)
@@ -69,7 +74,7 @@ class GRU4RecSettings(BaselineSettings):
 
 @dataclass
 class NARMSettings(BaselineSettings):
-    """NARM."""
+    """NARM (Li et al. 2017)."""
 
     embedding_size: int = setting(64, "width of items", minimum=1)
     hidden_size: int = setting(128, "width of the recurrent state", minimum=1)
@@ -80,17 +85,17 @@ class NARMSettings(BaselineSettings):
 
 @dataclass
 class BERT4RecSettings(AttentionSettings):
-    """BERT4Rec."""
+    """BERT4Rec (Sun et al. 2019)."""
 
     hidden_dropout_prob: float = setting(0.2, "dropout on embeddings and sub-layer outputs", minimum=0, maximum=0.99)
     attn_dropout_prob: float = setting(0.2, "dropout on attention weights", minimum=0, maximum=0.99)
-    mask_ratio: float = setting(0.2, "chance of an item to be masked", minimum=0.01, maximum=1)
-    ft_ratio: float = setting(0.5, "share of rows whose last item alone is masked", minimum=0, maximum=1)
+    mask_ratio: float = setting(0.2, "probability that an item is masked", minimum=0.01, maximum=1)
+    ft_ratio: float = setting(0.5, "share of rows with only the last item masked", minimum=0, maximum=1)
 
 
 @dataclass
 class CORESettings(BaselineSettings):
-    """CORE with its Transformer weights."""
+    """CORE (Hou et al. 2022)."""
 
     embedding_size: int = setting(64, "width of items and layers", minimum=1)
     inner_size: int = setting(256, "inner width of the feed-forward sub-layers", minimum=1)
@@ -121,101 +126,110 @@ class PaddedSettings(AttentionSettings):
 
 @dataclass
 class FEARecSettings(PaddedSettings):
-    """FEARec; its Fourier transforms run in fp32."""
+    """FEARec (Du et al. 2023); its Fourier transforms run in fp32."""
 
     contrast: str = setting(
-        "us_x",
-        "pairs of its contrastive term: same row, same target, both, crossed",
-        choices=("none", "un", "su", "us", "us_x"),
+        "us_x", "contrastive term: a row's second view with a row of the same target, or none", choices=("none", "us_x")
     )
-    lmd: float = setting(0.1, "weight of pairs of the same row", minimum=0)
-    lmd_sem: float = setting(0.1, "weight of pairs of the same target", minimum=0)
+    lmd_sem: float = setting(0.1, "weight of the contrastive term", minimum=0)
     tau: float = setting(1.0, "temperature of the contrastive term", minimum=1e-6)
-    sim: str = setting("dot", "similarity of the contrastive term", choices=("dot", "cos"))
     global_ratio: float = setting(1.0, "share of the frequencies that each layer sees", minimum=0.01, maximum=1)
     topk_factor: int = setting(1, "delays aggregated: this times log(length)", minimum=1)
-    dual_domain: bool = setting(False, "mix attention in the time domain in")
-    spatial_ratio: float = setting(0.0, "its share", minimum=0, maximum=1)
-    std: bool = setting(False, "the time domain uses the layer's frequencies alone")
 
 
 @dataclass
 class LightSANsSettings(PaddedSettings):
-    """LightSANs."""
+    """LightSANs (Fan et al. 2021)."""
 
     k_interests: int = setting(5, "latent interests", minimum=1)
 
 
 @dataclass
 class FDSASettings(AttentionSettings):
-    """FDSA with the words of titles as features."""
+    """FDSA (Zhang et al. 2019) with the words of titles as features."""
 
-    pooling_mode: str = setting("mean", "how words make a title", choices=("mean", "max", "sum"))
-    title_language: str = setting(
-        "en", "titles to take the words from; Chinese ones by character", choices=("cn", "en")
-    )
-    title_words: int = setting(20, "words of a title that count", minimum=1)
+    pooling_mode: str = setting("mean", "pooling of a title's words", choices=("mean", "max", "sum"))
+    title_language: str = setting("en", "language of the titles; Chinese is split by character", choices=("cn", "en"))
+    title_words: int = setting(20, "words of a title that are read", minimum=1)
+
+    def input_files(self) -> Dict[str, Path]:
+        """The data set's files, titles included."""
+        return {**super().input_files(), "items": items_path(self.dataset_dir, self.dataset)}
 
 
 @dataclass
-class FeatureSettings(BaselineSettings):
-    """What reads features of stage 1."""
+class ContentSettings(BaselineSettings, FeatureSettings):
+    """A baseline on stage 1's features."""
 
-    modalities: List[str] = setting(
-        ["text"], "stage 1's features in use", choices=("text", "image"), may_be_empty=False
-    )
-    features_dir: Optional[str] = setting(None, "folder of <D>_{text,image}_llm_stage1.pth; null: the data set's")
+    modalities: List[str] = setting(["text"], "item features of stage 1 to use", choices=MODALITIES, may_be_empty=False)
     whiten: Optional[int] = setting(
-        None, "PCA-whiten each modality to so many dimensions; null takes it as it is", minimum=1
+        None, "dimensions of each modality after PCA whitening; null: unit vectors, not whitened", minimum=1
     )
 
 
 @dataclass
-class NearestContentSettings(FeatureSettings):
-    """Cosine with the last items' features."""
+class NearestContentSettings(ContentSettings):
+    """Items by the cosine of their features to the last items'; nothing is trained."""
 
-    window: int = setting(1, "so many of the last items count, weighted 1 / distance", minimum=1)
+    window: int = setting(1, "number of last items that count, with weight 1 / distance", minimum=1)
 
 
 @dataclass
-class TextSettings(AttentionSettings, FeatureSettings):
-    """SASRec on frozen features of stage 1."""
+class TextSettings(AttentionSettings, ContentSettings):
+    """SASRec on frozen features; SASRecIDText adds an embedding of the item's ID."""
 
-    temperature: Optional[float] = setting(None, "rank by the cosine over this; null by the product", minimum=1e-6)
+    temperature: Optional[float] = setting(
+        None, "rank by the cosine divided by this; null: by the inner product", minimum=1e-6
+    )
 
 
 @dataclass
 class UniSRecSettings(TextSettings):
-    """UniSRec's adapter, from scratch."""
+    """UniSRec (Hou et al. 2022) on one data set, without its pre-training."""
 
-    temperature: Optional[float] = setting(0.07, "rank by the cosine over this; null by the product", minimum=1e-6)
+    temperature: Optional[float] = setting(
+        0.07, "rank by the cosine divided by this; null: by the inner product", minimum=1e-6
+    )
     n_experts: int = setting(8, "parametric whitenings in the mixture", minimum=1)
     adapter_dropout: float = setting(0.2, "dropout on features before the experts", minimum=0, maximum=0.99)
 
 
 @dataclass
 class EnsembleSettings(BaselineSettings):
-    """Sum of two models' scores. Settings of training are those of models that are trained for it; ID_SeqEncoder and
-    Content_SeqEncoder keep those of their YAMLs."""
+    """(1 − w) · scores of a model on IDs + w · scores of a model on features; w is the best on validation.
 
-    id_checkpoint: Optional[str] = setting(None, "best.pth of the ID model; null trains id_part with its own YAML")
-    text_checkpoint: Optional[str] = setting(None, "best.pth of the text model; null trains text_part likewise")
+    A part without a checkpoint is trained first, with its own YAML and the training settings given here
+    (ID_SeqEncoder and Content_SeqEncoder: with their own YAML only).
+    """
+
+    id_checkpoint: Optional[str] = setting(None, "best.pth of the model on IDs; null: train id_part")
+    text_checkpoint: Optional[str] = setting(None, "best.pth of the model on features; null: train text_part")
     id_part: str = setting("SASRec", "model on IDs", choices=("SASRec", "ID_SeqEncoder", "GRU4Rec", "CORE"))
     text_part: str = setting(
         "UniSRec",
         "model on features",
         choices=("SASRecText", "UniSRec", "Content_SeqEncoder", "SASRecIDText", "NearestContent"),
     )
-    part_trials: int = setting(0, "n_trials of both models, where they are trained here", minimum=0)
-    features_dir: Optional[str] = setting(None, "folder of the features, for the text model")
-    modalities: List[str] = setting(
-        ["text"], "features in use, for the text model", choices=("text", "image"), may_be_empty=False
+    part_trials: int = setting(0, "n_trials of a part that is trained here", minimum=0)
+    modalities: List[str] = setting(["text"], "item features of text_part", choices=MODALITIES, may_be_empty=False)
+    strategy: Optional[str] = setting(None, "strategy of text_part's features; null: paper", shapes=False)
+    features_dir: Optional[str] = setting(
+        None, "folder of text_part's features; null: where stage 1 writes those of strategy", shapes=False
     )
-    zscore: bool = setting(True, "bring each user's scores to mean 0 and deviation 1 before they are added")
-    weight_steps: int = setting(20, "the text model's weight is the best of 0, 1/steps … 1 on validation", minimum=1)
+    zscore: bool = setting(True, "scale each user's scores to mean 0 and deviation 1 before they are added")
+    weight_steps: int = setting(20, "w is one of 0, 1/steps, …, 1", minimum=1)
+
+    def checkpoints(self) -> Dict[str, Path]:
+        """The parts' checkpoints that are given, by setting."""
+        given = {"id_checkpoint": self.id_checkpoint, "text_checkpoint": self.text_checkpoint}
+        return {name: Path(path) for name, path in given.items() if path is not None}
+
+    def input_files(self) -> Dict[str, Path]:
+        """The data set's files and the parts' checkpoints."""
+        return {**super().input_files(), **self.checkpoints()}
 
 
-SCHEMAS: Dict[str, Type[Any]] = {
+SCHEMAS: Dict[str, Type[RankingSettings]] = {
     "Pop": PopSettings,
     "Markov": MarkovSettings,
     "ItemKNN": ItemKNNSettings,

@@ -9,11 +9,10 @@ from typing import Any, Dict, List
 MINE = '''
 from __future__ import annotations
 from dataclasses import dataclass
-from typing import List, Optional
 from torch import nn
 from common.settings import setting
 from recbole.model.sequential_recommender.sasrec import SASRec
-from reproduce.baselines.settings import AttentionSettings
+from reproduce.baselines.settings import AttentionSettings, ContentSettings
 
 @dataclass
 class MyRecSettings(AttentionSettings):
@@ -38,10 +37,8 @@ class MyText(SASRec):
         return super().calculate_loss(interaction) + self.to_d(self.plm_text_embedding.weight).square().mean()
 
 @dataclass
-class MyTextSettings(AttentionSettings):
+class MyTextSettings(AttentionSettings, ContentSettings):
     """Settings of MyText."""
-    modalities: List[str] = setting(["text"], "features", choices=("text", "image"))
-    features_dir: Optional[str] = setting(None, "folder of the features")
 
 class NotAModel:
     pass

@@ -1,177 +1,208 @@
 """Baselines: RecBole's networks give RecBole's own losses and scores; counts are by hand; runs end as stage 2's do."""
 
+from __future__ import annotations
+
+import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Set, Tuple
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from recbole.config import Config
+from recbole.data.interaction import Interaction
+from scipy import sparse
+from stage2_helpers import ENVIRONMENT, SMALL, padded, read_metrics, separate_rows
+from tiny import tiny_sequences
 
-from common.device import Compute
+from common.compute import Processes, pick_compute
 from common.errors import UserError
 from common.files import checksum
-from common.settings import build, check_values, read_yaml
+from common.settings import as_dict, build, check_values, read_yaml
 from reproduce import baseline
-from reproduce.baselines import counted, features, neural
+from reproduce.baselines import counted, features, histories, networks, settings
+from reproduce.baselines.ensemble import COUNTED, MODELS, NETWORKS, ON_FEATURES
 from reproduce.baselines.settings import SCHEMAS, BaselineSettings
-from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
-from stage2_sequence_preference_learning.evaluation import load_model
-from stage2_sequence_preference_learning.packing import batch_of_rows
-from stage2_sequence_preference_learning.search_space import check_space
-from stage2_sequence_preference_learning.settings import as_dict, recbole_config
+from stage2_sequence_preference_learning import ranking_model
+from stage2_sequence_preference_learning.checkpoints import load_model
+from stage2_sequence_preference_learning.data import EvalLoader, SequenceData, load_splits
+from stage2_sequence_preference_learning.packing import Batch, pack
+from stage2_sequence_preference_learning.ranking_model import RankingModel
+from stage2_sequence_preference_learning.search import check_space
 
-SMALL = {"hidden_size": 8, "inner_size": 8, "embedding_size": 8, "padded_length": 10, "n_experts": 2}
-NETWORKS = [name for name in baseline.MODELS if name != "Ensemble"]
-
-
-def small(name, datasets_dir, **values):
-    own = {key: value for key, value in SMALL.items() if key in as_dict(SCHEMAS[name]())}
-    common = {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "device": "cpu", "precision": "fp32"}
-    return SCHEMAS[name](**{**common, "train_batch_size": 16, "max_seq_length": 10, **own, **values})
+CPU = pick_compute("cpu", "fp32")
+SIZES = {**SMALL, "embedding_size": 8, "padded_length": 10, "n_experts": 2, "max_seq_length": 10, "strategy": "paper"}
+ALONE = [model.__name__ for model in (*COUNTED, *NETWORKS, *ON_FEATURES)]  # all but the ensemble
+TRAINED = [name for name in ALONE if name not in ("Pop", "Markov", "ItemKNN", "NearestContent")]
 
 
-def make(name, datasets_dir, **values):
-    settings = small(name, datasets_dir, **values)
-    config = recbole_config(baseline.MODELS[name], settings, torch.device("cpu"), datasets_dir / "unused")
-    config["n_catalogue"] = 15
-    splits = load_splits(config)
+def small(name: str, datasets_dir: Path, **values: Any) -> Any:
+    """Settings of a tiny model."""
+    known = {f.name for f in dataclasses.fields(SCHEMAS[name])}
+    own = {key: value for key, value in SIZES.items() if key in known}
+    return SCHEMAS[name](**{"dataset": "Tiny", "datasets_dir": str(datasets_dir), **own, **values})
+
+
+def make(name: str, datasets_dir: Path, **values: Any) -> Tuple[Any, SequenceData]:
+    """A tiny model and its data."""
+    chosen = small(name, datasets_dir, **values)
+    data = load_splits(chosen)
     torch.manual_seed(0)
-    return baseline.MODELS[name](config, splits[0]), splits, settings
+    return MODELS[name](chosen, data), data
 
 
-def all_rows(split):
-    inter = split.inter_feat
-    return inter, batch_of_rows(inter["item_id_list"], inter["item_length"], inter["item_id"])
+def run(name: str, datasets_dir: Path, **values: Any) -> Path:
+    """Train a tiny model."""
+    return baseline.find(name).train(small(name, datasets_dir, **values))
 
 
-def padded(histories):
-    return torch.nn.functional.pad(histories, (0, 10 - histories.shape[1]))
+def all_packed(data: SequenceData) -> Batch:
+    """All training rows in one batch."""
+    return pack(data.train, np.arange(len(data.train)))
 
 
 @pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "NARM", "CORE", "FDSA", "LightSANs"])
-def test_loss_and_scores_are_recboles(name, datasets_dir):
-    model, splits, _ = make(name, datasets_dir)
+def test_loss_and_scores_are_recboles(name: str, datasets_dir: Path) -> None:
+    model, data = make(name, datasets_dir)
     model.eval()
-    inter, rows = all_rows(splits[0])
-    if name == "LightSANs":  # the others do not mind how much padding there is
-        inter.interaction["item_id_list"] = padded(inter["item_id_list"])
-    (packed,) = [batch for batch, _ in TrainLoader(splits[0], 10**6, 0)]
-    ours = model.terms(packed)["rec"]
-    full = model.full_sort_scores(rows)
-    if model.net.__dict__.pop("gather_indexes", None) is not None:  # RecBole's own again
+    _, items, lengths, targets = padded(data.train)
+    if name == "LightSANs":  # the others do not depend on the padding
+        items = F.pad(items, (0, 10 - items.shape[1]))
+    rows = Interaction({"item_id_list": items, "item_length": lengths, "item_id": targets})
+    ours = model.loss_terms(all_packed(data))["rec"]
+    full = model.full_sort_scores(separate_rows(data.train))
+    if model.net.__dict__.pop("gather_indexes", None) is not None:  # restores RecBole's own
         assert name in ("SASRec", "GRU4Rec", "FDSA")
-    torch.testing.assert_close(ours, model.net.calculate_loss(inter), rtol=1e-4, atol=1e-5)
-    theirs = model.net.full_sort_predict(inter).view(len(inter), -1)
+    torch.testing.assert_close(ours, model.net.calculate_loss(rows), rtol=1e-4, atol=1e-5)
+    theirs = model.net.full_sort_predict(rows).view(len(rows), -1)
     torch.testing.assert_close(full[:, 1:], theirs[:, 1:] * (1.0 if name != "CORE" else model.temperature))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_scores_do_not_depend_on_the_batch(name, datasets_dir):
-    model, splits, _ = make(name, datasets_dir)
+@pytest.mark.parametrize("name", ALONE)
+def test_scores_do_not_depend_on_the_batch(name: str, datasets_dir: Path) -> None:
+    model, data = make(name, datasets_dir)
     model.eval()
-    ((rows, batch),) = list(EvalLoader(splits[2]))
-    together = model.full_sort_scores(batch)
-    alone = EvalLoader(splits[2])
-    alone.batches = [np.array([row]) for row in rows]
-    for (_, one), expected in zip(alone, together):
-        torch.testing.assert_close(model.full_sort_scores(one)[0], expected, rtol=1e-4, atol=1e-5)
+    ((rows, batch),) = list(EvalLoader(data.test, data.n_items))
+    for row, expected in zip(rows, model.full_sort_scores(batch)):
+        alone = model.full_sort_scores(pack(data.test, np.array([row])))[0]
+        torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in (*counted.COUNTED, "NearestContent")])
-def test_every_trained_weight_has_a_gradient(name, datasets_dir):
-    model, splits, _ = make(name, datasets_dir)
-    (batch,) = [batch for batch, _ in TrainLoader(splits[0], 10**6, 0)]
-    sum(model.terms(batch).values()).backward()
-    without = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
-    assert not without
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_trained_weight_has_a_gradient(name: str, datasets_dir: Path) -> None:
+    model, data = make(name, datasets_dir)
+    sum(model.loss_terms(all_packed(data)).values()).backward()
+    assert not {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
 
 
-@pytest.mark.parametrize("name", baseline.MODELS)
-def test_each_setting_is_read(name, datasets_dir, monkeypatch):
-    if name == "Ensemble":
-        pytest.skip("read in test_ensemble")
-    read = set()
-    original = Config.__getitem__
-    monkeypatch.setattr(Config, "__getitem__", lambda config, key: (read.add(key), original(config, key))[1])
-    values = {"dual_domain": True} if name == "FEARec" else {}
-    make(name, datasets_dir, **values)
-    own = set(as_dict(SCHEMAS[name]())) - set(as_dict(BaselineSettings()))
-    assert not own - read
+@pytest.mark.parametrize("name", ALONE)
+def test_each_setting_is_read(name: str, datasets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Set[str] = set()
+
+    class Config(ranking_model.RecBoleConfig):
+        def __getitem__(self, key: str) -> Any:
+            read.add(key)
+            return super().get(key)
+
+    class Watched(SCHEMAS[name]):  # type: ignore[misc]
+        def __getattribute__(self, key: str) -> Any:
+            if sys._getframe(1).f_code.co_name not in ("asdict", "_asdict_inner"):
+                read.add(key)
+            return super().__getattribute__(key)
+
+    for module in (ranking_model, networks):
+        monkeypatch.setattr(module, "RecBoleConfig", Config)
+    data = load_splits(small(name, datasets_dir))
+    model = MODELS[name](Watched(**as_dict(small(name, datasets_dir))), data)
+    if name in TRAINED:
+        model.loss_terms(all_packed(data))
+    model.full_sort_scores(separate_rows(data.test))
+    own = {f.name for f in dataclasses.fields(SCHEMAS[name])} - {f.name for f in dataclasses.fields(BaselineSettings)}
+    assert not own - read - {"strategy", "features_dir"}  # which load_splits reads
 
 
-def test_bert4rec_masks_and_predicts_after_the_history(datasets_dir):
-    model, splits, _ = make("BERT4Rec", datasets_dir, max_seq_length=10, ft_ratio=1.0)
-    inter, rows = all_rows(splits[2])
+def test_bert4rec_masks_and_predicts_after_the_history(datasets_dir: Path) -> None:
+    model, data = make("BERT4Rec", datasets_dir, ft_ratio=1.0)
+    rows = separate_rows(data.test)
     items, lengths = model.with_last(rows, torch.full_like(rows.targets, 99))
-    assert (items[torch.arange(len(items)), lengths - 1] == 99).all() and (lengths == inter["item_length"] + 1).all()
-    items, lengths = neural.latest(torch.arange(1, 13).view(2, 6), torch.tensor([6, 3]), 4)
+    assert (items[torch.arange(len(items)), lengths - 1] == 99).all()
+    assert (lengths == padded(data.test)[2] + 1).all()
+    items, lengths = histories.latest(torch.arange(1, 13).view(2, 6), torch.tensor([6, 3]), 4)
     assert items.tolist() == [[3, 4, 5, 6], [7, 8, 9, 10]] and lengths.tolist() == [4, 3]
     model.eval()
-    terms = model.terms(rows)["rec"]  # the last item alone is masked: the prediction after the history
+    loss = model.loss_terms(rows)["rec"]  # only the last item is masked: the prediction after the history
     scores = model.preference(rows) @ model.candidates().T
-    torch.testing.assert_close(terms, torch.nn.functional.cross_entropy(scores, rows.targets))
+    torch.testing.assert_close(loss, F.cross_entropy(scores, rows.targets))
 
 
-def test_fearec_draws_other_rows_of_the_same_target(datasets_dir):
-    model, splits, _ = make("FEARec", datasets_dir)
-    inter, rows = all_rows(splits[0])
-    items, lengths = model.padded(*neural.prefixes(rows))
-    other, _ = model.same_target(items, rows.targets)
-    by_history = {}
-    for history, target in zip(padded(inter["item_id_list"]).tolist(), inter["item_id"].tolist()):
-        by_history.setdefault(target, []).append(history)
-    for row, target, found in zip(items.tolist(), rows.targets.tolist(), other.tolist()):
-        assert found in by_history[target]
-        assert found != row or by_history[target].count(row) > 1 or len(by_history[target]) == 1
+def test_fearec_draws_other_rows_of_the_same_target(datasets_dir: Path) -> None:
+    model, data = make("FEARec", datasets_dir)
+    _, rows, lengths, targets = padded(data.train)
+    items, _ = model.padded(rows, lengths)
+    other, _ = model.same_target(items, targets)
+    by_target = {
+        target: [r for r, t in zip(items.tolist(), targets.tolist()) if t == target] for target in targets.tolist()
+    }
+    for row, target, found in zip(items.tolist(), targets.tolist(), other.tolist()):
+        rows_of_target = by_target[target]
+        assert found in rows_of_target
+        assert found != row or rows_of_target.count(row) > 1 or len(rows_of_target) == 1
 
 
-def test_counts_by_hand(datasets_dir):
-    markov, splits, _ = make("Markov", datasets_dir, backoff=0.0)
-    inter = splits[0].inter_feat
-    pairs = [
-        (history[length - 1], target)
-        for history, length, target in zip(
-            inter["item_id_list"].tolist(), inter["item_length"].tolist(), inter["item_id"].tolist()
-        )
-    ]
-    last = pairs[0][0]
-    after = [target for before, target in pairs if before == last]
-    scores = markov.scores(np.array([[last]]), np.array([1]))[0]
-    assert scores[after[0]] == pytest.approx(after.count(after[0]) / len(after)) and scores.sum() == pytest.approx(1)
-    seen = counted.sparse.csr_matrix(np.array([[1, 1, 0], [1, 1, 1], [0, 0, 1]], np.float32))
+def test_fearec_contrasts_no_rows_of_one_user(datasets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = make("FEARec", datasets_dir)
+    model.eval()
+    batch = all_packed(data)
+    own = model.padded(*histories.prefixes(batch))
+    monkeypatch.setattr(model, "same_target", lambda items, targets: own)  # without dropout both views agree
+    z = model.encode(*own).double().repeat(2, 1)
+    user, n = batch.sequences.repeat(2).tolist(), len(batch)
+    values = []
+    for i in range(2 * n):
+        positive = z[i] @ z[(i + n) % (2 * n)]
+        negatives = [z[i] @ z[j] for j in range(2 * n) if user[j] != user[i]]
+        values.append(torch.stack([positive, *negatives]).logsumexp(0) - positive)
+    expected = model.settings.lmd_sem * torch.stack(values).mean()
+    assert len(set(user)) < n  # some user has several rows
+    assert model.loss_terms(batch)["contrastive"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("max_seq_length", [3, 10])
+def test_counts_by_hand(datasets_dir: Path, max_seq_length: int) -> None:
+    """The length of histories does not matter: every train item counts."""
+    model, data = make("Markov", datasets_dir, backoff=0.0, window=2, max_seq_length=max_seq_length)
+    parts = [data.row_of_item()[sequence[:-2]].tolist() for sequence in tiny_sequences()]
+    follows, popularity = np.zeros((data.n_items, data.n_items)), np.zeros(data.n_items)
+    for part in parts:
+        for place, item in enumerate(part):
+            popularity[item] += 1  # no user has an item twice
+            for distance in range(1, min(2, place) + 1):
+                follows[part[place - distance], item] += 1 / distance
+    found = model.scores(np.arange(data.n_items)[:, None], np.ones(data.n_items, int))
+    np.testing.assert_allclose(found, follows / np.maximum(follows.sum(axis=1, keepdims=True), 1e-12))
+    pop, _ = make("Pop", datasets_dir, max_seq_length=max_seq_length)
+    assert min(map(len, parts)) > 1 and pop.counts.tolist() == popularity.tolist()
+
+
+def test_neighbours_by_hand() -> None:
+    seen = sparse.csr_matrix(np.array([[1, 1, 0], [1, 1, 1], [0, 0, 1]], np.float32))
     near = counted.nearest_items(seen, 1, 0.0).toarray()
     assert near[0, 1] == pytest.approx(1.0, abs=1e-4) and near[1, 0] == pytest.approx(1.0, abs=1e-4)
-    assert near[0, 2] == pytest.approx(0.5, abs=1e-4) and near[1, 2] == 0  # one neighbour a column, the lower of a tie
+    assert (
+        near[0, 2] == pytest.approx(0.5, abs=1e-4) and near[1, 2] == 0
+    )  # one neighbour per column, of a tie the lower
 
 
-def test_fearec_contrasts_no_rows_of_one_user(datasets_dir):
-    model, splits, _ = make("FEARec", datasets_dir, contrast="un", lmd=0.1, tau=1.0)
-    model.eval()
-    (batch,) = [batch for batch, _ in TrainLoader(splits[0], 10**6, 0)]
-    with torch.no_grad():  # without dropout both views agree
-        z = (
-            model.encode(*model.padded(*neural.prefixes(batch))).double().repeat(2, 1)
-        )  # without dropout both views agree
-        user, n = batch.sequences.repeat(2).tolist(), len(batch)
-        values = []
-        for i in range(2 * n):
-            positive = z[i] @ z[(i + n) % (2 * n)]
-            negatives = [z[i] @ z[j] for j in range(2 * n) if user[j] != user[i]]
-            values.append(torch.stack([positive, *negatives]).logsumexp(0) - positive)
-        expected = model.weights["lmd"] * torch.stack(values).mean()
-        found = [value for name, value in model.terms(batch).items() if name != "rec"]
-    assert len(set(user)) < n  # some user has several rows
-    assert len(found) == 1 and found[0].item() == pytest.approx(expected.item(), rel=1e-4)
-
-
-def test_whitened_features_have_unit_variance():
+def test_whitened_features_have_unit_variance() -> None:
     out = features.whitened(torch.cat([torch.zeros(1, 6), torch.randn(50, 6) @ torch.randn(6, 6)]), 4)
     assert out.shape == (51, 4) and not out[0].any()
     torch.testing.assert_close(out[1:].T @ out[1:] / 50, torch.eye(4), atol=1e-3, rtol=0)
 
 
-def test_mixture_of_experts_one_expert_at_a_time():
+def test_mixture_of_experts_one_expert_at_a_time() -> None:
     torch.manual_seed(0)
     mixture = features.MixtureOfExperts(6, 4, 3, dropout=0.5).eval()
     for parameter in mixture.parameters():
@@ -182,102 +213,116 @@ def test_mixture_of_experts_one_expert_at_a_time():
     assert torch.allclose(mixture(x), expected, atol=1e-5)
 
 
-def test_nearest_content_by_hand(datasets_dir):
-    model, splits, settings = make("NearestContent", datasets_dir, window=2, whiten=None)
-    table = F.normalize(splits[0].item_features("text").float(), dim=1).numpy()
+def test_nearest_content_by_hand(datasets_dir: Path) -> None:
+    model, data = make("NearestContent", datasets_dir, window=2, whiten=None)
+    table = F.normalize(data.features["text"].float(), dim=1).numpy()
     items, lengths = np.array([[3, 5, 0], [7, 0, 0]]), np.array([2, 1])
     expected = np.stack([table @ (table[5] + table[3] / 2), table @ table[7]])
     expected[[0, 1], [5, 7]] = expected.min(axis=1) - 1e-3
     np.testing.assert_allclose(model.scores(items, lengths), expected, rtol=1e-5, atol=1e-6)
-    white, _, _ = make("NearestContent", datasets_dir, whiten=4)
-    found = features.whitened(splits[0].item_features("text"), 4).numpy()
+    white, _ = make("NearestContent", datasets_dir, whiten=4)
+    found = features.whitened(data.features["text"], 4).numpy()
     cosine = found[2] @ found[7] / np.linalg.norm(found[2]) / np.linalg.norm(found[7])
     assert white.scores(items, lengths)[1, 2] == pytest.approx(cosine, rel=1e-4)
 
 
-def test_nearest_content_is_tested_from_its_checkpoint_alone(datasets_dir, tmp_path):
-    made = baseline.Baseline("NearestContent").run(small("NearestContent", datasets_dir, results_dir=str(tmp_path)))
-    assert "test" in json.loads((made / "metrics.json").read_text())
-    loaded = load_model(made / "best.pth", "Tiny", str(datasets_dir), Compute(torch.device("cpu"), "fp32"))
-    assert loaded.model.plm_text_embedding.weight.any()
-
-
-def test_title_words():
-    table, words = neural.title_words(["Red 电影, red", "red film", "电"], 2)
+def test_title_words() -> None:
+    table, words = networks.title_words(["Red 电影, red", "red film", "电"], 2)
     assert words == ["[PAD]", "red", "电"] and table.tolist() == [[1, 2], [1, 0], [2, 0]]
 
 
-def test_ensemble_is_the_best_sum_on_validation(datasets_dir, tmp_path):
-    values = {"epochs": 1, "results_dir": str(tmp_path), "precision": "fp32"}
-    runs = [
-        baseline.Baseline(name).run(small(name, datasets_dir, **values)) / "best.pth"
-        for name in ("SASRec", "SASRecText")
-    ]
-    given = {"id_checkpoint": str(runs[0]), "text_checkpoint": str(runs[1]), "weight_steps": 4, **values}
-    made = baseline.Baseline("Ensemble").run(small("Ensemble", datasets_dir, **given))
-    result = json.loads((made / "metrics.json").read_text())
-    valid = [json.loads((run.parent / "metrics.json").read_text())["valid"]["ndcg@10"] for run in runs]
-    assert result["valid"]["ndcg@10"] >= max(valid) and "test" in result
-    recipe = json.loads((made / "made.json").read_text())
-    assert {"id_checkpoint", "text_checkpoint"} <= set(recipe["inputs"])
+@pytest.mark.parametrize("name", ["Pop", "NearestContent", "GRU4Rec", "FDSA"])
+def test_a_checkpoint_gives_the_same_model(name: str, datasets_dir: Path, tmp_path: Path) -> None:
+    folder = run(name, datasets_dir, epochs=1, results_dir=str(tmp_path))
+    loaded = load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=baseline.find(name).models())
+    ranks = loaded.model.rank(EvalLoader(loaded.data.test, loaded.data.n_items), CPU, Processes())
+    written = [line.split(",")[2] for line in (folder / "ranks.csv").read_text().splitlines()[1:]]
+    assert ranks.tolist() == list(map(float, written))
 
 
-def test_ensemble_trains_its_parts_as_they_would_be_trained_alone(datasets_dir, tmp_path):
-    values = {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "results_dir": str(tmp_path), "device": "cpu"}
-    values.update(precision="fp32", max_seq_length=10, epochs=2, train_batch_size=8)
-    values.update(learning_rate=0.01, clip_grad_norm=0.5)
-    given = {"text_part": "SASRecText", "part_trials": 1, "weight_steps": 2}
-    made = baseline.Baseline("Ensemble").run(SCHEMAS["Ensemble"](**values, **given))
-    parts = json.loads((made / "made.json").read_text())["inputs"]
-    for part, key in (("SASRec", "id_checkpoint"), ("SASRecText", "text_checkpoint")):
-        step = baseline.Baseline(part)
-        alone = step.run(build(step.Settings, {**values, "n_trials": 1}, step.CONFIGS))
-        assert checksum(alone / "best.pth") in str(parts[key])
-
-
-def test_ensemble_of_a_part_that_reads_less_is_refused(datasets_dir, tmp_path):
+def test_ensemble_is_the_best_sum_on_validation(datasets_dir: Path, tmp_path: Path) -> None:
     values = {"epochs": 1, "results_dir": str(tmp_path)}
-    part = baseline.Baseline("SASRec").run(small("SASRec", datasets_dir, max_seq_length=3, **values)) / "best.pth"
-    given = {"id_checkpoint": str(part), "text_part": "NearestContent", **values}
-    with pytest.raises(UserError, match="best.pth: reads 3 items, and the ensemble gives it 10; set max_seq_length=3"):
-        baseline.Baseline("Ensemble").run(small("Ensemble", datasets_dir, **given))
+    parts = {
+        key: run(name, datasets_dir, **values) / "best.pth"
+        for key, name in (("id_checkpoint", "SASRec"), ("text_checkpoint", "SASRecText"))
+    }
+    given = {**{key: str(path) for key, path in parts.items()}, "weight_steps": 4, **values}
+    folder = run("Ensemble", datasets_dir, **given)
+    valid = [read_metrics(path.parent)["valid"]["ndcg@10"] for path in parts.values()]
+    assert read_metrics(folder)["valid"]["ndcg@10"] >= max(valid) and "test" in read_metrics(folder)
+    inputs = json.loads((folder / "made.json").read_text())["inputs"]
+    assert {key: inputs[key]["sha256"] for key in parts} == {key: checksum(path) for key, path in parts.items()}
+
+    models = baseline.find("Ensemble").models()
+    loaded = load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=models)
+    assert float(loaded.model.weight) in (0, 0.25, 0.5, 0.75, 1)  # type: ignore[arg-type]
+    parts["id_checkpoint"].write_bytes(parts["text_checkpoint"].read_bytes())
+    with pytest.raises(UserError, match=r"trained with another .*best.pth \(id_checkpoint\)"):
+        load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=models)
 
 
-def test_ensemble_with_untrained_contents(datasets_dir, tmp_path):
-    given = {"text_part": "NearestContent", "weight_steps": 2, "epochs": 1, "results_dir": str(tmp_path)}
-    made = baseline.Baseline("Ensemble").run(small("Ensemble", datasets_dir, **given))
-    assert 0 < json.loads((made / "metrics.json").read_text())["test"]["mrr"] <= 1
+def test_ensemble_trains_its_parts_as_they_would_be_trained_alone(datasets_dir: Path, tmp_path: Path) -> None:
+    values = {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "results_dir": str(tmp_path), "device": "cpu"}
+    values.update(precision="fp32", max_seq_length=10, epochs=2, train_batch_size=8)  # type: ignore[call-overload]
+    values.update(learning_rate=0.01, clip_grad_norm=0.5)  # type: ignore[call-overload]
+    given = {"text_part": "SASRecText", "part_trials": 1, "weight_steps": 2, "n_trials": 2}
+    given["search_space"] = {"zscore": [True, False]}  # type: ignore[assignment]
+    folder = baseline.find("Ensemble").train(SCHEMAS["Ensemble"](**values, **given))
+    assert len(list(folder.parent.glob("search-*"))) == 1
+    inputs = json.loads((folder / "made.json").read_text())["inputs"]
+    for part, key in (("SASRec", "id_checkpoint"), ("SASRecText", "text_checkpoint")):
+        step = baseline.find(part)
+        alone = step.train(build(step.Settings, {**values, "n_trials": 1}, step.CONFIGS))
+        assert checksum(alone / "best.pth") == inputs[key]["sha256"]
 
 
-def test_search_is_shared_by_seeds(datasets_dir, tmp_path, capsys):
+def test_ensemble_with_a_part_that_reads_less_is_refused(datasets_dir: Path, tmp_path: Path) -> None:
+    values = {"epochs": 1, "results_dir": str(tmp_path), "text_part": "NearestContent"}
+    part = run("SASRec", datasets_dir, max_seq_length=3, epochs=1, results_dir=str(tmp_path)) / "best.pth"
+    with pytest.raises(UserError, match="best.pth: reads 3 items, but the ensemble 10; set max_seq_length=3"):
+        run("Ensemble", datasets_dir, id_checkpoint=str(part), **values)
+    folder = run("Ensemble", datasets_dir, id_checkpoint=str(part), max_seq_length=3, weight_steps=2, **values)
+    assert 0 < read_metrics(folder)["test"]["mrr"] <= 1
+
+
+def test_search_is_shared_by_seeds(datasets_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = {"dropout_prob": {"low": 0.1, "high": 0.5}, "num_layers": [1, 2]}
     values = {"epochs": 1, "results_dir": str(tmp_path), "n_trials": 2, "search_space": space}
-    runs = [baseline.Baseline("GRU4Rec").run(small("GRU4Rec", datasets_dir, seed=seed, **values)) for seed in (2024, 7)]
-    chosen = [json.loads((run / "made.json").read_text())["settings"] for run in runs]
+    runs = [run("GRU4Rec", datasets_dir, seed=seed, **values) for seed in (2024, 7)]
+    chosen = [json.loads((folder / "made.json").read_text())["settings"] for folder in runs]
     assert [s["seed"] for s in chosen] == [2024, 7]
     assert all(chosen[0][key] == chosen[1][key] for key in space)
-    assert capsys.readouterr().out.count("trial 1: ") == 2  # begun and scored, once
+    assert capsys.readouterr().out.count("trial 1: ") == 2  # started and scored, once
 
 
-def test_pop_from_command_line_to_ranks(datasets_dir, tmp_path):
+def test_pop_from_command_line_to_ranks(datasets_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["Pop", "-d", "Tiny", f"datasets_dir={datasets_dir}", f"results_dir={tmp_path}", "device=cpu"]
     baseline.main(words)
-    (metrics,) = (tmp_path / "Pop" / "Tiny").glob("*/metrics.json")
-    assert {"valid", "test", "test_masked", "protocol", "seconds", "seed"} <= set(json.loads(metrics.read_text()))
-    assert len((metrics.parent / "ranks.csv").read_text().splitlines()) == 1 + 12
+    (found,) = (tmp_path / "Pop" / "Tiny").glob("*/metrics.json")
+    assert {"valid", "test", "test_masked", "protocol", "seconds", "seed"} <= set(read_metrics(found.parent))
+    assert len((found.parent / "ranks.csv").read_text().splitlines()) == 1 + 12
+    baseline.main(words)
+    assert "is up to date" in capsys.readouterr().out
     with pytest.raises(UserError, match="did you mean 'SASRec'"):
         baseline.main(["SASRek", "-d", "Tiny"])
     with pytest.raises(UserError, match="unknown setting 'windw'"):
         baseline.main(["Markov", "-d", "Tiny", "windw=2"])
 
 
-@pytest.mark.parametrize("name", baseline.MODELS)
-def test_each_yaml_fits_its_settings(name):
-    step = baseline.Baseline(name)
-    settings = build(step.Settings, {"dataset": "any"}, step.CONFIGS)
-    check_values(settings, name)
-    assert set(read_yaml(step.CONFIGS / "default.yaml")) <= set(as_dict(settings))
+def test_settings_are_read_without_torch() -> None:
+    code = "import sys, reproduce.baseline, reproduce.scores; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode == 0
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_each_yaml_fits_its_settings(name: str) -> None:
+    step = baseline.find(name)
+    assert step.models()[name].schema is step.Settings and issubclass(step.models()[name], RankingModel)
+    chosen = build(step.Settings, {"dataset": "any"}, step.CONFIGS)
+    check_values(chosen, name)
+    assert set(read_yaml(step.CONFIGS / "default.yaml")) <= set(as_dict(chosen))
     if name == "Pop":
-        assert not hasattr(settings, "n_trials")  # nothing to tune: a suite's n_trials goes to the others
+        assert not isinstance(chosen, BaselineSettings)  # nothing to search: a suite's n_trials goes to the others
     else:
-        check_space(settings)
+        check_space(chosen)  # type: ignore[arg-type]
+    assert isinstance(chosen, settings.RankingSettings) and chosen.train_batch_size == 2048

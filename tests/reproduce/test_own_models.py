@@ -1,30 +1,30 @@
-"""Models of a user's: RecBole classes in a file, wherever a model is named."""
+"""Models of the user's own: classes of RecBole's kind in a file, wherever a model is named."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import List
+from typing import Any, Dict, List
 
 import pytest
 import torch
 from elsewhere import MINE, SMALL, only, read, words_of, write_mine
 from recbole.model.sequential_recommender.sasrec import SASRec as RecBoleSASRec
+from stage2_helpers import separate_rows
 
-from common.device import Compute
+from common.compute import pick_compute
 from common.errors import UserError
-from common.features import features_path
-from reproduce import baseline, checkpoint
-from reproduce import test as test_script
-from reproduce.baselines.neural import SASRec
+from common.features import features_dir, features_path
+from reproduce import baseline
+from reproduce.baselines.networks import SASRec
 from reproduce.baselines.settings import AttentionSettings
 from reproduce.own_models import load_own
-from stage2_sequence_preference_learning.data import TrainLoader, load_splits
-from stage2_sequence_preference_learning.evaluation import load_model
-from stage2_sequence_preference_learning.settings import recbole_config
+from stage2_sequence_preference_learning import evaluate, recommend
+from stage2_sequence_preference_learning.checkpoints import load_model
+from stage2_sequence_preference_learning.data import load_splits
 
-CPU = Compute(torch.device("cpu"), "fp32")
+CPU = pick_compute("cpu", "fp32")
 
 
 @pytest.fixture
@@ -35,154 +35,105 @@ def mine(tmp_path: Path) -> str:
 
 @pytest.fixture
 def words(datasets_dir: Path, tmp_path: Path) -> List[str]:
-    """What a training is told."""
-    return [*words_of(datasets_dir, tmp_path), "precision=fp32"]
+    """Arguments of a training."""
+    return ["-d", "Tiny", *words_of(datasets_dir, tmp_path), "precision=fp32"]
+
+
+def train(name: str, words: List[str], tmp_path: Path) -> Path:
+    """Train FILE.py:CLASS from the command line; returns the folder of its only run."""
+    baseline.main([name, *words, *SMALL])
+    return only(tmp_path / "r" / name.rpartition(":")[2] / "Tiny")
+
+
+def change(name: str, old: str, new: str) -> None:
+    """Change the user's file."""
+    path = Path(name.rpartition(":")[0])
+    assert old in path.read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
 
 
 def test_loss_and_scores_are_the_models_own(datasets_dir: Path, mine: str) -> None:
-    kind, schema = load_own(mine)
-    values = {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "max_seq_length": 10, "hidden_size": 8}
-    made = {}
-    for name, model, settings in (("mine", kind, schema(**values)), ("ours", SASRec, AttentionSettings(**values))):
-        config = recbole_config(model, settings, torch.device("cpu"), datasets_dir / "unused")
-        splits = load_splits(config)
-        torch.manual_seed(0)
-        made[name] = model(config, splits[0]).eval()
-    assert isinstance(made["mine"].net, RecBoleSASRec)  # type: ignore[attr-defined]
-    made["ours"].load_state_dict(made["mine"].state_dict())
-    (batch,) = [batch for batch, _ in TrainLoader(splits[0], 10**6, 0)]
-    terms = made["mine"].terms(batch)
+    model_class, schema = load_own(mine)
+    values: Dict[str, Any] = {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "max_seq_length": 10}
+    settings, ours_settings = (kind(**values, hidden_size=8) for kind in (schema, AttentionSettings))
+    data = load_splits(settings)
+    own, ours = model_class(settings, data).eval(), SASRec(ours_settings, data).eval()
+    assert isinstance(own.net, RecBoleSASRec)
+    ours.load_state_dict(own.state_dict())
+    batch = separate_rows(data.train)
+    terms = own.loss_terms(batch)
     assert set(terms) == {"loss 1", "loss 2"} and float(terms["loss 2"].detach()) == 0
-    torch.testing.assert_close(terms["loss 1"], 2 * made["ours"].terms(batch)["rec"])
-    torch.testing.assert_close(made["mine"].full_sort_scores(batch), made["ours"].full_sort_scores(batch))
+    torch.testing.assert_close(terms["loss 1"], 2 * ours.loss_terms(batch)["rec"])
+    torch.testing.assert_close(own.full_sort_scores(batch), ours.full_sort_scores(batch))
 
 
 def test_from_a_file_to_recommendations_and_a_changed_file_is_another_run(
     mine: str, words: List[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for _ in range(2):  # the second finds it done
-        baseline.main([mine, "-d", "Tiny", *words, *SMALL])
-    made = only(tmp_path / "r" / "MyRec" / "Tiny")
-    assert "test" in read(made) and "stands, nothing to train" in capsys.readouterr().out
-    test_script.main([mine, "Tiny", *words[:3]])
-    assert "| MyRec (" in capsys.readouterr().out
-    checkpoint.main(["recommend", mine, "-d", "Tiny", "--user", "3", *words[:3]])
-    assert str(made) in capsys.readouterr().out
-    checkpoint.main(["evaluate", mine, "-d", "Tiny", "--checkpoint", str(made / "best.pth"), words[0], words[2]])
-    assert f"{read(made)['test']['mrr']:.4f}" in capsys.readouterr().out
-    file = Path(mine.split(":")[0])
-    file.write_text(MINE.replace('"""A SASRec with', '"""Changed, a SASRec with'), encoding="utf-8")
-    baseline.main([mine, "-d", "Tiny", *words, *SMALL])
+    for _ in range(2):  # the second finds it up to date
+        folder = train(mine, words, tmp_path)
+    assert "test" in read(folder) and "is up to date" in capsys.readouterr().out
+    models = baseline.find(mine).models()
+    evaluate.main([*words[:3], "device=cpu", "--checkpoint", str(folder / "best.pth")], models)
+    assert f"{read(folder)['test']['mrr']:.4f}" in capsys.readouterr().out
+    recommend.main([*words[:4], "device=cpu", "--user", "3"], "MyRec", models)
+    assert str(folder) in capsys.readouterr().out
+
+    change(mine, "A SASRec with two loss terms.", "The same, with another docstring.")
+    with pytest.raises(UserError, match=r"trained with another .*mine.py \(source\) than there is now"):
+        load_model(folder / "best.pth", "Tiny", words[2].split("=")[1], CPU, models=baseline.find(mine).models())
+    baseline.main([mine, *words, *SMALL])
     assert len(list((tmp_path / "r" / "MyRec" / "Tiny").glob("*/metrics.json"))) == 2
 
 
-def test_a_checkpoint_is_not_ranked_by_a_file_that_was_changed_since(
-    mine: str, words: List[str], tmp_path: Path
-) -> None:
-    baseline.main([mine, "-d", "Tiny", *words, *SMALL, "test=false"])
-    made = only(tmp_path / "r" / "MyRec" / "Tiny")
-    file = Path(mine.split(":")[0])
-    worst_first = (
-        "    def full_sort_predict(self, interaction):\n        return -super().full_sort_predict(interaction)\n"
-    )
-    file.write_text(MINE.replace("class MyText(", f"{worst_first}\nclass MyText("), encoding="utf-8")
-    with pytest.raises(UserError, match="was trained with another .*mine.py than lies there now"):
-        test_script.main([mine, "Tiny", *words[:3]])
-    assert "test" not in read(made)
-    file.write_text(MINE, encoding="utf-8")
-    test_script.main([mine, "Tiny", *words[:3]])
-    assert "test" in read(made)
-
-
-def test_an_ensemble_is_not_ranked_with_a_part_that_was_trained_again(words: List[str], tmp_path: Path) -> None:
-    parts = {"id": ["SASRec"], "text": ["SASRecText"]}
-    for kind, (model,) in parts.items():
-        baseline.main([model, "-d", "Tiny", *words, *SMALL, f"run={kind}"])
-        parts[kind].append(f"{kind}_checkpoint={tmp_path / 'r' / model / 'Tiny' / kind / 'best.pth'}")
-    given = [parts["id"][1], parts["text"][1], "max_seq_length=10", "test=false"]
-    baseline.main(["Ensemble", "-d", "Tiny", *words, *given])
-    baseline.main(["SASRec", "-d", "Tiny", *words, *SMALL, "run=id", "seed=9", "--force"])
-    with pytest.raises(UserError, match="was trained with another .*SASRec/Tiny/id/best.pth"):
-        test_script.main(["Ensemble", "Tiny", *words[:3]])
-
-
-def test_ensembles_of_other_parts_are_not_averaged_but_those_of_other_seeds_are(
-    words: List[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def trained(model: str, *given: str) -> str:
-        baseline.main([model, "-d", "Tiny", *words, *given, "epochs=1"])
-        return str(max((tmp_path / "r" / model).glob("Tiny/*/best.pth"), key=lambda path: path.stat().st_mtime_ns))
-
-    text = trained("SASRecText", *SMALL[:3])
-    parts = [trained("SASRec", *SMALL[:3], f"seed={seed}") for seed in (1, 2)]
-    parts.append(trained("SASRec", "max_seq_length=10", "hidden_size=16", "seed=3"))
-    for seed, part in enumerate(parts, start=1):
-        given = [f"id_checkpoint={part}", f"text_checkpoint={text}", f"seed={seed}", "max_seq_length=10"]
-        baseline.main(["Ensemble", "-d", "Tiny", *words, *given])
-    shutil.move(tmp_path / "r", tmp_path / "moved")
-    capsys.readouterr()
-    test_script.main(["Ensemble", "Tiny", words[0], f"results_dir={tmp_path / 'moved'}", words[2]])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| Ensemble")]
-    assert sorted(row.split("|")[2].strip() for row in rows) == ["1", "2"]
-    assert len({row.split("|")[1] for row in rows}) == 2  # told apart by a run's name
-
-
-def test_one_that_reads_features_is_tested_from_its_checkpoint_alone(
+def test_one_that_reads_features_is_evaluated_from_its_checkpoint_alone(
     mine: str, words: List[str], tmp_path: Path, datasets_dir: Path
 ) -> None:
-    features = tmp_path / "f"
-    features.mkdir()
-    shutil.copy(features_path(datasets_dir / "Tiny", "Tiny", "text"), features)
-    baseline.main([f"{mine[:-6]}:MyText", "-d", "Tiny", *words, *SMALL, f"features_dir={features}", "test=false"])
-    shutil.rmtree(features)
-    test_script.main([f"{mine[:-6]}:MyText", "Tiny", *words[:3]])
-    made = only(tmp_path / "r" / "MyText" / "Tiny")
-    assert "test" in read(made) and "text" in json.loads((made / "made.json").read_text())["inputs"]
+    name, folder = mine.replace(":MyRec", ":MyText"), tmp_path / "f"
+    folder.mkdir()
+    shutil.copy(features_path(features_dir(datasets_dir / "Tiny", "paper"), "Tiny", "text"), folder)
+    made = train(name, [*words, f"features_dir={folder}"], tmp_path)
+    assert "text" in json.loads((made / "made.json").read_text())["inputs"]
+    shutil.rmtree(folder)
+    loaded = load_model(made / "best.pth", "Tiny", str(datasets_dir), CPU, models=baseline.find(name).models())
+    assert loaded.model.get_submodule("net.plm_text_embedding").weight.any()
 
 
 def test_a_search_tunes_it(mine: str, words: List[str], tmp_path: Path) -> None:
-    baseline.main([mine, "-d", "Tiny", *words, *SMALL, "n_trials=2", "search_space={factor: [1.0, 3.0]}"])
-    (trials,) = (tmp_path / "r" / "MyRec" / "Tiny").glob("search-*/trials.csv")
+    searched = [*words, "n_trials=2", "search_space={factor: [1.0, 3.0]}", f"search_seed={2024}"]
+    folder = train(mine, searched, tmp_path)
+    (trials,) = folder.parent.glob("search-*/trials.csv")
     assert len(trials.read_text().splitlines()) == 3
+    assert len(list(folder.parent.glob("search-*/trial-*/metrics.json"))) == 1  # the best one was not trained again
 
 
-@pytest.mark.parametrize("left_out", ["modalities: ", "features_dir: "])
-def test_settings_of_features_stand_together(mine: str, left_out: str) -> None:
-    path = Path(mine.partition(":")[0])
-    path = path if path.is_file() else Path(mine.rpartition(":")[0])
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join(line for line in lines if left_out not in line))
-    with pytest.raises(UserError, match="needs features_dir and modalities, both"):
-        load_own(f"{path}:MyText")
-
-
-def test_features_that_no_setting_names_are_refused(mine: str, words: List[str], tmp_path: Path) -> None:
-    """They would not be in the recipe: another file would pass for the one that the run was trained on."""
-    path = Path(mine.rpartition(":")[0])
-    path.write_text(path.read_text().replace('["text"], "features"', '["image"], "features"'))
-    with pytest.raises(UserError, match=r"reads text features, which modalities=\['image'\] do not name"):
-        baseline.main([f"{path}:MyText", "-d", "Tiny", *words, *SMALL])
-    path.write_text(
-        path.read_text().replace("    modalities: List", "    # ").replace("    features_dir: Opt", "    # ")
+def test_a_subclass_of_ranking_model_is_used_as_it_is(words: List[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from reproduce.baselines.networks import SASRec\n"
+        "from reproduce.baselines.settings import AttentionSettings as ShiftedSettings\n"
+        "class Shifted(SASRec):\n"
+        "    def candidates(self):\n"
+        "        return super().candidates() + 1\n"
     )
-    with pytest.raises(UserError, match="need features_dir and modalities"):
-        baseline.main([f"{path}:MyText", "-d", "Tiny", *words, *SMALL])
+    assert "test" in read(train(f"{tmp_path}/mine.py:Shifted", words, tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("none.py:MyRec", "none.py: no such file"),
         ("mine.py:MyReck", "has no class 'MyReck'; did you mean 'MyRec'"),
-        ("mine.py:NotAModel", "no SequentialRecommender"),
-        ("mine.py:SASRec", "SASRec is the name of a model that is here already"),
-        ("broken.py:MyRec", "broken.py: does not import: ZeroDivisionError"),
+        ("mine.py:NotAModel", "neither RecBole's SequentialRecommender nor a RankingModel"),
+        ("mine.py:SASRec", "SASRec is the name of another model"),
+        ("broken.py:MyRec", "broken.py: cannot be imported: ZeroDivisionError"),
+        ("other.py:MyRec", "MyRecSettings: not a dataclass derived from BaselineSettings"),
     ],
 )
-def test_what_is_no_model_is_told(mine: str, words: List[str], tmp_path: Path, name: str, told: str) -> None:
+def test_what_is_not_a_model_is_an_error(mine: str, tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "broken.py").write_text("1 / 0")
-    with pytest.raises(UserError, match=told):
-        baseline.main([f"{tmp_path}/{name}", "-d", "Tiny", *words])
+    (tmp_path / "other.py").write_text(MINE.replace("MyRecSettings(AttentionSettings)", "MyRecSettings"))
+    with pytest.raises(UserError, match=message):
+        baseline.find(f"{tmp_path}/{name}")
 
 
 ODD = """
@@ -210,49 +161,46 @@ class ReadsUsers(SASRec):
     def calculate_loss(self, rows):
         return super().calculate_loss(rows) + 0 * rows[self.USER_ID].sum()
 
-class KeepsNothingSettings(TextSettings): pass
-class KeepsNothing(SASRec):
+class ReadsFeatures(SASRec):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.table = dataset.item_features("text")
+class ReadsFeaturesSettings(AttentionSettings): pass
+
+class KeepsNothing(ReadsFeatures): pass
+class KeepsNothingSettings(TextSettings): pass
 """
 
 
-def test_one_without_parameters_and_one_whose_loss_is_a_row_run_as_under_recbole(
-    words: List[str], tmp_path: Path
-) -> None:
+def test_a_model_without_parameters_and_one_whose_loss_has_one_element(words: List[str], tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(ODD)
-    baseline.main([f"{tmp_path}/odd.py:Untrained", "-d", "Tiny", *words, *SMALL])
-    found = read(only(tmp_path / "r" / "Untrained" / "Tiny"))
+    found = read(train(f"{tmp_path}/odd.py:Untrained", words, tmp_path))
     assert "test" in found and found["parameters"]["trained"] == 0
     (tmp_path / "mine.py").write_text(ODD.replace(".view(1)", ""))
     for file, run_name in (("odd", "row"), ("mine", "scalar")):
-        baseline.main([f"{tmp_path}/{file}.py:OneElement", "-d", "Tiny", *words, *SMALL, f"run={run_name}"])
+        baseline.main([f"{tmp_path}/{file}.py:OneElement", *words, *SMALL, f"run={run_name}"])
     row, scalar = (read(tmp_path / "r" / "OneElement" / "Tiny" / name) for name in ("row", "scalar"))
     assert row["test"] == scalar["test"] and row["valid"] == scalar["valid"]
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
-        ("ReadsUsers", "the model reads 'user_id' of its batch, which holds item_id_list, item_length, item_id alone"),
-        ("KeepsNothing", "checkpoint would be without the text features; keep them as self.plm_text_embedding"),
+        ("ReadsUsers", "the model reads 'user_id' of its batch, which has only item_id_list, item_length, item_id"),
+        ("ReadsFeatures", r"reads text features, but its settings do not name them; .* modalities=\[text\]"),
+        ("KeepsNothing", "would not hold the text features; keep them as self.plm_text_embedding"),
     ],
 )
-def test_what_a_model_cannot_have_here_is_told_before_it_is_trained(
-    words: List[str], tmp_path: Path, name: str, told: str
+def test_what_a_model_reads_and_cannot_have_is_an_error(
+    words: List[str], tmp_path: Path, name: str, message: str
 ) -> None:
     (tmp_path / "odd.py").write_text(ODD)
-    with pytest.raises(UserError, match=told):
-        baseline.main([f"{tmp_path}/odd.py:{name}", "-d", "Tiny", *words, *SMALL])
+    with pytest.raises(UserError, match=message):
+        baseline.main([f"{tmp_path}/odd.py:{name}", *words, *SMALL])
     assert not list((tmp_path / "r").rglob("best.pth"))
 
 
-def test_a_checkpoint_of_a_model_that_is_not_known_here_is_told(mine: str, words: List[str], tmp_path: Path) -> None:
-    baseline.main([mine, "-d", "Tiny", *words, *SMALL])
-    made = only(tmp_path / "r" / "MyRec" / "Tiny")
-    from stage2_sequence_preference_learning import models
-
-    del models.OTHERS["MyRec"]
-    with pytest.raises(UserError, match="MyRec is none of ID_SeqEncoder.*python -m reproduce.checkpoint"):
-        load_model(made / "best.pth", "Tiny", words[0].split("=")[1], CPU)
+def test_a_checkpoint_of_a_model_that_is_not_given_is_an_error(mine: str, words: List[str], tmp_path: Path) -> None:
+    folder = train(mine, words, tmp_path)
+    with pytest.raises(UserError, match="a checkpoint of MyRec; use python -m reproduce.checkpoint"):
+        load_model(folder / "best.pth", "Tiny", words[2].split("=")[1], CPU)

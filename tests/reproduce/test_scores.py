@@ -1,91 +1,71 @@
-"""A model trained elsewhere: its scores have the ranks that they have here, and faulty ones are told."""
+"""Scores made elsewhere have the ranks that their model has here, and faulty ones are errors."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Callable, List
 
 import numpy as np
 import pytest
-from elsewhere import SMALL, only, read, words_of, write_mine
+from elsewhere import SMALL, only, read, words_of
 
 from common.errors import UserError
-from reproduce import baseline, run, scores, table
-from reproduce import test as test_script
+from reproduce import baseline, scores
 from stage2_sequence_preference_learning import evaluate
 
 
 @pytest.fixture
 def words(datasets_dir: Path, tmp_path: Path) -> List[str]:
-    """What every command is told."""
-    return words_of(datasets_dir, tmp_path)[:2]
+    """Arguments of every command."""
+    return ["-d", "Tiny", *words_of(datasets_dir, tmp_path)]
 
 
-def exported(words: List[str], tmp_path: Path) -> Path:
-    """A trained run whose scores lie in tmp_path/Tiny-1-{test,valid}.npy."""
-    baseline.main(["SASRec", "-d", "Tiny", *words, *SMALL, "device=cpu", "precision=fp32"])
+def rank(words: List[str], tmp_path: Path, test: Path, valid: Path, *more: str) -> Path:
+    """Rank two files; returns the folder of the only run."""
+    scores.main([*words, f"scores={test}", f"valid_scores={valid}", "max_seq_length=10", *more])
+    return only(tmp_path / "r" / "Scores" / "Tiny")
+
+
+def test_scores_of_a_model_have_its_ranks(words: List[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline.main(["SASRec", *words, *SMALL, "precision=fp32"])
     made = only(tmp_path / "r" / "SASRec" / "Tiny")
-    for split in ("test", "valid"):
-        file = ["--scores", str(tmp_path / f"Tiny-1-{split}.npy"), "--split", split]
-        evaluate.main(["-d", "Tiny", "--checkpoint", str(made / "best.pth"), *file, words[0], "device=cpu"])
-    return made
-
-
-def test_scores_of_a_model_have_its_ranks(words: List[str], tmp_path: Path) -> None:
-    made = exported(words, tmp_path)
-    files = [f"scores={tmp_path / 'Tiny-1-test.npy'}", f"valid_scores={tmp_path / 'Tiny-1-valid.npy'}"]
+    test, valid = tmp_path / "test.npy", tmp_path / "valid.npy"
+    models = baseline.find("SASRec").models()
+    for path, split in ((test, "test"), (valid, "valid")):
+        written = ["--scores", str(path), "--split", split, "--checkpoint", str(made / "best.pth")]
+        evaluate.main([*words[:3], "device=cpu", *written], models)
     for _ in range(2):
-        scores.main(["-d", "Tiny", "max_seq_length=10", *files, *words])
-    again = only(tmp_path / "r" / "Scores" / "Tiny")
-    assert [read(again)[key] for key in ("valid", "test", "test_masked")] == [
-        read(made)[key] for key in ("valid", "test", "test_masked")
-    ]
+        again = rank(words, tmp_path, test, valid)
+    assert "is up to date" in capsys.readouterr().out
+    for key in ("valid", "test", "test_masked"):
+        assert read(again)[key] == read(made)[key]
     assert (again / "ranks.csv").read_text() == (made / "ranks.csv").read_text()
     assert (np.load(again / "top.npy") == np.load(made / "top.npy")).all()
+    np.save(test, -np.load(test))  # other scores: another run
+    scores.main([*words, f"scores={test}", f"valid_scores={valid}", "max_seq_length=10"])
+    assert len(list(again.parent.glob("*/metrics.json"))) == 2
 
 
-@pytest.mark.parametrize("changed", ["s.npy", "test.inter"])
-def test_what_was_validated_is_tested(words: List[str], tmp_path: Path, datasets_dir: Path, changed: str) -> None:
-    data, path = tmp_path / "data", tmp_path / "s.npy"
-    shutil.copytree(datasets_dir, data)
+def test_a_run_that_was_not_tested_is_tested_later(words: List[str], tmp_path: Path) -> None:
+    path = tmp_path / "s.npy"
     np.save(path, np.random.default_rng(0).normal(size=(12, 15)))
-    given = [f"datasets_dir={data}", *words[1:]]
-    scores.main(["-d", "Tiny", f"scores={path}", f"valid_scores={path}", "max_seq_length=10", "test=false", *given])
-    if changed == "s.npy":
-        np.save(path, np.random.default_rng(1).normal(size=(12, 15)))
-    else:
-        split = data / "Tiny" / "recbole" / "Tiny" / "Tiny.test.inter"
-        split.write_text(split.read_text().rsplit("\t", 1)[0] + "\t1\n")
-    with pytest.raises(UserError, match=f"was made with another .*{changed} than lies there now"):
-        test_script.main(["Scores", "Tiny", *given])
-    assert "test" not in read(only(tmp_path / "r" / "Scores" / "Tiny"))
+    assert "test" not in read(rank(words, tmp_path, path, path, "test=false"))
+    assert "test" in read(rank(words, tmp_path, path, path))
 
 
-def test_a_suite_compares_them_and_a_users_model_with_ours(
-    words: List[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mine = write_mine(tmp_path)
-    exported(words, tmp_path)
-    files = (
-        f"scores: '{tmp_path}/{{dataset}}-{{seed}}-test.npy', valid_scores: '{tmp_path}/{{dataset}}-{{seed}}-valid.npy'"
-    )
-    rows = f"[Pop, '{mine}', {{model: Scores, name: From elsewhere, settings: {{{files}}}}}]"
-    suite = tmp_path / "s.yaml"
-    suite.write_text(f"datasets: [Tiny]\nseeds: [1]\nagainst: ['{mine}']\nmodels: {rows}\n")
-    given = [str(suite), *words, "device=cpu", "precision=fp32", "max_seq_length=10", "epochs=1"]
-    run.main(given)
-    table.main(given)
-    (home,) = (tmp_path / "r" / "suites" / "s").glob("table-with-*.md")
-    text = home.read_text()
-    assert "From elsewhere" in text and "mine.py:MyRec" in text and "p, users" in text
-    again = np.load(tmp_path / "Tiny-1-test.npy")
-    np.save(tmp_path / "Tiny-1-test.npy", -again)  # made anew: the run is no longer done
-    capsys.readouterr()
-    run.main(given)
-    assert "2 of 3 runs stand, 1 to do" in capsys.readouterr().out
-    table.main(given)
-    assert home.read_text() != text
+def test_items_without_a_score_come_last(words: List[str], tmp_path: Path) -> None:
+    """As of a retrieval model: -inf but for three items. A target among the others shares their mean rank."""
+    array = np.full((12, 15), -np.inf)
+    array[:, :3] = [3.0, 2.0, 1.0]
+    path = tmp_path / "s.npy"
+    np.save(path, array)
+    made = rank(words, tmp_path, path, path)
+    assert np.load(made / "top.npy").min() >= 0 and (np.load(made / "top.npy")[:, :3] == [0, 1, 2]).all()
+    n_items = 15  # all occur
+    lines = [line.split(",") for line in (made / "ranks.csv").read_text().splitlines()[1:]]
+    assert {int(item) > 2 for _, item, _, _ in lines} == {True, False}
+    for _, item, found, _ in lines:
+        assert float(found) == (int(item) + 1 if int(item) < 3 else (4 + n_items) / 2)
 
 
 def in_row_2(value: float) -> Callable[[Path], None]:
@@ -97,38 +77,24 @@ def in_row_2(value: float) -> Callable[[Path], None]:
     return spoil
 
 
-def test_items_without_a_score_stand_last_and_are_items_all_the_same(words: List[str], tmp_path: Path) -> None:
-    """As of a retrieval model: -inf but for three items. A target among the others shares their mean rank."""
-    array = np.full((12, 15), -np.inf)
-    array[:, :3] = [3.0, 2.0, 1.0]
-    path = tmp_path / "s.npy"
-    np.save(path, array)
-    scores.main(["-d", "Tiny", f"scores={path}", f"valid_scores={path}", "max_seq_length=10", *words])
-    made = only(tmp_path / "r" / "Scores" / "Tiny")
-    assert np.load(made / "top.npy").min() >= 0 and (np.load(made / "top.npy")[:, :3] == [0, 1, 2]).all()
-    n_items = 15  # all occur
-    lines = [line.split(",") for line in (made / "ranks.csv").read_text().splitlines()[1:]]
-    assert {int(item) > 2 for _, item, _, _ in lines} == {True, False}
-    for _, item, rank, _ in lines:
-        assert float(rank) == (int(item) + 1 if int(item) < 3 else (4 + n_items) / 2)
-
-
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda path: path.unlink(), "no such file"),
-        (lambda path: path.write_bytes(b"x"), "cannot be read as npy"),
-        (lambda path: np.save(path, np.load(path)[:, 1:]), r"\(12, 14\).*of shape \(12, 15\) are needed"),
-        (in_row_2(np.nan), "row 2: a score is not a number"),
+        (lambda path: path.write_bytes(b"x"), "not an npy file"),
+        (lambda path: np.save(path, np.load(path)[:, 1:]), r"\(12, 14\); it must hold numbers of shape \(12, 15\)"),
+        (in_row_2(np.nan), "row 2: a score is NaN"),
         (in_row_2(np.inf), "row 2: a score is infinite"),
     ],
 )
-def test_faulty_scores_are_told(words: List[str], tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
-    path = tmp_path / "s.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(12, 15)))
-    np.save(tmp_path / "valid.npy", np.load(path))
-    spoil(path)
-    files = [f"scores={path}", f"valid_scores={tmp_path / 'valid.npy'}"]
-    with pytest.raises(UserError, match=told):  # before the validation's ranks are written
-        scores.main(["-d", "Tiny", *files, "max_seq_length=10", *words])
+@pytest.mark.parametrize("faulty", ["test", "valid"])
+def test_faulty_scores_are_errors(
+    words: List[str], tmp_path: Path, faulty: str, spoil: Callable[[Path], None], message: str
+) -> None:
+    paths = {split: tmp_path / f"{split}.npy" for split in ("test", "valid")}
+    for path in paths.values():
+        np.save(path, np.random.default_rng(0).normal(size=(12, 15)))
+    spoil(paths[faulty])
+    with pytest.raises(UserError, match=message):
+        rank(words, tmp_path, paths["test"], paths["valid"])
     assert not list((tmp_path / "r").rglob("metrics.json"))

@@ -1,9 +1,8 @@
-"""RecBole's sequential models, trained and ranked as stage 2's own: full cross entropy, the same batches.
+"""RecBole's sequential networks with full cross entropy, on the batches of stage 2.
 
-RecBole's network is used as it is. What is ours: how a batch reaches it. A network in which a position
-sees only what stands before it reads a user's history once for all its prefixes; any other reads each
-prefix as a row. Rows are taken in groups alike in length, so that little is padding (`padded`: networks
-whose output depends on it).
+The networks are RecBole's own; this module adapts the batches. A causal network, in which a position sees only earlier
+ones, reads a history once for all its prefixes. Any other network reads each prefix as a row. Rows are read in groups
+of similar length, so that few positions are padding (padded.py: networks whose output depends on the padding).
 """
 
 from __future__ import annotations
@@ -25,75 +24,71 @@ from recbole.utils import FeatureType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.dataset import load_dataset
-from stage2_sequence_preference_learning.layers import Dropout
+from common.dataset import items_path, load_dataset
+from common.dropout import Dropout
+from reproduce.baselines.histories import histories, latest, prefixes
+from reproduce.baselines.settings import (
+    AttentionSettings,
+    BaselineSettings,
+    BERT4RecSettings,
+    CORESettings,
+    FDSASettings,
+    GRU4RecSettings,
+    NARMSettings,
+)
+from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.losses import recommendation_loss
 from stage2_sequence_preference_learning.packing import Batch
-from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
+from stage2_sequence_preference_learning.ranking_model import RankingModel, RecBoleConfig, Terms
+from stage2_sequence_preference_learning.settings import HistorySettings
 
-# a module of RecBole's (sine) switches it on, and training takes twice as long
-torch.autograd.set_detect_anomaly(False)
+torch.autograd.set_detect_anomaly(False)  # importing RecBole turns it on, and training takes twice as long
 
-GROUPS = 4  # of rows alike in length, in a batch
-
-
-def histories(batch: Batch) -> Tuple[Tensor, Tensor]:
-    """The batch's sequences unpacked: items (S, L) right-padded with 0, lengths (S,)."""
-    real = batch.segments >= 0
-    numbers, positions = batch.segments[real], batch.positions[real]
-    n_sequences, longest = int(numbers.max()) + 1, int(positions.max()) + 1
-    items = batch.items.new_zeros(n_sequences, longest)
-    items[numbers, positions] = batch.items[real]
-    return items, torch.bincount(numbers, minlength=n_sequences)
+GROUPS = 4  # of rows of similar length, in a batch
 
 
-def prefixes(batch: Batch) -> Tuple[Tensor, Tensor]:
-    """Each prediction's own history: items (N, L) right-padded with 0, lengths (N,)."""
-    items, _ = histories(batch)
-    lengths = batch.positions[batch.rows, batch.columns] + 1
-    inside = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
-    return items[batch.sequences] * inside, lengths
+class RecBoleData:
+    """What RecBole's networks read of RecBole's data set."""
 
+    def __init__(self, data: SequenceData) -> None:
+        self.sizes = {"item_id": data.n_items}
+        self.field2seqlen = {"item_id_list": int(np.diff(data.test.item_start).max())}  # the longest history
+        self.field2type: Dict[str, FeatureType] = {}
+        self.item_features: Dict[str, Tensor] = {}
 
-def latest(items: Tensor, lengths: Tensor, width: int) -> Tuple[Tensor, Tensor]:
-    """Histories (N, L) cut to their last ``width`` items: (N, min(L, width)), lengths (N,)."""
-    over = (lengths - width).clamp(min=0)
-    columns = torch.arange(min(items.shape[1], width), device=items.device) + over[:, None]
-    return items.gather(1, columns), lengths - over
+    def num(self, field: str) -> int:
+        """The number of values of a field, padding included."""
+        return self.sizes[field]
 
-
-def use_fast_dropout(net: nn.Module) -> None:
-    """Put stage 2's dropout, which is quicker on CPUs, in the place of torch's."""
-    for module in net.modules():
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Dropout):
-                setattr(module, name, Dropout(child.p))
+    def get_item_feature(self) -> Interaction:
+        """The features by row of the item tables."""
+        return Interaction(self.item_features)
 
 
 class RecBoleModel(RankingModel):
-    """A network of RecBole's; ``net(items, lengths)`` gives the preference, ``net.item_embedding`` the candidates."""
+    """A network of RecBole's: ``net(items, lengths)`` gives preferences, ``net.item_embedding`` the candidates."""
 
     net_class: ClassVar[Type[Any]]
-    causal: ClassVar[bool] = False  # a position sees only what stands before it
-    temperature: float = 1.0
+    causal: ClassVar[bool] = False  # a position sees only earlier ones
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.net = self.make_net(config, dataset)
+    def __init__(self, settings: BaselineSettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        self.temperature = 1.0
+        self.net = self.make_net(RecBoleConfig(self.settings), RecBoleData(self.data))
         use_fast_dropout(self.net)
         if self.causal:
             self.net.gather_indexes = self._at_places
 
-    def make_net(self, config: Any, dataset: Any) -> Any:
+    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
         """RecBole's network."""
-        return self.net_class(config, dataset)
+        return self.net_class(config, data)
 
     def _at_places(self, output: Tensor, _: Tensor) -> Tensor:
         """In place of RecBole's gather_indexes, (R, L, d) → (N, d): every place that is predicted."""
         return output[self._places]
 
     def encode(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """(R, L), (R,) → (R, d); of a causal network (predictions of these rows, d)."""
+        """(R, L), (R,) → (R, d); for a causal network (predictions of these rows, d)."""
         out: Tensor = self.net(items, lengths)
         return out
 
@@ -117,43 +112,52 @@ class RecBoleModel(RankingModel):
         table: Tensor = self.net.item_embedding.weight
         return table
 
-    def terms(self, batch: Batch) -> Terms:
+    def loss_terms(self, batch: Batch) -> Terms:
         """Cross entropy over all items."""
         items = self.candidates()
         return {"rec": recommendation_loss(self.preference(batch) / self.temperature, items, batch.targets)}
 
 
+def use_fast_dropout(net: nn.Module) -> None:
+    """Replace torch's dropout by `common.dropout`, which is faster on CPUs."""
+    for module in net.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Dropout):
+                setattr(module, name, Dropout(child.p))
+
+
 class SASRec(RecBoleModel):
     """Kang and McAuley 2018."""
 
+    schema: ClassVar[Type[HistorySettings]] = AttentionSettings
     net_class, causal = RecBoleSASRec, True
 
 
 class GRU4Rec(RecBoleModel):
     """Hidasi et al. 2016."""
 
-    net_class, causal = RecBoleGRU4Rec, True
+    schema, net_class, causal = GRU4RecSettings, RecBoleGRU4Rec, True
 
 
 class NARM(RecBoleModel):
     """Li et al. 2017."""
 
-    net_class = RecBoleNARM
+    schema, net_class = NARMSettings, RecBoleNARM
 
-    def make_net(self, config: Any, dataset: Any) -> Any:
+    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
         """RecBole takes both rates in one list."""
         config["dropout_probs"] = [config["embedding_dropout"], config["context_dropout"]]
-        return self.net_class(config, dataset)
+        return self.net_class(config, data)
 
 
 class CORE(RecBoleModel):
     """Hou et al. 2022."""
 
-    net_class = RecBoleCORE
+    schema, net_class = CORESettings, RecBoleCORE
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.temperature = config["temperature"]
+    def __init__(self, settings: CORESettings, data: SequenceData) -> None:
+        super().__init__(settings, data)
+        self.temperature = self.settings.temperature
 
     def encode(self, items: Tensor, lengths: Tensor) -> Tensor:
         """(R, L) → (R, d), of length 1."""
@@ -166,22 +170,19 @@ class CORE(RecBoleModel):
 
 
 class BERT4Rec(RecBoleModel):
-    """Sun et al. 2019. Rows are prefixes with their target; a share of rows has the last item masked alone."""
+    """Sun et al. 2019. A row is a prefix with its target; in a share of the rows only the last item is masked."""
 
-    net_class = RecBoleBERT4Rec
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.mask_ratio, self.ft_ratio = config["mask_ratio"], config["ft_ratio"]
+    schema, net_class = BERT4RecSettings, RecBoleBERT4Rec
+    settings: BERT4RecSettings
 
     def with_last(self, batch: Batch, last: Tensor) -> Tuple[Tensor, Tensor]:
-        """Prefixes with one more item (N,) at the end: (N, L), cut to the latest max_seq_length; lengths (N,)."""
+        """Prefixes with one more item (N,) at the end: (N, L), cut to the last max_seq_length; lengths (N,)."""
         items, lengths = prefixes(batch)
         items = F.pad(items, (0, 1)).scatter(1, lengths[:, None], last[:, None])
-        return latest(items, lengths + 1, self.max_seq_length)
+        return latest(items, lengths + 1, self.settings.max_seq_length)
 
     def predict_masked(self, items: Tensor, lengths: Tensor, masked: Tensor) -> Tensor:
-        """Outputs at the true cells of ``masked`` (N, L): (cells, d + 1); the last column meets the bias."""
+        """Outputs at the true cells of ``masked`` (N, L): (cells, d + 1); the last column multiplies the bias."""
         items = items.masked_fill(masked, self.net.mask_token)
         numbers = torch.arange(masked.numel(), device=masked.device).view_as(masked)
         parts, cells = [], []
@@ -202,13 +203,13 @@ class BERT4Rec(RecBoleModel):
         """(n_items, d + 1), the bias last."""
         return torch.cat([self.net.item_embedding.weight[: self.n_items], self.net.output_bias[:, None]], dim=1)
 
-    def terms(self, batch: Batch) -> Terms:
+    def loss_terms(self, batch: Batch) -> Terms:
         """Cross entropy of the masked items over all items."""
         items, lengths = self.with_last(batch, batch.targets)
         columns = torch.arange(items.shape[1], device=items.device)
         last = columns == lengths[:, None] - 1
-        drawn = (torch.rand(items.shape, device=items.device) < self.mask_ratio) & (items > 0)
-        alone = torch.rand(len(items), 1, device=items.device) < self.ft_ratio
+        drawn = (torch.rand(items.shape, device=items.device) < self.settings.mask_ratio) & (items > 0)
+        alone = torch.rand(len(items), 1, device=items.device) < self.settings.ft_ratio
         masked = torch.where(alone | ~drawn.any(dim=1, keepdim=True), last, drawn)
         return {
             "rec": recommendation_loss(self.predict_masked(items, lengths, masked), self.candidates(), items[masked])
@@ -218,25 +219,37 @@ class BERT4Rec(RecBoleModel):
 class FDSA(RecBoleModel):
     """Zhang et al. 2019, with the words of an item's title as its features."""
 
-    net_class, causal = RecBoleFDSA, True
+    schema, net_class, causal = FDSASettings, RecBoleFDSA, True
+    settings: FDSASettings
 
-    def make_net(self, config: Any, dataset: Any) -> Any:
-        """Give RecBole's data set the titles' words as a feature of items, as an .item file would."""
-        prepared = load_dataset(Path(config["datasets_dir"]) / dataset.dataset_name, dataset.dataset_name)
-        table, words = title_words(prepared.titles(config["title_language"]), config["title_words"])
-        of_row = np.vstack([np.zeros((1, table.shape[1]), np.int64), table[dataset.item_of_row()[1:]]])
-        rows = torch.arange(self.n_items)
-        dataset.item_feat = Interaction({dataset.iid_field: rows, "title": torch.from_numpy(of_row)})
-        dataset.field2type["title"], dataset.field2id_token["title"] = FeatureType.TOKEN_SEQ, np.array(words)
+    @classmethod
+    def parts(cls, settings: FDSASettings) -> Dict[str, Path]:
+        """The titles."""
+        return {"items": items_path(settings.dataset_dir, settings.dataset)}
+
+    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
+        """Give RecBole the titles' words as a feature of items, as an ``.item`` file would."""
+        s = self.settings
+        titles = load_dataset(s.dataset_dir, s.dataset).titles(s.title_language)
+        by_item, words = title_words(titles, s.title_words)
+        by_row = np.vstack([np.zeros((1, s.title_words), np.int64), by_item[self.data.item_of_row[1:]]])
+        data.item_features["title"] = torch.from_numpy(by_row)
+        data.field2type["title"], data.sizes["title"] = FeatureType.TOKEN_SEQ, len(words)
         config["selected_features"] = ["title"]
-        return self.net_class(config, dataset)
+        return self.net_class(config, data)
+
+    def encode(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """(R, L), (R,) → (predictions of these rows, d)."""
+        layer = self.net.feature_embed_layer
+        layer.item_feat = layer.item_feat.to(items.device)  # it is no buffer, so the model's `to` does not move it
+        return super().encode(items, lengths)
 
 
 def title_words(titles: List[str], at_most: int) -> Tuple[np.ndarray, List[str]]:
-    """Words of titles by number, in the order of a title, those of one title alone left out.
+    """The words of titles by number, in the order of a title, without words that only one title has.
 
     Returns:
-        (n, at_most) right-padded with 0, and the words by number, the padding's first.
+        (n, at_most) right-padded with 0, and the words by number, the padding first.
     """
     split = [re.findall(r"[\u3400-\u9fff]|[^\W_]+", title.lower()) for title in titles]
     titles_with: Dict[str, int] = {}
@@ -250,8 +263,3 @@ def title_words(titles: List[str], at_most: int) -> Tuple[np.ndarray, List[str]]
         found = [number[word] for word in words if word in number][:at_most]
         row[: len(found)] = found
     return table, known
-
-
-NEURAL: Dict[str, Type[RankingModel]] = {
-    model.__name__: model for model in (GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FDSA)
-}

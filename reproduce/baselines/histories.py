@@ -1,0 +1,35 @@
+"""Packed batches as right-padded histories, for networks that read one history per row."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+from stage2_sequence_preference_learning.packing import Batch
+
+
+def histories(batch: Batch) -> Tuple[Tensor, Tensor]:
+    """The batch's sequences: items (S, L) right-padded with 0, lengths (S,)."""
+    real = batch.segments >= 0
+    numbers, positions = batch.segments[real], batch.positions[real]
+    n_sequences, longest = int(numbers.max()) + 1, int(positions.max()) + 1
+    items = batch.items.new_zeros(n_sequences, longest)
+    items[numbers, positions] = batch.items[real]
+    return items, torch.bincount(numbers, minlength=n_sequences)
+
+
+def prefixes(batch: Batch) -> Tuple[Tensor, Tensor]:
+    """The history of each prediction: items (N, L) right-padded with 0, lengths (N,)."""
+    items, _ = histories(batch)
+    lengths = batch.positions[batch.rows, batch.columns] + 1
+    inside = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
+    return items[batch.sequences] * inside, lengths
+
+
+def latest(items: Tensor, lengths: Tensor, width: int) -> Tuple[Tensor, Tensor]:
+    """Histories (N, L) cut to their last ``width`` items: (N, min(L, width)), lengths (N,)."""
+    over = (lengths - width).clamp(min=0)
+    columns = torch.arange(min(items.shape[1], width), device=items.device) + over[:, None]
+    return items.gather(1, columns), lengths - over
