@@ -159,6 +159,11 @@ class CORE(RecBoleModel):
         super().__init__(settings, data)
         self.temperature = self.settings.temperature
 
+    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
+        """RecBole names the width otherwise here."""
+        config["embedding_size"] = config["hidden_size"]
+        return self.net_class(config, data)
+
     def encode(self, items: Tensor, lengths: Tensor) -> Tensor:
         """(R, L) → (R, d), of length 1."""
         out: Tensor = self.net(items)

@@ -15,7 +15,6 @@ from stage2_sequence_preference_learning.settings import (
     HistorySettings,
     SearchSettings,
     TransformerSettings,
-    check_heads,
 )
 
 
@@ -94,27 +93,13 @@ class BERT4RecSettings(AttentionSettings):
 
 
 @dataclass
-class CORESettings(BaselineSettings):
+class CORESettings(AttentionSettings):
     """CORE (Hou et al. 2022)."""
 
-    embedding_size: int = setting(64, "width of items and layers", minimum=1)
-    inner_size: int = setting(256, "inner width of the feed-forward sub-layers", minimum=1)
-    n_layers: int = setting(2, "layers", minimum=1)
-    n_heads: int = setting(2, "attention heads", minimum=1)
-    hidden_dropout_prob: float = setting(0.5, "dropout on embeddings and sub-layer outputs", minimum=0, maximum=0.99)
-    attn_dropout_prob: float = setting(0.5, "dropout on attention weights", minimum=0, maximum=0.99)
-    hidden_act: str = setting("gelu", "activation", choices=("gelu", "relu", "swish", "tanh", "sigmoid"))
-    layer_norm_eps: float = setting(1e-12, "epsilon of LayerNorm", minimum=0)
-    initializer_range: float = setting(0.02, "standard deviation of the layers' initial weights", minimum=0)
     dnn_type: str = setting("trm", "weights of the history's items: Transformer or mean", choices=("trm", "ave"))
     sess_dropout: float = setting(0.2, "dropout on the history's items", minimum=0, maximum=0.99)
     item_dropout: float = setting(0.2, "dropout on the candidates", minimum=0, maximum=0.99)
     temperature: float = setting(0.07, "temperature of the cosine", minimum=1e-6)
-
-    def check(self) -> None:
-        """Each head has a whole number of dimensions."""
-        super().check()
-        check_heads(self.n_heads, embedding_size=self.embedding_size)
 
 
 @dataclass

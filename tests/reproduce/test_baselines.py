@@ -143,11 +143,8 @@ def test_fearec_draws_other_rows_of_the_same_target(datasets_dir: Path) -> None:
     _, rows, lengths, targets = padded(data.train)
     items, _ = model.padded(rows, lengths)
     other, _ = model.same_target(items, targets)
-    by_target = {
-        target: [r for r, t in zip(items.tolist(), targets.tolist()) if t == target] for target in targets.tolist()
-    }
     for row, target, found in zip(items.tolist(), targets.tolist(), other.tolist()):
-        rows_of_target = by_target[target]
+        rows_of_target = items[targets == target].tolist()
         assert found in rows_of_target
         assert found != row or rows_of_target.count(row) > 1 or len(rows_of_target) == 1
 
@@ -191,9 +188,7 @@ def test_neighbours_by_hand() -> None:
     seen = sparse.csr_matrix(np.array([[1, 1, 0], [1, 1, 1], [0, 0, 1]], np.float32))
     near = counted.nearest_items(seen, 1, 0.0).toarray()
     assert near[0, 1] == pytest.approx(1.0, abs=1e-4) and near[1, 0] == pytest.approx(1.0, abs=1e-4)
-    assert (
-        near[0, 2] == pytest.approx(0.5, abs=1e-4) and near[1, 2] == 0
-    )  # one neighbour per column, of a tie the lower
+    assert near[0, 2] == pytest.approx(0.5, abs=1e-4) and near[1, 2] == 0  # one per column, of a tie the lower
 
 
 def test_whitened_features_have_unit_variance() -> None:
