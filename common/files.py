@@ -238,8 +238,25 @@ def up_to_date(path: Path, made_from: Recipe) -> bool:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def making(path: Path, made_from: Recipe, force: bool = False) -> Iterator[bool]:
+    """Lock the folder of the record at ``path`` and yield whether its outputs must be made.
+
+    Without ``force``, outputs that are up to date need no lock: their folder may be read-only.
+    """
+    if not force and up_to_date(path, made_from):
+        print(f"{path.with_suffix('')} is up to date")
+        yield False
+        return
+    with exclusive(path.parent) as waited:
+        yield force or not waited or not up_to_date(path, made_from)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[bool]:
     """Lock ``folder`` for one process; a second one waits. The lock ends with the process.
+
+    Yields:
+        Whether this process waited for another.
 
     Raises:
         UserError: the folder cannot be written.
@@ -250,10 +267,12 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock = open(folder / ".lock", "a+")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    waited = False
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            waited = True
             lock.seek(0)
             print(f"{folder}: process {lock.read().strip() or '?'} is writing here; waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -261,4 +280,4 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.truncate()
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        yield waited

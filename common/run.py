@@ -64,7 +64,7 @@ class RunSettings(ComputeSettings):
 
 
 @dataclass
-class LoopSettings(RunSettings):
+class OptimSettings(ComputeSettings):
     """Every training by gradients; `common.training.fit` reads these."""
 
     optimizer: ClassVar[str] = "adam"
@@ -72,17 +72,23 @@ class LoopSettings(RunSettings):
     train_batch_size: int = setting(1024, "predictions per step, over all processes", minimum=1)
     learning_rate: float = setting(1e-3, "learning rate", minimum=0)
     epochs: int = setting(300, "largest number of epochs", minimum=1)
-    stopping_step: int = setting(10, "stop after more validations in a row than this without a new best", minimum=0)
-    valid_metric: str = setting(
-        "hit@10", "metric that chooses the checkpoint; of equal values the latest counts", choices=VALID_METRICS
-    )
-    valid_steps: Optional[int] = setting(None, "steps between validations; null: after each epoch", minimum=1)
     clip_grad_norm: Optional[float] = setting(None, "largest gradient norm; null: no clipping", minimum=0)
     log_steps: int = setting(50, "steps between entries in TensorBoard", minimum=1, shapes=False)
 
     def learning_rate_at(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""
         return self.learning_rate
+
+
+@dataclass
+class LoopSettings(OptimSettings, RunSettings):
+    """A training whose checkpoint validation chooses."""
+
+    stopping_step: int = setting(10, "stop after more validations in a row than this without a new best", minimum=0)
+    valid_metric: str = setting(
+        "hit@10", "metric that chooses the checkpoint; of equal values the latest counts", choices=VALID_METRICS
+    )
+    valid_steps: Optional[int] = setting(None, "steps between validations; null: after each epoch", minimum=1)
 
 
 class Run:
@@ -92,6 +98,8 @@ class Run:
         model: the model's name.
         inputs: files that the run is made from, by meaning.
         force: do it again even if it is finished.
+        folder: the folder of a step. Such a folder is made again when settings or inputs changed. By default the folder
+            is that of a run of ``RunSettings``, which keeps what it was made from.
 
     Raises:
         UserError: a folder named by ``run=`` was made from something else.
@@ -99,28 +107,47 @@ class Run:
     Attributes:
         folder: the run's folder.
         finished: nothing is to be done; the context then locks and writes nothing.
+        outputs: what made.json records, by name; by default best.pth.
     """
 
-    def __init__(self, model: str, settings: RunSettings, inputs: Mapping[str, Path], force: bool = False) -> None:
+    def __init__(
+        self,
+        model: str,
+        settings: ComputeSettings,
+        inputs: Mapping[str, Path],
+        force: bool = False,
+        folder: Optional[Path] = None,
+    ) -> None:
         self.model, self.settings, self.force = model, settings, force
         shape = {**shaping(settings), "processes": int(os.environ.get("WORLD_SIZE", "1"))}
         self.recipe = recipe(model, shape, inputs)
-        self.folder = Path(settings.results_dir) / model / settings.dataset / (settings.run or run_name(self.recipe))
+        self.may_change = folder is not None
+        self.is_tested = isinstance(settings, RunSettings) and settings.test
+        if folder is None:
+            assert isinstance(settings, RunSettings)
+            folder = Path(settings.results_dir) / model / settings.dataset / (settings.run or run_name(self.recipe))
+        self.folder = folder
+        self.outputs: Optional[Dict[str, Path]] = None
         self.finished = not force and self._is_finished()
         self._open = ExitStack()
 
     def _is_finished(self) -> bool:
         made = self.folder / MADE
-        if made.is_file():
-            self.refuse_other(read_json(made))
-        tested = not self.settings.test or "test" in (read_json(self.folder / METRICS) if made.is_file() else {})
+        if made.is_file() and not self.may_change:
+            self.is_of_this_run(read_json(made))
+        tested = not self.is_tested or "test" in (read_json(self.folder / METRICS) if made.is_file() else {})
         return tested and up_to_date(made, self.recipe)
 
-    def refuse_other(self, made_from: Dict[str, Any]) -> None:
-        """Raise a `UserError` where a file of the folder was made from another recipe and ``force`` is not set."""
+    def is_of_this_run(self, made_from: Dict[str, Any]) -> bool:
+        """Whether a file of the folder has the run's recipe.
+
+        Raises:
+            UserError: it has not, and the run's folder may not change.
+        """
         changed = differences(made_from, self.recipe)
-        if changed and not self.force:
+        if changed and not self.force and not self.may_change:
             raise UserError(f"{self.folder}: made with other settings or inputs: {changed}; use run=NAME or --force")
+        return not changed
 
     def __enter__(self) -> Run:
         if self.finished:
@@ -133,11 +160,14 @@ class Run:
         self.compute = pick_compute(self.processes.device(settings.device), settings.precision)
         with ExitStack() as stack:
             if self.processes.first:
-                stack.enter_context(exclusive(self.folder))
+                waited = stack.enter_context(exclusive(self.folder))
+                self.finished = waited and not self.force and self._is_finished()
                 if self.force:
                     self._clear()
-                write_text(self.folder / "settings.yaml", to_yaml(settings))
-            self.finished = self.processes.agree(not self.force and self._is_finished())  # after waiting for the lock
+                if not self.finished:
+                    (self.folder / MADE).unlink(missing_ok=True)
+                    write_text(self.folder / "settings.yaml", to_yaml(settings))
+            self.finished = self.processes.agree(self.finished)
             stack.enter_context(log_to(self.folder / "train.log", self.processes.first))
             self._open = stack.pop_all()
         seed_everything(settings.seed)
@@ -147,7 +177,8 @@ class Run:
         with self._open:
             if error is None and not self.finished and self.processes.first:
                 best = self.folder / BEST  # scores made elsewhere have none
-                record(self.folder / MADE, self.recipe, {"best": best} if best.is_file() else {})
+                outputs = {"best": best} if best.is_file() else {}
+                record(self.folder / MADE, self.recipe, outputs if self.outputs is None else self.outputs)
 
     def _clear(self) -> None:
         for file in sorted(self.folder.iterdir(), key=lambda f: f.name != MADE):
@@ -162,11 +193,11 @@ class Run:
         return {"model": self.model, "dataset": dataset, "settings": settings, "inputs": inputs}
 
     def write_metrics(self, found: Mapping[str, Any]) -> None:
-        """Start metrics.json: ``found`` holds the validation and what the training cost."""
+        """Start metrics.json: ``found`` holds the validation, if there was one, and what the training cost."""
         settings = self.recipe["settings"]
         about = {"model": self.model, "dataset": self.settings.dataset, "seed": self.settings.seed}
-        content = {**about, "variant": settings.get("variant"), **found, "protocol": PROTOCOL}
-        write_json(self.folder / METRICS, content)
+        protocol = {"protocol": PROTOCOL} if "valid" in found else {}
+        write_json(self.folder / METRICS, {**about, "variant": settings.get("variant"), **found, **protocol})
 
 
 def run_name(made_from: Recipe) -> str:

@@ -1,12 +1,13 @@
-"""Text encoders of BERT's architecture: a local folder, the Hugging Face hub, or ``small``: made on the spot.
+"""Text encoders of BERT's architecture for stage 1 and ADRec: a local folder, the Hugging Face hub, or ``small``.
 
-What stage 1 and ADRec share; ``small`` needs no network.
+``small`` is made here, with random weights and a vocabulary of the titles; it needs no network.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import transformers
@@ -15,15 +16,13 @@ from safetensors import SafetensorError
 from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset, items_path
 from common.errors import UserError, nearest
-from common.files import atomic_folder, exclusive, recipe, record, up_to_date, write_json, write_text
+from common.files import Recipe, atomic_folder, making, recipe, record, write_json, write_text
 
 SMALL = "small"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SMALL_VOCABULARY = 8000
 SMALL_WIDTH = 128
-ENCODER_CURE = (
-    "give the folder of a downloaded model (text_model=DIR, image_model=DIR), or use the one made here: small"
-)
+ENCODER_CURE = "give the folder of a downloaded model (text_model=DIR, image_model=DIR), or use the built-in one: small"
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -34,25 +33,25 @@ def dtype_keyword(dtype: torch.dtype) -> Dict[str, torch.dtype]:
     return {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
 
 
-def fetch(kind: Any, name: str, cure: str, **keywords: Any) -> Any:
-    """``kind.from_pretrained(name)``; whatever hinders it becomes one `UserError` that ends with ``cure``."""
+def fetch(kind: Any, name: str, advice: str, **keywords: Any) -> Any:
+    """``kind.from_pretrained(name)``; any failure becomes one `UserError` that ends with ``advice``."""
     if Path(name).is_absolute() and not Path(name).is_dir():
-        raise UserError(f"{name}: no such folder; {cure}")
-    if "/" not in name and nearest(name, [SMALL]) and not Path(name).is_dir():  # no name of the hub
+        raise UserError(f"{name}: no such folder; {advice}")
+    if "/" not in name and nearest(name, [SMALL]) and not Path(name).is_dir():  # a mistyped "small"
         raise UserError(f"'{name}': no such model{nearest(name, [SMALL])}")
     try:
         return kind.from_pretrained(name, **keywords)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # of broken folders
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # a broken folder
         place = "the folder" if Path(name).is_dir() else "the Hugging Face hub and its local cache"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason} {cure}") from error
+        raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason} {advice}") from error
 
 
 def check_encoder(name: str, model_type: str) -> None:
-    """See by its config alone whether an encoder can be had and is of the architecture.
+    """Check from its config alone that an encoder can be loaded and has the architecture.
 
     Raises:
-        UserError: it cannot, or is not.
+        UserError: it cannot be loaded, or has another architecture.
     """
     config = fetch(transformers.AutoConfig, name, ENCODER_CURE)
     if config.model_type != model_type:
@@ -60,10 +59,10 @@ def check_encoder(name: str, model_type: str) -> None:
 
 
 def load_encoder(kind: Any, name: str, model_type: str, may_be_new: Tuple[str, ...]) -> Any:
-    """An encoder in fp32 of an architecture asked for; only weights that begin with ``may_be_new`` may be missing.
+    """An encoder in fp32 with the given architecture; only weights that begin with ``may_be_new`` may be missing.
 
     Raises:
-        UserError: it cannot be had, is of another architecture, or lacks weights.
+        UserError: it cannot be loaded, is of another architecture, or lacks weights.
     """
     check_encoder(name, model_type)
     model, found = fetch(kind, name, ENCODER_CURE, output_loading_info=True, **dtype_keyword(torch.float32))
@@ -80,7 +79,7 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[transformers.BertModel, 
     """A BERT in fp32 with its tokenizer.
 
     Raises:
-        UserError: it cannot be had, is of another architecture, lacks weights or its vocabulary, or reads fewer tokens.
+        UserError: it cannot be loaded, has another architecture, lacks weights or vocabulary, or reads fewer tokens.
     """
     model = load_encoder(transformers.BertModel, name, "bert", ("pooler.",))
     if max_text_tokens > model.config.max_position_embeddings:
@@ -89,13 +88,13 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[transformers.BertModel, 
             f"({max_text_tokens})"
         )
     tokenizer = fetch(transformers.AutoTokenizer, name, ENCODER_CURE)
-    known, trained = len(tokenizer), model.config.vocab_size  # some models' are padded to a round number
+    known, trained = len(tokenizer), model.config.vocab_size  # some models pad theirs to a round number
     if known > trained:
-        raise UserError(f"'{name}': its tokenizer knows {known} tokens, the model {trained}; they are not of one model")
+        raise UserError(f"'{name}': its tokenizer knows {known} tokens, the model {trained}; take both from one model")
     if 2 * known < trained:  # transformers makes a tokenizer of special tokens alone where the vocabulary is missing
         raise UserError(
             f"'{name}': its tokenizer knows {known} tokens, the model {trained}: every word would be unknown; put the "
-            "vocabulary (vocab.txt or tokenizer.json) beside the weights, whole"
+            "complete vocabulary (vocab.txt or tokenizer.json) beside the weights"
         )
     return model, tokenizer
 
@@ -110,8 +109,8 @@ def save_bert(model: transformers.BertModel, tokenizer: Any, folder: Path) -> No
 def train_vocabulary(titles: Sequence[str], size: int = SMALL_VOCABULARY) -> List[str]:
     """A WordPiece vocabulary of the titles, the same on every run.
 
-    The trainer breaks ties by token number and numbers ``##x`` as it meets the words, in the order of a
-    hash table. They are handed in, sorted, so that their numbers are fixed.
+    The trainer breaks ties by token number, and numbers ``##x`` in the order of a hash table of words. They are passed
+    in, sorted, so that their numbers are fixed.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -145,28 +144,31 @@ def _make_small_bert(titles: Sequence[str], folder: Path) -> None:
 
 
 def text_model_path(name: str, dataset: Dataset, language: str, seed: int) -> str:
-    """Where to load the text encoder from; ``small`` is made first where it does not stand."""
+    """Where to load the text encoder from; ``small`` is made first unless it is up to date."""
     if name != SMALL:
         return name
     folder = dataset.folder / "encoders" / f"bert-small-{language}-seed{seed}"
     inputs = {"items": items_path(dataset.folder, dataset.name)}
-    made_from = recipe("small_bert", {"seed": seed, "language": language}, inputs)
-    make_once(folder, made_from, seed, lambda part: _make_small_bert(dataset.titles(language), part))
+    with small_encoder(folder, recipe("small_bert", {"seed": seed, "language": language}, inputs), seed) as part:
+        if part is not None:
+            _make_small_bert(dataset.titles(language), part)
     return str(folder)
 
 
-def make_once(folder: Path, made_from: Dict[str, Any], seed: int, make: Any) -> None:
-    """Make an encoder's folder with ``make(part)``, seeded, unless it stands, made from the same."""
+@contextmanager
+def small_encoder(folder: Path, made_from: Recipe, seed: int) -> Iterator[Optional[Path]]:
+    """Yield a folder to write a small encoder into, seeded; it becomes ``folder``. None if that is up to date."""
     about = folder.with_name(f"{folder.name}.json")
-    with exclusive(folder.parent):
-        if up_to_date(about, made_from):
+    with making(about, made_from) as needed:
+        if not needed:
+            yield None
             return
         with atomic_folder(folder) as part, full_disk_is_an_error(folder), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            make(part)
+            yield part
         record(about, made_from, {"encoder": folder})
 
 
 def model_inputs(name: str, path: str) -> Dict[str, Path]:
-    """The recipe input of an encoder that lies on the disk; one of the hub is known by its name alone."""
+    """The recipe input of an encoder in a local folder; one of the hub is identified by its name alone."""
     return {name: Path(path)} if Path(path).is_dir() else {}

@@ -27,7 +27,7 @@ from common.compute import Compute, Processes, operations_of_step, rng_state, se
 from common.errors import Diverged
 from common.files import write_text
 from common.ranking import NotFinite, Ranking, metrics
-from common.run import BEST, LAST, LoopSettings, Run
+from common.run import BEST, LAST, LoopSettings, OptimSettings, Run, RunSettings
 
 
 class Method(Protocol):
@@ -80,7 +80,7 @@ class Progress:
         return self.stop or self.epoch >= epochs
 
 
-def make_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
     """SGD or Adam over the trained parameters, Adam with one fused kernel where torch has one for the device."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.optimizer == "sgd":
@@ -91,17 +91,20 @@ def make_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Opti
         return torch.optim.Adam(parameters, lr=settings.learning_rate)
 
 
-def fit(model: Any, train: Loader, valid: Optional[Any], settings: LoopSettings, run: Run) -> None:
+def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings, run: Run) -> None:
     """Train until the last epoch or the early stop, and write metrics.json.
 
     Args:
         model: a `Method`.
         valid: what ``model.rank`` takes; None trains all epochs and keeps the last weights.
+        settings: `LoopSettings`; `OptimSettings` have no validation, and no best.pth is written.
 
     Raises:
         Diverged: a term of the loss or a weight is not finite.
     """
     optimizer, scaler = make_optimizer(model, settings), run.compute.scaler()
+    validation = settings if isinstance(settings, LoopSettings) else None
+    valid_steps = validation.valid_steps if validation else None
     distributed = run.processes.size > 1
     stepped = DistributedDataParallel(model, broadcast_buffers=False) if distributed else model
     parameters = count_parameters(model)
@@ -139,7 +142,7 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: LoopSettings,
             values = torch.stack([term.detach().float() for term in terms.values()])
             sums, rows = sums + values * len(batch), rows + len(batch)
             due = at.total_steps % settings.log_steps == 0
-            ends = at.step == len(steps) or (settings.valid_steps and at.total_steps % settings.valid_steps == 0)
+            ends = at.step == len(steps) or (valid_steps and at.total_steps % valid_steps == 0)
             first_bad = torch.where(values.isfinite(), torch.inf, at.step - 1).minimum(first_bad)
             if due or ends:
                 check_finite(terms, first_bad, at)
@@ -149,12 +152,12 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: LoopSettings,
             if not ends:
                 continue
 
-            found = validate(model, valid, run, settings) if valid is not None else {}
+            found = validate(model, valid, run, validation) if validation and valid is not None else {}
             if at.step == len(steps):
                 at.epoch, at.step = at.epoch + 1, 0
             at.seconds, started = at.seconds + time.perf_counter() - started, time.perf_counter()
             means = dict(zip(terms, (sums / rows).tolist()))
-            better = keep_if_best(model, found, at, settings, run)
+            better = keep_if_best(model, found, at, validation, run) if validation else False
             log_validation(means, found, better, at, len(steps), writer, run)
             save_last(model, optimizer, scaler, at, run)
             sums, rows = torch.zeros(()), 0
@@ -201,11 +204,11 @@ def load_best(model: Any, run: Run) -> None:
 
 def test(model: Any, split: Any, run: Run) -> None:
     """Rank a split with best.pth and add the result to the run's folder, if the settings ask for it."""
-    if run.settings.test:
+    if run.is_tested:
         load_best(model, run)
         ranking = model.test(split, run.compute, run.processes)
         if run.processes.first:
-            ranking.write(run.folder, run.settings.topk)
+            ranking.write(run.folder, RunSettings.topk)
 
 
 def save_last(model: Any, optimizer: torch.optim.Optimizer, scaler: Any, at: Progress, run: Run) -> None:
@@ -225,12 +228,14 @@ def save_last(model: Any, optimizer: torch.optim.Optimizer, scaler: Any, at: Pro
 
 
 def resume(model: Any, optimizer: torch.optim.Optimizer, scaler: Any, run: Run) -> Progress:
-    """Continue from last.pth if there is one. Raises `UserError` if it is of another run."""
+    """Continue from last.pth if there is one of this run."""
     path = run.folder / LAST
     if not run.processes.agree(path.is_file()):
         return Progress()
     state = load_checkpoint(path)
-    run.refuse_other(state["recipe"])
+    if not run.is_of_this_run(state["recipe"]):
+        logging.info(f"{path} has other settings or inputs: training starts from the beginning")
+        return Progress()
     check_weights(model.weights_to_continue(), state["weights"], str(path))
     model.load_state_dict(state["weights"], strict=False)
     optimizer.load_state_dict(state["optimizer"])
@@ -258,8 +263,10 @@ def log_validation(
     row.update({f"valid/{name}": value for name, value in found.items()})
     place = {"epoch": round(done, 4), "step": at.total_steps, "seconds": round(at.seconds, 2)}
     at.history.append({**place, **row, "best": int(better)})
-    shown = [", ".join(f"{name} {value:.4f}" for name, value in part.items()) for part in (means, found)]
-    logging.info(f"epoch {done:g} [{at.seconds:.0f} s] {shown[0]} | valid {shown[1]}{' *' if better else ''}")
+    shown = " | valid ".join(
+        ", ".join(f"{k} {value:.4f}" for k, value in part.items()) for part in (means, found) if part
+    )
+    logging.info(f"epoch {done:g} [{at.seconds:.0f} s] {shown}{' *' if better else ''}")
     if writer:
         write_scalars(writer, "", row, at.total_steps)
         text = io.StringIO()

@@ -3,53 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Dict, Mapping
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from common.device import Compute
-from common.errors import UserError
+from common.compute import Compute
+from common.errors import Diverged
 from common.files import atomic, write_json, write_text
-from stage1_content_modality_semantic_alignment.content_model import ContentModel, ItemVectors
+from stage1_content_modality_semantic_alignment.model import ContentModel
+
+Spaces = Dict[str, torch.Tensor]  # by name, such as "adapter text": (items, width), vectors of length 1
+Metrics = Dict[str, Dict[str, float]]  # by space and name
 
 ITEMS_AT_ONCE = 128
-AT_MOST = 2048  # items that uniformity is taken over: it costs their square
+AT_MOST = 2048  # items for uniformity, whose cost is their square
 COLOURS = {"text": "#3b6fb6", "image": "#d1742f"}
 MEANINGS = {
-    "pair_cosine": "mean cosine of target and similar item, higher than random_cosine is better",
+    "pair_cosine": "mean cosine of target and similar item; higher than random_cosine is better",
     "random_cosine": "mean cosine of as many random pairs",
     "alignment": "mean squared distance of a pair (Wang & Isola), lower is better",
     "uniformity": "log mean exp(-2 squared distance) over items (Wang & Isola), lower is better",
     "recall@1": "text finds its own image first, higher is better",
-    "recall@10": "text finds its own image among ten, higher is better",
+    "recall@10": "text finds its own image among the first ten, higher is better",
 }
 
 
 @torch.no_grad()
-def encode_items(
-    model: ContentModel, items: Mapping[str, ItemVectors], n_items: int, compute: Compute
-) -> Dict[str, torch.Tensor]:
+def encode_items(model: ContentModel, n_items: int, compute: Compute) -> Spaces:
     """Vectors of length 1 on the CPU: ``encoder text`` (n, width), ``adapter text`` (n, 64), and so for images.
 
     Raises:
-        UserError: some are not finite: the last step has ruined the weights, or fp16 does not hold them.
+        Diverged: some are not finite: the last step has ruined the weights, or they are too large for fp16.
     """
     model.eval()
-    found: Dict[str, List[torch.Tensor]] = {}
-    for start in range(0, n_items, ITEMS_AT_ONCE):
-        positions = list(range(start, min(start + ITEMS_AT_ONCE, n_items)))
-        for name, adapter in model.adapters.items():
+    spaces: Spaces = {}
+    for name, adapter in model.adapters.items():
+        encoded, adapted = [], []
+        for positions in torch.arange(n_items).split(ITEMS_AT_ONCE):
             with compute.autocast():
-                vectors = items[name].vectors(positions)
-                adapted = adapter(vectors)
-            found.setdefault(f"encoder {name}", []).append(vectors.float().cpu())
-            found.setdefault(f"adapter {name}", []).append(adapted.float().cpu())
-    spaces = {space: torch.cat(parts) for space, parts in found.items()}
+                vectors = model.items[name].vectors(positions.tolist())
+                adapted.append(adapter(vectors).float().cpu())
+            encoded.append(vectors.float().cpu())
+        spaces[f"encoder {name}"], spaces[f"adapter {name}"] = torch.cat(encoded), torch.cat(adapted)
     broken = [space for space, vectors in spaces.items() if not torch.isfinite(vectors).all()]
     if broken:
-        raise UserError(f"vectors are not finite: {', '.join(broken)}; lower learning_rate, or use precision=fp32")
+        raise Diverged(f"vectors are not finite: {', '.join(broken)}")
     return {space: normalize(vectors, dim=-1) for space, vectors in spaces.items()}
 
 
@@ -78,24 +78,31 @@ def retrieval_metrics(text: torch.Tensor, image: torch.Tensor) -> Dict[str, floa
     return {f"recall@{k}": (rank <= k).float().mean().item() for k in (1, 10)}
 
 
-def measure(spaces: Mapping[str, torch.Tensor], pairs: np.ndarray, seed: int) -> Dict[str, Dict[str, float]]:
-    """Metrics by space, and ``t2i`` where both modalities are there."""
+def measure(spaces: Spaces, pairs: np.ndarray, seed: int) -> Metrics:
+    """Metrics by space, and ``t2i`` if there are both modalities."""
     found = {space: pair_metrics(vectors, pairs, seed) for space, vectors in spaces.items()}
     if "adapter text" in spaces and "adapter image" in spaces:
         found["t2i"] = retrieval_metrics(spaces["adapter text"], spaces["adapter image"])
     return found
 
 
-def write_report(folder: Path, before: Mapping[str, Any], after: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """``report.json`` and ``report.md`` from two results of `measure`."""
-    write_json(folder / "report.json", {"before": before, "after": after, **about})
-    lines = ["# Alignment before and after fine-tuning", ""]
-    lines += [f"{key}: {value}  " for key, value in about.items()]
+def write_report(
+    folder: Path, before: Spaces, after: Spaces, pairs: np.ndarray, seed: int, about: Mapping[str, object]
+) -> Path:
+    """Write and print the metrics before and after fine-tuning: report.md, alignment.png, report.json (returned)."""
+    about = {**about, "pairs": len(pairs), "items": len(next(iter(before.values())))}
+    old, new = measure(before, pairs, seed), measure(after, pairs, seed)
+    lines = [f"{key}: {value}  " for key, value in about.items()]
     lines += ["", "| space | metric | before | after |", "|---|---|---|---|"]
-    for space, metrics in before.items():
-        lines += [f"| {space} | {name} | {value:.4f} | {after[space][name]:.4f} |" for name, value in metrics.items()]
-    lines += ["", *(f"- `{name}`: {meaning}" for name, meaning in MEANINGS.items()), "", "![PCA](alignment.png)", ""]
-    write_text(folder / "report.md", "\n".join(lines))
+    for space, metrics in old.items():
+        lines += [f"| {space} | {name} | {value:.4f} | {new[space][name]:.4f} |" for name, value in metrics.items()]
+    lines += ["", *(f"- `{name}`: {meaning}" for name, meaning in MEANINGS.items())]
+    print("\n".join(lines))
+    title, picture = "# Alignment before and after fine-tuning", "![PCA](alignment.png)"
+    write_text(folder / "report.md", "\n".join([title, "", *lines, "", picture, ""]))
+    plot_alignment(folder / "alignment.png", before, after)
+    write_json(folder / "report.json", {"before": old, "after": new, **about})
+    return folder / "report.json"
 
 
 def _principal_plane(vectors: torch.Tensor) -> np.ndarray:
@@ -106,7 +113,7 @@ def _principal_plane(vectors: torch.Tensor) -> np.ndarray:
     return plane
 
 
-def plot_alignment(path: Path, before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> None:
+def plot_alignment(path: Path, before: Spaces, after: Spaces) -> None:
     """A PNG: the items' adapter outputs on their first two principal components, before and after."""
     from matplotlib.figure import Figure
 

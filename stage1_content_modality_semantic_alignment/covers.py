@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.covers import cover_fault, describe_cover_faults
-from common.dataset import Dataset, cover_path, covers_path
+from common.dataset import cover_path
 from common.errors import UserError
 from common.files import write_json
 
@@ -51,32 +51,22 @@ def _decode(path: Path, side: int) -> np.ndarray:
     return np.asarray(resized).transpose(2, 0, 1)
 
 
-def folder_of_covers(dataset: Dataset) -> Path:
-    """Where a data set's covers lie.
-
-    Raises:
-        UserError: it has none.
-    """
-    if dataset.covers is None:
-        raise UserError(
-            f"{covers_path(dataset.folder)}: no such folder; put <item>.jpg there, or set modalities=[text]"
-        )
-    return dataset.covers
-
-
 def read_covers(
-    dataset: Dataset, items: Sequence[int], side: int, missing_covers: str
+    covers: Path, items: Sequence[int], side: int, missing_covers: str
 ) -> Tuple[List[int], List[int], torch.Tensor]:
     """Decode and resize covers, each once.
 
+    Args:
+        covers: their folder.
+        missing_covers: ``stop`` or ``zero``.
+
     Returns:
-        The items whose cover can be used, those whose cannot (S12), and the pixels of the former:
+        The items whose cover can be used, those whose cover cannot (S12), and the pixels of the former:
         uint8 (usable, 3, side, side).
 
     Raises:
-        UserError: no covers at all; or some cannot be used and ``missing_covers`` is ``stop``: lists them.
+        UserError: no cover can be used; or some cannot and ``missing_covers`` is ``stop``: lists them.
     """
-    covers = folder_of_covers(dataset)
     paths = [cover_path(covers, item) for item in items]
     pixels = np.empty((len(items), 3, side, side), dtype=np.uint8)
     faults: Dict[int, str] = {}
@@ -89,7 +79,7 @@ def read_covers(
         raise UserError(describe_cover_faults(paths, faults))
     usable = [place for place in range(len(items)) if place not in faults]
     if not usable:
-        raise UserError(f"{covers}: not one cover can be used; set modalities=[text]")
+        raise UserError(f"{covers}: no cover can be used; set modalities=[text]")
     decoded = pixels[usable] if faults else pixels  # no second copy of a whole catalogue
     return [items[p] for p in usable], [items[p] for p in faults], torch.from_numpy(decoded)
 

@@ -1,4 +1,4 @@
-"""Swin from a local folder, the Hugging Face hub, or ``small``: made on the spot, without a network."""
+"""Swin from a local folder, the Hugging Face hub, or ``small``: made here with random weights, without a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import transformers
 from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset
 from common.files import atomic_folder, recipe
-from common.text_encoders import SMALL, SMALL_WIDTH, load_encoder, make_once
+from common.text_encoders import SMALL, SMALL_WIDTH, load_encoder, small_encoder
 from stage1_content_modality_semantic_alignment.covers import write_processor_config
 
 
@@ -17,7 +17,7 @@ def load_swin(name: str) -> transformers.SwinForImageClassification:
     """A Swin with its classifier, in fp32.
 
     Raises:
-        UserError: it cannot be had, is of another architecture, or lacks weights.
+        UserError: it cannot be loaded, is of another architecture, or lacks weights.
     """
     model: transformers.SwinForImageClassification = load_encoder(
         transformers.SwinForImageClassification, name, "swin", ("classifier.",)
@@ -48,9 +48,11 @@ def _make_small_swin(folder: Path) -> None:
 
 
 def image_model_path(name: str, dataset: Dataset, seed: int) -> str:
-    """Where to load the image encoder from; ``small`` is made first where it does not stand."""
+    """Where to load the image encoder from; ``small`` is made first unless it is up to date."""
     if name != SMALL:
         return name
     folder = dataset.folder / "encoders" / f"swin-small-seed{seed}"
-    make_once(folder, recipe("small_swin", {"seed": seed}, {}), seed, _make_small_swin)
+    with small_encoder(folder, recipe("small_swin", {"seed": seed}, {}), seed) as part:
+        if part is not None:
+            _make_small_swin(part)
     return str(folder)

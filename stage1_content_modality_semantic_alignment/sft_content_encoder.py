@@ -8,55 +8,45 @@ llm_driven_sample.py. Trained: BERT's last layer and pooler, Swin's last stage a
     python stage1_content_modality_semantic_alignment/sft_content_encoder.py -d ml-100k       # small encoders, no hub
 
 Reads   <datasets_dir>/<D>/pairs/<strategy>/item_pairs_id.txt, titles and covers of the data set
-Writes  <finetune_dir>/<D>/64/<strategy>/bert/, swin/      Hugging Face format; <strategy>-text/ with modalities=[text]
-        …/adapters.safetensors, report.md, report.json, alignment.png, tensorboard/, sft.json (what made them)
+Writes  <finetune_dir>/<D>/64/<strategy>/bert/, swin/      Hugging Face format
+        …/adapters.safetensors, report.md, report.json, alignment.png, and a run's files (common/run.py lists them)
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
 
-import numpy as np
-import torch
-from safetensors.torch import save_file
-
-from common import text_encoders
-from common.checkpoints import full_disk_is_an_error
-from common.dataset import Dataset, covers_path, items_path, load_dataset
-from common.device import Compute, pick_compute
+from common.dataset import Dataset, check_prepared, items_path, load_dataset
 from common.errors import UserError, run_script
-from common.files import atomic, exclusive, recipe, record, told_to_stand
-from common.seeding import seed_everything
-from common.settings import follow_variant, parse, setting
-from stage1_content_modality_semantic_alignment import image_encoders
-from stage1_content_modality_semantic_alignment.alignment_report import (
-    MEANINGS,
-    encode_items,
-    measure,
-    plot_alignment,
-    write_report,
-)
-from stage1_content_modality_semantic_alignment.alignment_training import AlignmentTrainer, Schedule, distinct_items
-from stage1_content_modality_semantic_alignment.content_model import ContentModel, ItemVectors
-from stage1_content_modality_semantic_alignment.covers import folder_of_covers, image_size, read_covers
-from stage1_content_modality_semantic_alignment.item_inputs import CachedItems, Covers, LiveItems, RawItems, Titles
+from common.features import MODALITIES
+from common.files import atomic
+from common.run import MADE, OptimSettings, Run
+from common.settings import parse, setting, switch
 from stage1_content_modality_semantic_alignment.llm.pairs import Pair, pairs_path, read_pairs
-from stage1_content_modality_semantic_alignment.losses import LOSSES, terms_of
 from stage1_content_modality_semantic_alignment.paths import pairs_dir, strategy_of
-from stage1_content_modality_semantic_alignment.strategy import StrategySettings
-from stage1_content_modality_semantic_alignment.towers import ImageTower, TextTower, Tower
+from stage1_content_modality_semantic_alignment.settings import LOSSES, EncoderSettings, covers_folder, local_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from stage1_content_modality_semantic_alignment.inputs import RawItems
+    from stage1_content_modality_semantic_alignment.model import Tower
 
 CONFIGS = Path(__file__).parent / "configs" / "sft_content_encoder"
-TUNING = ("epochs", "batch_size", "learning_rate", "temperature")
+ARCHITECTURES = {"text": "bert", "image": "swin"}
 
 
 @dataclass
-class Settings(StrategySettings):
+class Settings(OptimSettings, EncoderSettings):
     """Settings of this step; the defaults are the paper's."""
 
-    modalities: List[str] = setting(["text", "image"], "what items have", choices=("text", "image"), may_be_empty=False)
+    optimizer: ClassVar[str] = "sgd"
+
+    modalities: List[str] = setting(["text", "image"], "what items have", choices=MODALITIES, may_be_empty=False)
     text_model: str = setting(
         "google-bert/bert-base-chinese", "a BERT: name on the hub, folder, or small (made from the titles)"
     )
@@ -68,240 +58,193 @@ class Settings(StrategySettings):
     missing_covers: str = setting(
         "stop", "a cover that cannot be used stops the run; zero: its pairs are left out", choices=("stop", "zero")
     )
+    losses: List[str] = setting(
+        list(LOSSES),
+        "terms of the loss; ablations: fewer of them, or [], which keeps the pretrained encoders: no stage 1",
+        choices=tuple(LOSSES),
+    )
+    temperature: float = setting(0.05, "τ of all three losses", minimum=1e-4)
     epochs: int = setting(10, "passes over the pairs", minimum=1)
-    batch_size: int = setting(128, "pairs in a batch", minimum=1)
-    learning_rate: float = setting(1e-5, "of SGD", minimum=0)
-    temperature: float = setting(0.05, "of all three losses", minimum=1e-4)
-    train_adapters: Optional[bool] = setting(
-        None, "S5: adapters are trained; released: they are not; null: as variant says"
-    )
-    freeze_in_eval: Optional[bool] = setting(
-        None, "S6: the frozen part runs without dropout and is cached; released: with dropout; null: as variant says"
-    )
-
-    @property
-    def tuned_modalities(self) -> List[str]:
-        """``modalities``."""
-        return self.modalities
+    train_batch_size: int = setting(128, "pairs per step", minimum=1)
+    learning_rate: float = setting(1e-5, "learning rate of SGD", minimum=0)
+    train_adapters: Optional[bool] = switch("S5", "train the adapters")
+    freeze_in_eval: Optional[bool] = switch("S6", "the frozen layers run without dropout, once per item")
 
     def check(self) -> None:
         """There is something to minimise, or the fine-tuning is left out."""
         super().check()
-        if self.losses and not terms_of(self.modalities, self.losses):
-            raise UserError(f"losses={self.losses}: none of them can be taken of modalities={self.modalities}")
+        if self.losses and not any(LOSSES[term] <= set(self.modalities) for term in self.losses):
+            raise UserError(f"losses={self.losses}: none of them can be computed with modalities={self.modalities}")
+
+    @property
+    def pairs_file(self) -> Path:
+        """The strategy's pairs by item id."""
+        return pairs_path(pairs_dir(self.dataset_dir, strategy_of(self)), "id")
+
+    @property
+    def models(self) -> Dict[str, str]:
+        """Modality → name of its encoder."""
+        names = {"text": self.text_model, "image": self.image_model}
+        return {modality: names[modality] for modality in self.modalities}
+
+    def input_files(self) -> Dict[str, Path]:
+        """The files that the step reads, by meaning. Raises `UserError` for a missing one."""
+        check_prepared(self.dataset_dir, self.dataset)
+        files = {"items": items_path(self.dataset_dir, self.dataset)}
+        for modality, name in self.models.items():
+            files.update(local_model(f"{modality}_model", name))
+        if self.losses:
+            if not self.pairs_file.is_file():
+                raise UserError(
+                    f"{self.pairs_file}: no such file; make it with llm_driven_sample.py, or correct strategy"
+                )
+            files["pairs"] = self.pairs_file
+            if "image" in self.modalities:
+                files["covers"] = covers_folder(self.dataset_dir)
+        return files
 
 
 def run(settings: Settings, force: bool = False) -> None:
-    """Do the step, or say that its output stands. Raises `UserError` for bad input."""
-    compute = pick_compute(settings.device, settings.precision)
-    dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    pairs = read_pairs(chosen_pairs(settings), dataset.n_items) if settings.losses else []
-    folder = settings.finetuned_dir
-    models = model_paths(settings, dataset)
-    made_from = what_makes_it(settings, dataset, models, compute)
-    if not force and told_to_stand(folder / "sft.json", made_from, folder):
-        return
-    with exclusive(folder):
-        if not force and told_to_stand(folder / "sft.json", made_from, folder):  # made by another process, just now
+    """Fine-tune the encoders, unless they are up to date."""
+    if "WORLD_SIZE" in os.environ:
+        raise UserError("the fine-tuning runs in one process; start it without torchrun")
+    folder = settings.encoders_folder
+    with Run("sft_content_encoder", settings, settings.input_files(), force, folder) as run:
+        if run.finished:
             return
-        if force:
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
-        seed_everything(settings.seed)
-        if settings.losses:
-            fine_tune(settings, dataset, pairs, models, compute, folder, made_from)
-        else:
-            take_as_pretrained(settings, models, folder, made_from)
+        import torch
+
+        from common.training import fit
+        from stage1_content_modality_semantic_alignment.alignment_report import encode_items, write_report
+        from stage1_content_modality_semantic_alignment.inputs import CachedItems, LiveItems, Pairs
+        from stage1_content_modality_semantic_alignment.model import ContentModel, ItemVectors
+
+        dataset = load_dataset(settings.dataset_dir, settings.dataset)
+        towers = load_towers(settings, dataset)
+        if not settings.losses:
+            run.outputs = save_encoders(towers, folder)
+            return
+        pairs, raw = load_pairs(settings, dataset, towers)
+
+        items: Dict[str, ItemVectors] = {}
+        for name, tower in towers.items():
+            tower.to(run.compute.device)
+            if settings.freeze_in_eval:
+                items[name] = CachedItems(tower, raw[name], run.compute, folder)
+            else:
+                items[name] = LiveItems(tower, raw[name], run.compute)
+        torch.manual_seed(settings.seed)  # the adapters' initial weights depend on the seed alone
+        model = ContentModel(towers, items, settings).to(run.compute.device)
+
+        n_items = int(pairs.max()) + 1  # each item occurs in a pair
+        before = encode_items(model, n_items, run.compute)
+        fit(model, Pairs(pairs, settings.train_batch_size, settings.seed), None, settings, run)
+        after = encode_items(model, n_items, run.compute)
+
+        about = {"dataset": settings.dataset, "strategy": strategy_of(settings)}
+        run.outputs = save_encoders(towers, folder)
+        run.outputs["adapters"] = save_adapters(model.adapters, folder)
+        run.outputs["report"] = write_report(folder, before, after, pairs.numpy(), settings.seed, about)
+
+
+def load_towers(settings: Settings, dataset: Dataset) -> Dict[str, Tower]:
+    """Modality → its pretrained encoder, text first whatever the order in the settings."""
+    from common.text_encoders import load_bert, text_model_path
+    from stage1_content_modality_semantic_alignment.image_encoders import image_model_path, load_swin
+    from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower
+
+    towers: Dict[str, Tower] = {}
+    if "image" in settings.modalities:
+        towers["image"] = ImageTower(load_swin(image_model_path(settings.image_model, dataset, settings.seed)))
+    if "text" in settings.modalities:
+        path = text_model_path(settings.text_model, dataset, settings.title_language, settings.seed)
+        towers["text"] = TextTower(*load_bert(path, settings.max_text_tokens))
+    return {name: towers[name] for name in MODALITIES if name in towers}
+
+
+def load_pairs(settings: Settings, dataset: Dataset, towers: Mapping[str, Tower]) -> Tuple[Tensor, Dict[str, RawItems]]:
+    """The pairs, and what the encoders read of the items that occur in them.
+
+    Returns:
+        (P, 2) positions of target and similar item in the list of these items; modality → raw inputs.
+
+    Raises:
+        UserError: the pairs have fewer than two items; or a cover cannot be used, unless ``missing_covers`` is
+            ``zero``: its pairs are then left out.
+    """
+    import torch
+
+    from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
+    from stage1_content_modality_semantic_alignment.inputs import Covers, Titles
+    from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower
+
+    text, image = towers.get("text"), towers.get("image")
+    pairs = read_pairs(settings.pairs_file, dataset.n_items)
+    raw: Dict[str, RawItems] = {}
+    if isinstance(image, ImageTower):
+        covers, side = covers_folder(settings.dataset_dir), image_size(image.swin.config)
+        usable, missing, pixels = read_covers(covers, items_of(pairs), side, settings.missing_covers)
+        if missing:
+            kept = [pair for pair in pairs if not set(pair) & set(missing)]
+            print(f"{len(pairs) - len(kept)} of {len(pairs)} pairs are left out: {len(missing)} covers cannot be used")
+            pairs = kept
+        row = {item: row for row, item in enumerate(usable)}
+        raw["image"] = Covers(pixels[[row[item] for item in items_of(pairs)]])
+    items = items_of(pairs)
+    if len(items) < 2:
+        raise UserError(f"{settings.pairs_file}: the pairs have fewer than two items; choose other pairs")
+    if isinstance(text, TextTower):
+        titles = dataset.titles(settings.title_language)
+        raw["text"] = Titles(text.tokenizer, [titles[item] for item in items], settings.max_text_tokens)
+    print(f"{len(pairs)} pairs of {len(items)} items")
+    place = {item: position for position, item in enumerate(items)}
+    return torch.tensor([[place[target], place[similar]] for target, similar in pairs]), raw
+
+
+def items_of(pairs: Sequence[Pair]) -> List[int]:
+    """The items that occur in pairs, ascending."""
+    return sorted({item for pair in pairs for item in pair})
+
+
+def save_encoders(towers: Mapping[str, Tower], folder: Path) -> Dict[str, Path]:
+    """Write the encoders in Hugging Face format; returns their folders by name."""
+    for tower in towers.values():
+        tower.save(folder / tower.part)
+    return {tower.part: folder / tower.part for tower in towers.values()}
+
+
+def save_adapters(adapters: Module, folder: Path) -> Path:
+    """Write ``adapters.safetensors``; returns its path."""
+    from safetensors.torch import save_file
+
+    from common.checkpoints import full_disk_is_an_error
+
+    path = folder / "adapters.safetensors"
+    with atomic(path) as temporary, full_disk_is_an_error(path):
+        save_file({name: weight.cpu().contiguous() for name, weight in adapters.state_dict().items()}, str(temporary))
+    return path
 
 
 def check_inputs(settings: Settings) -> None:
-    """What can be said before there are pairs, which may have taken an LLM hours: covers and encoders can be had.
+    """Check what can be checked before there are pairs, which may take an LLM hours: covers and encoders.
 
     Raises:
-        UserError: they cannot.
+        UserError: there are no covers, or an encoder cannot be loaded.
     """
-    if (settings.finetuned_dir / "sft.json").is_file():  # the step itself says whether that stands
-        return
-    if "image" in settings.modalities:
-        folder_of_covers(load_dataset(settings.dataset_dir, settings.dataset))
-    for modality, architecture in (("text", "bert"), ("image", "swin")):
-        name = getattr(settings, f"{modality}_model")
-        if modality in settings.modalities and name != text_encoders.SMALL:
-            text_encoders.check_encoder(name, architecture)
+    if not (settings.encoders_folder / MADE).is_file():
+        from common.text_encoders import SMALL, check_encoder
 
-
-def model_paths(settings: Settings, dataset: Dataset) -> Dict[str, str]:
-    """Modality → where its encoder is loaded from."""
-    paths = {}
-    if "text" in settings.modalities:
-        language = settings.title_language
-        paths["text"] = text_encoders.text_model_path(settings.text_model, dataset, language, settings.seed)
-    if "image" in settings.modalities:
-        paths["image"] = image_encoders.image_model_path(settings.image_model, dataset, settings.seed)
-    return paths
-
-
-def what_makes_it(settings: Settings, dataset: Dataset, models: Dict[str, str], compute: Compute) -> Dict[str, Any]:
-    """The recipe: all that shapes the result, and nothing else."""
-    shaping: Dict[str, Any] = {
-        "seed": settings.seed,
-        "precision": compute.precision,
-        "modalities": sorted(models),
-        "models": {modality: getattr(settings, f"{modality}_model") for modality in models},
-    }
-    inputs = {}
-    if settings.losses:
-        shaping.update({name: getattr(settings, name) for name in TUNING})
-        for switch in ("train_adapters", "freeze_in_eval"):
-            shaping[switch] = follow_variant(getattr(settings, switch), settings.variant)
-        inputs["pairs"] = chosen_pairs(settings)
-    if set(settings.losses) != set(LOSSES):  # the full method's encoders were named before there were ablations
-        shaping["losses"] = sorted(settings.losses)
-    for modality, path in models.items():
-        inputs.update(text_encoders.model_inputs(f"{modality}_model", path))
-    if "text" in models:
-        shaping.update(title_language=settings.title_language, max_text_tokens=settings.max_text_tokens)
-        inputs["items"] = items_path(dataset.folder, dataset.name)
-    if "image" in models:
-        shaping["missing_covers"] = settings.missing_covers
-        if dataset.covers is not None:
-            inputs["covers"] = covers_path(dataset.folder)
-    return recipe("sft_content_encoder", shaping, inputs)
-
-
-def chosen_pairs(settings: Settings) -> Path:
-    """The file of the pairs by item id."""
-    return pairs_path(pairs_dir(settings.dataset_dir, strategy_of(settings)), "id")
-
-
-def load_inputs(
-    settings: Settings, dataset: Dataset, pairs: List[Pair], models: Dict[str, str]
-) -> Tuple[List[Pair], Dict[str, Tower], Dict[str, RawItems], Any]:
-    """Towers, the raw inputs of the items that occur in pairs, the pairs themselves, and the tokenizer.
-
-    Pairs with a cover that cannot be used are left out where ``missing_covers`` is ``zero``.
-    """
-    towers: Dict[str, Tower] = {}
-    raw: Dict[str, RawItems] = {}
-    tokenizer = None
-    if "image" in models:
-        swin = image_encoders.load_swin(models["image"])
-        towers["image"] = ImageTower(swin)
-        usable, missing, pixels = read_covers(
-            dataset, distinct_items(pairs), image_size(swin.config), settings.missing_covers
-        )
-        kept = [pair for pair in pairs if not set(pair) & set(missing)]
-        if missing:
-            print(f"{len(pairs) - len(kept)} of {len(pairs)} pairs are left out: {len(missing)} covers cannot be used")
-        pairs, place = kept, {item: position for position, item in enumerate(usable)}
-        raw["image"] = Covers(pixels[[place[item] for item in distinct_items(pairs)]])
-    if "text" in models:
-        bert, tokenizer = text_encoders.load_bert(models["text"], settings.max_text_tokens)
-        towers["text"] = TextTower(bert)
-        titles = dataset.titles(settings.title_language)
-        shown = [titles[item] for item in distinct_items(pairs)]
-        raw["text"] = Titles(tokenizer, shown, settings.max_text_tokens)
-    if len(distinct_items(pairs)) < 2:
-        raise UserError(f"{strategy_of(settings)}: the pairs name fewer than two items: nothing to tell apart")
-    # text first, whatever the order in the settings: adapters draw their start in this order
-    return pairs, {name: towers[name] for name in ("text", "image") if name in towers}, raw, tokenizer
-
-
-def fine_tune(
-    settings: Settings,
-    dataset: Dataset,
-    pairs: List[Pair],
-    models: Dict[str, str],
-    compute: Compute,
-    folder: Path,
-    made_from: Dict[str, Any],
-) -> None:
-    """Load, train, measure, save."""
-    pairs, towers, raw, tokenizer = load_inputs(settings, dataset, pairs, models)
-    place = {item: position for position, item in enumerate(distinct_items(pairs))}
-    positions = np.array([[place[target], place[similar]] for target, similar in pairs])  # (P, 2)
-    torch.manual_seed(settings.seed)
-    freeze_in_eval = follow_variant(settings.freeze_in_eval, settings.variant)
-    train_adapters = follow_variant(settings.train_adapters, settings.variant)
-    model = ContentModel(towers, train_adapters, freeze_in_eval).to(compute.device)
-    print(f"{len(pairs)} pairs over {len(place)} items; parameters:")
-    for part, trained, frozen in model.parameter_table():
-        print(f"  {part:15} {trained:>11,} trained {frozen:>11,} frozen")
-
-    items: Dict[str, ItemVectors] = {
-        name: CachedItems(tower, raw[name], compute, folder) if freeze_in_eval else LiveItems(tower, raw[name], compute)
-        for name, tower in towers.items()
-    }
-    before = encode_items(model, items, len(place), compute)
-    schedule = Schedule(
-        settings.epochs,
-        settings.batch_size,
-        settings.learning_rate,
-        settings.temperature,
-        settings.losses,
-        settings.seed,
-    )
-    torch.manual_seed(settings.seed)
-    trainer = AlignmentTrainer(model, items, positions, schedule, compute, folder, made_from)
-    trainer.train()
-    after = encode_items(model, items, len(place), compute)
-
-    model.cpu()
-    outputs = save_encoders(model, tokenizer, folder)
-    outputs["report"] = folder / "report.json"
-    plot_alignment(folder / "alignment.png", before, after)
-    about = {"dataset": settings.dataset, "strategy": strategy_of(settings), "pairs": len(pairs), "items": len(place)}
-    before_metrics, after_metrics = (measure(spaces, positions, settings.seed) for spaces in (before, after))
-    write_report(folder, before_metrics, after_metrics, about)
-    record(folder / "sft.json", made_from, outputs)
-    trainer.checkpoint.unlink()
-    print_report(before_metrics, after_metrics)
-    print(f"written: {folder}")
-
-
-def take_as_pretrained(settings: Settings, models: Dict[str, str], folder: Path, made_from: Dict[str, Any]) -> None:
-    """The ablation without stage 1: the encoders go where fine-tuned ones would, as they were loaded."""
-    outputs = {}
-    if "text" in models:
-        bert, tokenizer = text_encoders.load_bert(models["text"], settings.max_text_tokens)
-        outputs["bert"] = folder / "bert"
-        text_encoders.save_bert(bert, tokenizer, outputs["bert"])
-    if "image" in models:
-        outputs["swin"] = folder / "swin"
-        image_encoders.save_swin(image_encoders.load_swin(models["image"]), outputs["swin"])
-    record(folder / "sft.json", made_from, outputs)
-    print(f"written, as pretrained: {folder}")
-
-
-def save_encoders(model: ContentModel, tokenizer: Any, folder: Path) -> Dict[str, Path]:
-    """Encoders in Hugging Face format and the adapters as safetensors; returns what was written."""
-    outputs = {"adapters": folder / "adapters.safetensors"}
-    for tower in model.towers.values():
-        if isinstance(tower, TextTower):
-            outputs["bert"] = folder / "bert"
-            text_encoders.save_bert(tower.bert, tokenizer, outputs["bert"])
-        elif isinstance(tower, ImageTower):
-            outputs["swin"] = folder / "swin"
-            image_encoders.save_swin(tower.swin, outputs["swin"])
-    with atomic(outputs["adapters"]) as temporary, full_disk_is_an_error(outputs["adapters"]):
-        weights = {name: weight.contiguous() for name, weight in model.adapters.state_dict().items()}
-        save_file(weights, str(temporary))
-    return outputs
-
-
-def print_report(before: Dict[str, Dict[str, float]], after: Dict[str, Dict[str, float]]) -> None:
-    """The metrics as a table, and what each means."""
-    print(f"{'':31}{'before':>9}{'after':>9}")
-    for space, metrics in before.items():
-        for name, value in metrics.items():
-            print(f"{space:16}{name:15}{value:>9.4f}{after[space][name]:>9.4f}")
-    for name in dict.fromkeys(name for metrics in before.values() for name in metrics):
-        print(f"{name:16}{MEANINGS[name]}")
+        if "image" in settings.modalities:
+            covers_folder(settings.dataset_dir)
+        for modality, name in settings.models.items():
+            if name != SMALL:
+                check_encoder(name, ARCHITECTURES[modality])
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """Command line."""
-    parsed = parse(Settings, __doc__, CONFIGS, argv)
-    run(parsed.settings, parsed.force)
+    """Parse the command line and fine-tune."""
+    command = parse(Settings, __doc__, CONFIGS, argv)
+    run(command.settings, command.force)
 
 
 if __name__ == "__main__":

@@ -7,65 +7,104 @@ Ours: pooling=mean, for which sentence encoders were trained, and fields=[catego
     python stage1_content_modality_semantic_alignment/use_finetune_bert.py -d ml-100k model_path=small
 
 Reads   <finetune_dir>/<D>/64/<strategy>/bert/, titles of the data set
-Writes  <datasets_dir>/<D>/[released/]<D>_text_llm_stage1.pth, float (items, hidden), and a JSON that says what made it;
-        with features_dir=DIR into DIR
+Writes  <datasets_dir>/<D>/features/<strategy>/<D>_text_llm_stage1.pth, float (items, hidden), and a JSON that says what
+        made it; with features_dir=DIR into DIR
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import TYPE_CHECKING, Dict, List, Optional
 
-import torch
-
-from common import text_encoders
 from common.dataset import Dataset, items_path, load_dataset
-from common.device import Compute
 from common.errors import UserError, nearest, run_script
+from common.features import features_path, save_features
+from common.files import making, recipe
 from common.item_fields import text_fields, text_files
-from common.settings import parse, setting
-from stage1_content_modality_semantic_alignment.feature_export import (
-    ExportSettings,
-    Features,
-    encode_all,
-    export_features,
-    finetuned_encoder,
-    finetuned_on,
-)
-from stage1_content_modality_semantic_alignment.item_inputs import Titles
+from common.settings import parse, setting, shaping
+from stage1_content_modality_semantic_alignment.feature_export import ExportSettings, fine_tuned
+from stage1_content_modality_semantic_alignment.settings import local_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_bert"
-
-
-def cls_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The first token's vector: (B, L, hidden) and a mask (B, L) → (B, hidden)."""
-    return hidden[:, 0].float()
-
-
-def mean_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean over real tokens: (B, L, hidden) and a mask (B, L) → (B, hidden)."""
-    real = mask[..., None].float()
-    return (hidden.float() * real).sum(dim=1) / real.sum(dim=1)
-
-
-POOLINGS = {"cls": (cls_of,), "mean": (mean_of,), "mean+cls": (mean_of, cls_of)}
 
 
 @dataclass
 class Settings(ExportSettings):
     """Settings of this step."""
 
-    title_language: str = setting("cn", "which titles the text encoder reads", choices=("cn", "en"))
+    title_language: Optional[str] = setting(
+        None,
+        "which titles the text encoder reads; null: those that it was fine-tuned on, cn without fine-tuning",
+        choices=("cn", "en"),
+    )
     max_text_tokens: int = setting(256, "longer texts are cut", minimum=3)
     pooling: str = setting(
         "cls",
-        "an item's vector: that of [CLS], or (ours) the mean of its tokens', or both side by side",
-        choices=tuple(POOLINGS),
+        "an item's vector: that of [CLS], or (ours) the mean of its tokens' vectors, or both side by side",
+        choices=("cls", "mean", "mean+cls"),
     )
     fields: List[str] = setting(
-        ["title"], "text fields of an item, in their order; more than the title are ours", may_be_empty=False
+        ["title"], "text fields of an item, in this order; more than the title are ours", may_be_empty=False
     )
+
+    def language(self) -> str:
+        """``title_language`` or its default.
+
+        Raises:
+            UserError: there is no fine-tuned encoder, or it was fine-tuned on titles of another language.
+        """
+        if self.model_path is not None:
+            return self.title_language or "cn"
+        trained: str = fine_tuned(self, "bert")["title_language"]
+        if self.title_language not in (None, trained):
+            raise UserError(
+                f"{self.encoders_folder}: fine-tuned on {trained} titles; use title_language={trained}, or leave it out"
+            )
+        return trained
+
+    def input_files(self) -> Dict[str, Path]:
+        """The files that shape the features, by meaning."""
+        files = {"items": items_path(self.dataset_dir, self.dataset)}
+        if self.fields != ["title"]:
+            files.update(text_files(self.dataset_dir, self.dataset))
+        return {**files, **local_model("model", self.model_path or str(self.encoders_folder / "bert"))}
+
+
+def run(settings: Settings, force: bool = False) -> None:
+    """Write the text features, unless they are up to date."""
+    dataset = load_dataset(settings.dataset_dir, settings.dataset)
+    language = settings.language()
+    path = features_path(settings.features_folder, settings.dataset, "text")
+    made_from = recipe("text_features", {**shaping(settings), "title_language": language}, settings.input_files())
+    with making(path.with_suffix(".json"), made_from, force) as needed:
+        if not needed:
+            return
+        import torch
+
+        from common.compute import pick_compute, seed_everything
+        from common.text_encoders import load_bert, text_model_path
+        from stage1_content_modality_semantic_alignment.inputs import Titles, each_item_once
+
+        texts = texts_of(dataset, language, settings.fields)
+        compute = pick_compute(settings.device, settings.precision)
+        seed_everything(settings.seed)
+        model = settings.model_path or str(settings.encoders_folder / "bert")
+        bert, tokenizer = load_bert(text_model_path(model, dataset, language, settings.seed), settings.max_text_tokens)
+        torch.nn.Module.to(bert, compute.device)
+
+        tokens = Titles(tokenizer, texts, settings.max_text_tokens)
+        features = torch.zeros(dataset.n_items, bert.config.hidden_size * len(settings.pooling.split("+")))
+        for items, ids, mask in each_item_once(tokens, settings.export_batch_size, compute, "texts encoded"):
+            with torch.inference_mode(), compute.autocast():
+                hidden = bert(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, hidden)
+                vectors = [POOLINGS[name](hidden, mask) for name in settings.pooling.split("+")]
+                features[items] = torch.cat(vectors, dim=1).cpu()
+        save_features(path, features, made_from)
+    print(f"written: {path}, {tuple(features.shape)}")
 
 
 def texts_of(dataset: Dataset, language: str, fields: List[str]) -> List[str]:
@@ -84,48 +123,24 @@ def texts_of(dataset: Dataset, language: str, fields: List[str]) -> List[str]:
     return [", ".join(filter(None, texts)) for texts in zip(*(columns[field] for field in fields))]
 
 
-def run(settings: Settings, force: bool = False) -> None:
-    """Do the step, or say that its output stands. Raises `UserError` for bad input."""
-    dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    language = settings.title_language
-    if settings.model_path is None:
-        path = str(finetuned_encoder(settings, "bert"))
-        trained = finetuned_on(settings)["title_language"]
-        if trained != language:
-            raise UserError(f"{path}: fine-tuned on {trained} titles; export them too, with title_language={trained}")
-    else:
-        path = text_encoders.text_model_path(settings.model_path, dataset, language, settings.seed)
+def cls_of(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The first token's vector: (B, L, hidden) and a mask (B, L) → (B, hidden)."""
+    return hidden[:, 0].float()
 
-    def encode(compute: Compute) -> Features:
-        bert, tokenizer = text_encoders.load_bert(path, settings.max_text_tokens)
-        torch.nn.Module.to(bert, compute.device)
-        texts = Titles(tokenizer, texts_of(dataset, language, settings.fields), settings.max_text_tokens)
 
-        def pooled(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            hidden: torch.Tensor = bert(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, hidden)
-            return torch.cat([pool(hidden, mask) for pool in POOLINGS[settings.pooling]], dim=1)
+def mean_of(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The mean over real tokens: (B, L, hidden) and a mask (B, L) → (B, hidden)."""
+    real = mask[..., None].float()
+    return (hidden.float() * real).sum(dim=1) / real.sum(dim=1)
 
-        vectors = encode_all(pooled, texts, settings.export_batch_size, compute)
-        return Features(list(range(dataset.n_items)), vectors, missing=[])
 
-    shaping = {
-        "model": settings.model_path or "fine-tuned",
-        "title_language": language,
-        "max_text_tokens": settings.max_text_tokens,
-    }
-    if settings.pooling != "cls":  # the paper's features were named before there were others
-        shaping["pooling"] = settings.pooling
-    inputs = {"items": items_path(dataset.folder, dataset.name), **text_encoders.model_inputs("model", path)}
-    if settings.fields != ["title"]:
-        shaping["fields"] = settings.fields
-        inputs.update(text_files(dataset.folder, dataset.name))
-    export_features(settings, dataset, "text", shaping, inputs, encode, force)
+POOLINGS = {"cls": cls_of, "mean": mean_of}
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """Command line."""
-    parsed = parse(Settings, __doc__, CONFIGS, argv)
-    run(parsed.settings, parsed.force)
+    """Parse the command line and export."""
+    command = parse(Settings, __doc__, CONFIGS, argv)
+    run(command.settings, command.force)
 
 
 if __name__ == "__main__":

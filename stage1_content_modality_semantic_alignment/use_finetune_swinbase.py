@@ -7,34 +7,23 @@ cover stops the run, or leaves its own row zero (S12); it never shifts the other
     python stage1_content_modality_semantic_alignment/use_finetune_swinbase.py -d Bili_Food missing_covers=zero
 
 Reads   <finetune_dir>/<D>/64/<strategy>/swin/, covers of the data set
-Writes  <datasets_dir>/<D>/[released/]<D>_image_llm_stage1.pth, float (items, labels), and a JSON that says what made it
-        with features_dir=DIR into DIR
+Writes  <datasets_dir>/<D>/features/<strategy>/<D>_image_llm_stage1.pth, float (items, labels), and a JSON that says
+        what made it; with features_dir=DIR into DIR
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
-import torch
-
-from common import text_encoders
-from common.dataset import covers_path, items_path, load_dataset
-from common.device import Compute
+from common.dataset import items_path, load_dataset
 from common.errors import run_script
-from common.settings import parse, setting
-from stage1_content_modality_semantic_alignment import image_encoders
-from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
-from stage1_content_modality_semantic_alignment.feature_export import (
-    ExportSettings,
-    Features,
-    encode_all,
-    export_features,
-    finetuned_encoder,
-)
-from stage1_content_modality_semantic_alignment.item_inputs import Covers
-from stage1_content_modality_semantic_alignment.strategy import seed_suffix
+from common.features import features_path, save_features
+from common.files import making, recipe
+from common.settings import parse, setting, shaping
+from stage1_content_modality_semantic_alignment.feature_export import ExportSettings, fine_tuned
+from stage1_content_modality_semantic_alignment.settings import covers_folder, local_model
 
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_swinbase"
 
@@ -47,41 +36,54 @@ class Settings(ExportSettings):
         "stop", "a cover that cannot be used stops the run; zero: its row is zeros", choices=("stop", "zero")
     )
 
+    def input_files(self) -> Dict[str, Path]:
+        """The files that shape the features, by meaning. Raises `UserError` without covers or fine-tuned encoder."""
+        if self.model_path is None:
+            fine_tuned(self, "swin")
+        return {
+            "items": items_path(self.dataset_dir, self.dataset),
+            "covers": covers_folder(self.dataset_dir),
+            **local_model("model", self.model_path or str(self.encoders_folder / "swin")),
+        }
+
 
 def run(settings: Settings, force: bool = False) -> None:
-    """Do the step, or say that its output stands. Raises `UserError` for bad input."""
+    """Write the image features, unless they are up to date."""
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    if settings.model_path is None:
-        path = str(finetuned_encoder(settings, "swin"))
-    else:
-        path = image_encoders.image_model_path(settings.model_path, dataset, settings.seed)
+    path = features_path(settings.features_folder, settings.dataset, "image")
+    made_from = recipe("image_features", shaping(settings), settings.input_files())
+    with making(path.with_suffix(".json"), made_from, force) as needed:
+        if not needed:
+            return
+        import torch
 
-    def encode(compute: Compute) -> Features:
-        swin = image_encoders.load_swin(path)
+        from common.compute import pick_compute, seed_everything
+        from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
+        from stage1_content_modality_semantic_alignment.image_encoders import image_model_path, load_swin
+        from stage1_content_modality_semantic_alignment.inputs import Covers, each_item_once
+
+        compute = pick_compute(settings.device, settings.precision)
+        seed_everything(settings.seed)  # a classifier without weights starts at random
+        model = settings.model_path or str(settings.encoders_folder / "swin")
+        swin = load_swin(image_model_path(model, dataset, settings.seed))
         torch.nn.Module.to(swin, compute.device)
-        items, missing, pixels = read_covers(
-            dataset, range(dataset.n_items), image_size(swin.config), settings.missing_covers
-        )
 
-        def logits(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = swin(pixel_values=images).logits  # (B, labels)
-            return out
-
-        return Features(items, encode_all(logits, Covers(pixels), settings.export_batch_size, compute), missing)
-
-    shaping: Dict[str, Any] = {"model": settings.model_path or "fine-tuned", "missing_covers": settings.missing_covers}
-    if settings.model_path is not None and seed_suffix(settings.seed):
-        shaping["seed"] = settings.seed  # a classifier that such an encoder lacks starts at random
-    inputs = {"items": items_path(dataset.folder, dataset.name), **text_encoders.model_inputs("model", path)}
-    if dataset.covers is not None:
-        inputs["covers"] = covers_path(dataset.folder)
-    export_features(settings, dataset, "image", shaping, inputs, encode, force)
+        covers, side = covers_folder(settings.dataset_dir), image_size(swin.config)
+        usable, missing, pixels = read_covers(covers, range(dataset.n_items), side, settings.missing_covers)
+        items = torch.tensor(usable)
+        features = torch.zeros(dataset.n_items, swin.config.num_labels or 0)
+        for places, images, _ in each_item_once(Covers(pixels), settings.export_batch_size, compute, "covers encoded"):
+            with torch.inference_mode(), compute.autocast():
+                features[items[places]] = swin(pixel_values=images).logits.float().cpu()  # (B, labels)
+        save_features(path, features, made_from, missing)
+    zeros = f", zeros for {len(missing)} without a usable cover" if missing else ""
+    print(f"written: {path}, {tuple(features.shape)}{zeros}")
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """Command line."""
-    parsed = parse(Settings, __doc__, CONFIGS, argv)
-    run(parsed.settings, parsed.force)
+    """Parse the command line and export."""
+    command = parse(Settings, __doc__, CONFIGS, argv)
+    run(command.settings, command.force)
 
 
 if __name__ == "__main__":
