@@ -14,7 +14,6 @@ Writes  <finetune_dir>/<D>/64/<strategy>/bert/, swin/      Hugging Face format
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -106,12 +105,12 @@ class Settings(OptimSettings, EncoderSettings):
 
 def run(settings: Settings, force: bool = False) -> None:
     """Fine-tune the encoders, unless they are up to date."""
-    if "WORLD_SIZE" in os.environ:
-        raise UserError("the fine-tuning runs in one process; start it without torchrun")
     folder = settings.encoders_folder
     with Run("sft_content_encoder", settings, settings.input_files(), force, folder) as run:
         if run.finished:
             return
+        if run.processes.size > 1:
+            raise UserError("the fine-tuning runs in one process; start it without torchrun")
         import torch
 
         from common.training import fit

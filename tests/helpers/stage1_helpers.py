@@ -86,7 +86,7 @@ def make_tiny_run(folder: Path, pairs: Sequence[Sequence[int]] = PAIRS, **change
         "title_language": "en",
         "max_text_tokens": 40,
         "epochs": 3,
-        "batch_size": 3,
+        "train_batch_size": 3,
         "learning_rate": 0.05,
         **save_tiny_encoders(folder / "models"),
     }

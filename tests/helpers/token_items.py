@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.device import pick_compute
+from common.compute import pick_compute
 
 CPU = pick_compute("cpu", "fp32")
 

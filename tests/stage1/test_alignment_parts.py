@@ -1,4 +1,4 @@
-"""The parts of stage 1's fine-tuning, each by itself: losses, cached frozen prefix, covers, report."""
+"""The parts of stage 1's fine-tuning: losses, cached frozen prefix, covers, report."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from stage1_helpers import make_tiny_run, tiny_bert, tiny_swin
+from stage1_helpers import tiny_bert, tiny_swin
+from tiny import make_tiny_dataset
 from token_items import CPU, TokenItems
 from torch.nn.functional import normalize
 
-from stage1_content_modality_semantic_alignment import sft_content_encoder
 from stage1_content_modality_semantic_alignment.alignment_report import pair_metrics, retrieval_metrics
 from stage1_content_modality_semantic_alignment.covers import normalise, read_covers, write_processor_config
-from stage1_content_modality_semantic_alignment.item_inputs import CachedItems, Covers, batches_by_length
+from stage1_content_modality_semantic_alignment.inputs import CachedItems, Covers, batches_by_length
 from stage1_content_modality_semantic_alignment.losses import alignment_losses
-from stage1_content_modality_semantic_alignment.towers import ImageTower, TextTower
+from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower
 
 try:  # transformers 5: this one needs no torchvision
     PROCESSOR: Any = import_module("transformers.models.vit.image_processing_pil_vit").ViTImageProcessorPil
@@ -59,7 +59,7 @@ def test_losses_are_the_formulas() -> None:
     assert terms["t2i"].item() == pytest.approx((there + back) / 2, abs=1e-6)
 
 
-def test_only_the_terms_of_the_modalities_at_hand_exist() -> None:
+def test_terms_are_those_that_the_modalities_allow() -> None:
     vectors = (unit_vectors(2, 1), unit_vectors(2, 2))
     assert list(alignment_losses({"text": vectors}, 0.05)) == ["t2t"]
     assert list(alignment_losses({"image": vectors}, 0.05)) == ["i2i"]
@@ -103,14 +103,13 @@ def test_batches_by_length_hold_every_position_once() -> None:
 
 
 def test_covers_are_prepared_as_the_image_processor_does(tmp_path: Path) -> None:
-    settings = make_tiny_run(tmp_path)
-    dataset = sft_content_encoder.load_dataset(settings.dataset_dir, "Tiny")
-    items, missing, pixels = read_covers(dataset, range(3), 24, "stop")
+    folder = make_tiny_dataset(tmp_path) / "covers"
+    items, missing, pixels = read_covers(folder, range(3), 24, "stop")
     config = tiny_swin(side=24).config
     write_processor_config(tmp_path, config)
     about = json.loads((tmp_path / "preprocessor_config.json").read_text())
     processor: Any = PROCESSOR(**{key: value for key, value in about.items() if key != "image_processor_type"})
-    covers = [Image.open(tmp_path / "datasets" / "Tiny" / "covers" / f"{item}.jpg") for item in items]
+    covers = [Image.open(folder / f"{item}.jpg") for item in items]
     theirs = processor(images=covers, return_tensors="pt")["pixel_values"]
     assert (items, missing) == ([0, 1, 2], [])
     assert torch.allclose(normalise(pixels), theirs, atol=1e-5)
