@@ -1,4 +1,4 @@
-"""Item features: what stage 1 writes is what stage 2 reads, by item, or it is refused."""
+"""Item features: what stage 1 writes is what stage 2 reads, or it is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refusal(path: Path, n_items: int = 4) -> str:
     return str(caught.value)
 
 
-def test_the_path_bears_the_papers_name(tmp_path: Path) -> None:
+def test_the_path_has_the_papers_name(tmp_path: Path) -> None:
     assert features_path(tmp_path, "Bili_Food", "image") == tmp_path / "Bili_Food_image_llm_stage1.pth"
 
 
@@ -46,7 +46,7 @@ def test_features_in_half_precision_and_on_a_graph_are_written_as_plain_floats(t
     assert loaded.dtype == torch.float32 and not loaded.requires_grad
 
 
-def test_a_slice_is_saved_without_the_tensor_it_is_cut_from(tmp_path: Path) -> None:
+def test_a_slice_is_saved_without_the_whole_tensor(tmp_path: Path) -> None:
     path = tmp_path / "Tiny_text_llm_stage1.pth"
     save_features(path, torch.zeros(100_000, 3)[:4], recipe("example", {}, {}))
     assert path.stat().st_size < 10_000
@@ -60,25 +60,25 @@ def test_a_published_file_without_json_loads(tmp_path: Path) -> None:
 def test_features_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path) -> None:
     spoiled = FEATURES.clone()
     spoiled[3, 1] = float("nan")
-    with pytest.raises(UserError, match=r"not finite: \[3\]"):
+    with pytest.raises(UserError, match=r"features of items \[3\] are not finite"):
         save_features(tmp_path / "new.pth", spoiled, recipe("example", {}, {}))
     assert not (tmp_path / "new.pth").exists()
     torch.save(spoiled, tmp_path / "published.pth")
     assert "not finite" in refusal(tmp_path / "published.pth")
 
 
-def test_a_missing_file_is_named_with_the_cure(tmp_path: Path) -> None:
-    assert "run stage 1, point features_dir=DIR" in refusal(tmp_path / "absent.pth")
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "run stage 1, set features_dir=DIR" in refusal(tmp_path / "absent.pth")
 
 
 def test_another_number_of_items_is_refused(tmp_path: Path) -> None:
-    assert "has 4 rows, the data set has 5 items" in refusal(saved(tmp_path), n_items=5)
+    assert "4 rows, but the data set has 5 items" in refusal(saved(tmp_path), n_items=5)
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     for content in (torch.zeros(4), {"features": FEATURES}):
         torch.save(content, tmp_path / "published.pth")
-        assert "holds no tensor of (items, width)" in refusal(tmp_path / "published.pth")
+        assert "not a tensor of shape (items, width)" in refusal(tmp_path / "published.pth")
 
 
 def test_other_item_ids_are_refused(tmp_path: Path) -> None:
@@ -92,4 +92,4 @@ def test_other_item_ids_are_refused(tmp_path: Path) -> None:
 def test_features_changed_since_they_were_written_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path)
     torch.save(FEATURES + 1, path)
-    assert "not the file that Tiny_text_llm_stage1.json tells of" in refusal(path)
+    assert "not the file that Tiny_text_llm_stage1.json describes" in refusal(path)

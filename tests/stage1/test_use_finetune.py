@@ -1,3 +1,5 @@
+"""The exports: rows by item, from the encoders that were fine-tuned or from others, and their errors."""
+
 from __future__ import annotations
 
 import json
@@ -11,15 +13,13 @@ from stage1_helpers import make_tiny_run, run_python, save_tiny_encoders, tiny_s
 from tiny import N_ITEMS, make_tiny_dataset, tiny_titles
 
 from common import text_encoders
-from common.dataset import load_dataset
 from common.errors import UserError
-from common.features import features_path, load_features
+from common.features import features_dir, features_path, load_features
 from common.files import read_json
 from common.item_fields import write_item_fields
 from common.settings import as_dict, build
 from stage1_content_modality_semantic_alignment import (
     image_encoders,
-    llm_driven_sample,
     sft_content_encoder,
     use_finetune_bert,
     use_finetune_swinbase,
@@ -33,7 +33,7 @@ def test_no_fields_are_no_text() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 5, 1000])
-def test_weights_that_are_cut_short_are_told(tmp_path: Path, length: int) -> None:
+def test_weights_that_are_cut_short_are_an_error(tmp_path: Path, length: int) -> None:
     weights = Path(save_tiny_encoders(tmp_path)["text_model"]) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:length])
     with pytest.raises(UserError, match="bert' cannot be loaded .tried the folder.* give the folder of a downloaded"):
@@ -43,7 +43,7 @@ def test_weights_that_are_cut_short_are_told(tmp_path: Path, length: int) -> Non
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     path = Path(save_tiny_encoders(tmp_path)["text_model"]) / "vocab.txt"
     path.write_text(path.read_text() + "surplus\n")
-    with pytest.raises(UserError, match="its tokenizer knows 58 tokens, the model 57; they are not of one model"):
+    with pytest.raises(UserError, match="its tokenizer knows 58 tokens, the model 57; take both from one model"):
         text_encoders.load_bert(str(path.parent), 40)
 
 
@@ -55,7 +55,7 @@ def test_a_bert_without_its_vocabulary_is_refused(tmp_path: Path, vocabulary: Op
         text_encoders.load_bert(str(path.parent), 40)
 
 
-SHARED = ("dataset", "datasets_dir", "finetune_dir", "strategy", "modalities", "device", "precision")
+SHARED = ("dataset", "datasets_dir", "finetune_dir", "strategy", "device", "precision")
 
 
 def text_settings(run: Any, **changes: Any) -> use_finetune_bert.Settings:
@@ -68,8 +68,12 @@ def image_settings(run: Any, **changes: Any) -> use_finetune_swinbase.Settings:
     return use_finetune_swinbase.Settings(**{**values, "export_batch_size": 4, **changes})
 
 
+def path_of(run: Any, modality: str) -> Path:
+    return features_path(features_dir(run.dataset_dir, run.strategy), run.dataset, modality)
+
+
 def features_of(run: Any, modality: str) -> torch.Tensor:
-    return load_features(features_path(run.dataset_dir, run.dataset, modality), N_ITEMS)
+    return load_features(path_of(run, modality), N_ITEMS)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,7 @@ def test_mean_over_tokens_of_several_fields(tmp_path: Path) -> None:
     brands = ["b & c" if item % 2 else "" for item in range(N_ITEMS)]
     write_item_fields(run.dataset_dir, "Tiny", {"brand": brands})
     use_finetune_bert.run(text_settings(run, pooling="mean", fields=["brand", "title"]))
-    bert, tokenizer = text_encoders.load_bert(str(run.finetuned_dir / "bert"), 40)
+    bert, tokenizer = text_encoders.load_bert(str(run.encoders_folder / "bert"), 40)
     for item, title in enumerate(tiny_titles()[1]):
         text = f"b & c, {title}" if item % 2 else title
         tokens = tokenizer([text], truncation=True, max_length=40, return_tensors="pt")
@@ -100,27 +104,26 @@ def test_mean_over_tokens_of_several_fields(tmp_path: Path) -> None:
 def test_text_rows_are_the_cls_vectors_by_item(finetuned: Any, capsys: pytest.CaptureFixture[str]) -> None:
     use_finetune_bert.run(text_settings(finetuned))
     rows = features_of(finetuned, "text")
-    folder = finetuned.finetuned_dir
+    folder = finetuned.encoders_folder
     bert, tokenizer = text_encoders.load_bert(str(folder / "bert"), 40)
     for item, title in enumerate(tiny_titles()[1]):
         tokens = tokenizer([title], truncation=True, max_length=40, return_tensors="pt")
         expected = bert(**tokens).last_hidden_state[0, 0]
         assert torch.allclose(rows[item], expected, atol=1e-5), item
-    about = read_json(features_path(finetuned.dataset_dir, "Tiny", "text").with_suffix(".json"))
+    about = read_json(path_of(finetuned, "text").with_suffix(".json"))
     assert about["item_ids"] == list(range(N_ITEMS)) and about["shape"] == [N_ITEMS, 16]
     use_finetune_bert.run(text_settings(finetuned, export_batch_size=2))  # does not shape the result
-    assert "stands" in capsys.readouterr().out
+    assert "is up to date" in capsys.readouterr().out
 
 
 @torch.no_grad()
 def test_image_rows_are_the_logits_by_item(finetuned: Any) -> None:
     use_finetune_swinbase.run(image_settings(finetuned))
     rows = features_of(finetuned, "image")
-    folder = finetuned.finetuned_dir
+    folder = finetuned.encoders_folder
     swin = image_encoders.load_swin(str(folder / "swin"))
-    dataset = load_dataset(finetuned.dataset_dir, "Tiny")
     for item in range(N_ITEMS):
-        _, _, pixels = read_covers(dataset, [item], 32, "stop")
+        _, _, pixels = read_covers(finetuned.dataset_dir / "covers", [item], 32, "stop")
         assert torch.allclose(rows[item], swin(pixel_values=normalise(pixels)).logits[0], atol=1e-5), item
 
 
@@ -151,7 +154,7 @@ def test_s12_a_missing_cover_stops_with_the_list_or_leaves_its_own_row_zero(tmp_
     for item in range(N_ITEMS):  # no row is shifted
         expected = torch.zeros(12) if item in (4, 11) else whole[item]
         assert torch.allclose(rows[item], expected, atol=1e-5), item
-    about = read_json(features_path(run.dataset_dir, "Tiny", "image").with_suffix(".json"))
+    about = read_json(path_of(run, "image").with_suffix(".json"))
     assert about["zero_rows"] == [4, 11]
 
 
@@ -164,28 +167,32 @@ def test_small_encoders_need_no_fine_tuning(tmp_path: Path) -> None:
         assert rows.shape == (N_ITEMS, 128) and len(rows.unique(dim=0)) == N_ITEMS
 
 
-def test_features_dir_takes_the_features_and_leaves_the_data_sets_alone(tmp_path: Path) -> None:
+def test_features_dir_is_where_the_features_go(tmp_path: Path) -> None:
     run = make_tiny_run(tmp_path)
     use_finetune_bert.run(text_settings(run, model_path="small", features_dir=str(tmp_path / "before")))
     assert load_features(features_path(tmp_path / "before", run.dataset, "text"), N_ITEMS).shape[1] == 128
-    assert not features_path(run.dataset_dir, run.dataset, "text").exists()
+    assert not path_of(run, "text").exists()
 
 
-def test_without_fine_tuning_the_error_names_the_cure(tmp_path: Path) -> None:
+def test_without_fine_tuning_the_error_says_what_to_run(tmp_path: Path) -> None:
     run = make_tiny_run(tmp_path)
     for step, settings in ((use_finetune_bert, text_settings(run)), (use_finetune_swinbase, image_settings(run))):
         with pytest.raises(UserError, match="run sft_content_encoder.py"):
             step.run(settings)  # type: ignore[attr-defined]
 
 
-def test_titles_of_another_language_or_changed_encoders_are_refused(tmp_path: Path) -> None:
+def test_the_export_knows_what_the_encoder_was_fine_tuned_on(tmp_path: Path) -> None:
     run = make_tiny_run(tmp_path, epochs=1, modalities=["text"])
     sft_content_encoder.run(run)
-    with pytest.raises(UserError, match="title_language=en"):
+    with pytest.raises(UserError, match="no fine-tuned swin"):
+        use_finetune_swinbase.run(image_settings(run))
+    with pytest.raises(UserError, match="fine-tuned on en titles"):
         use_finetune_bert.run(text_settings(run, title_language="cn"))
-    config = run.finetuned_dir / "bert" / "config.json"
+    use_finetune_bert.run(text_settings(run, title_language=None))  # those of the fine-tuning
+    assert read_json(path_of(run, "text").with_suffix(".json"))["settings"]["title_language"] == "en"
+    config = run.encoders_folder / "bert" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "layer_norm_eps": 0.1}))
-    with pytest.raises(UserError, match="not the encoder that sft.json tells of"):
+    with pytest.raises(UserError, match="not the encoder that made.json describes"):
         use_finetune_bert.run(text_settings(run))
 
 
@@ -206,7 +213,7 @@ use_finetune_bert.run(use_finetune_bert.Settings(**{as_dict(settings)!r}))
 
 
 @pytest.mark.parametrize(
-    "step", [llm_driven_sample, sft_content_encoder, use_finetune_bert, use_finetune_swinbase], ids=lambda s: s.__name__
+    "step", [sft_content_encoder, use_finetune_bert, use_finetune_swinbase], ids=lambda step: step.__name__
 )
 def test_the_command_line_of_each_step(step: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for config in [None, *step.CONFIGS.glob("*.yaml")]:
@@ -235,20 +242,20 @@ def test_a_classifier_that_starts_at_random_makes_other_features_by_another_seed
         "save_features(folder / 'x.pth', torch.zeros(100, 1000), {})",
         "save_bert(*load_bert(str(folder / 'bert'), 40), folder / 'new')",
         "save_swin(load_swin(str(folder / 'swin')), folder / 'new')",
-        "_scratch_rows(folder, 100, 1000)",
+        "scratch_rows(folder, 100, 1000)",
     ],
 )
-def test_a_full_disk_is_told(tmp_path: Path, write: str) -> None:
-    """As far as a limit on the length of a file stands for one."""
+def test_a_full_disk_is_an_error(tmp_path: Path, write: str) -> None:
+    """A limit on the length of files takes the place of a full disk."""
     save_tiny_encoders(tmp_path)
     done = run_python(
         "import resource, signal, torch\nfrom pathlib import Path\n"
         "from common.errors import UserError\nfrom common.features import save_features\n"
         "from common.text_encoders import load_bert, save_bert\n"
         "from stage1_content_modality_semantic_alignment.image_encoders import load_swin, save_swin\n"
-        "from stage1_content_modality_semantic_alignment.item_inputs import _scratch_rows\n"
+        "from stage1_content_modality_semantic_alignment.inputs import scratch_rows\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         f"folder = Path({str(tmp_path)!r})\ntry:\n    {write}\n"
-        "except UserError as error:\n    print('told:', error)\n"
+        "except UserError as error:\n    print('error:', error)\n"
     )
-    assert done.stdout.startswith(f"told: {tmp_path}"), done.stderr
+    assert done.stdout.startswith(f"error: {tmp_path}"), done.stderr
