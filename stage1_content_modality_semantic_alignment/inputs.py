@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Iterator, List, Protocol, Sequence, Tuple
+from typing import Any, Iterator, List, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -46,15 +46,6 @@ class Pairs:
         return self.pairs[torch.from_numpy(rows)], len(rows)
 
 
-class RawItems(Protocol):
-    """The raw inputs of items, as an encoder takes them."""
-
-    lengths: np.ndarray  # (items,): what a batch costs grows with them
-
-    def batch(self, positions: Sequence[int], device: torch.device) -> Tuple[Tensor, Tensor]:
-        """Inputs and mask of some items."""
-
-
 class Titles:
     """Tokenised titles; a batch is padded to its longest."""
 
@@ -84,6 +75,9 @@ class Covers:
         """Normalised pixels (B, 3, S, S), and a mask of ones (B, 1)."""
         pixels = normalise(self.pixels[list(positions)].to(device))
         return pixels, torch.ones(len(pixels), 1, dtype=torch.long, device=device)
+
+
+RawItems = Union[Titles, Covers]  # ``lengths`` (items,): what a batch costs grows with them
 
 
 def batches_by_length(lengths: np.ndarray, size: int) -> List[List[int]]:

@@ -91,10 +91,6 @@ class ContentModel(nn.Module):
         """The trained parameters by name; the frozen ones are those of the pretrained encoders."""
         return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def weights_to_use(self) -> Dict[str, Tensor]:
-        """The trained parameters by name."""
-        return self.weights_to_continue()
-
 
 class Tower(nn.Module):
     """An encoder with its prefix and its tail; `forward` is both in one, as Hugging Face computes it."""

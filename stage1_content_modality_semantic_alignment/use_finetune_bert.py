@@ -23,8 +23,7 @@ from common.features import features_path, save_features
 from common.files import making, recipe
 from common.item_fields import text_fields, text_files
 from common.settings import parse, setting, shaping
-from stage1_content_modality_semantic_alignment.feature_export import ExportSettings, fine_tuned
-from stage1_content_modality_semantic_alignment.settings import local_model
+from stage1_content_modality_semantic_alignment.settings import ExportSettings, fine_tuned, local_model
 
 if TYPE_CHECKING:
     from torch import Tensor

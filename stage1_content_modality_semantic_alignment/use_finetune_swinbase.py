@@ -22,8 +22,7 @@ from common.errors import run_script
 from common.features import features_path, save_features
 from common.files import making, recipe
 from common.settings import parse, setting, shaping
-from stage1_content_modality_semantic_alignment.feature_export import ExportSettings, fine_tuned
-from stage1_content_modality_semantic_alignment.settings import covers_folder, local_model
+from stage1_content_modality_semantic_alignment.settings import ExportSettings, covers_folder, fine_tuned, local_model
 
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_swinbase"
 
