@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Mapping
+from typing import TYPE_CHECKING, Dict
 
 import numpy as np
 import torch
@@ -13,6 +13,10 @@ from common.compute import Compute
 from common.errors import Diverged
 from common.files import atomic, write_json, write_text
 from stage1_content_modality_semantic_alignment.model import ContentModel
+from stage1_content_modality_semantic_alignment.paths import strategy_of
+
+if TYPE_CHECKING:
+    from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 
 Spaces = Dict[str, torch.Tensor]  # by name, such as "adapter text": (items, width), vectors of length 1
 Metrics = Dict[str, Dict[str, float]]  # by space and name
@@ -86,12 +90,10 @@ def measure(spaces: Spaces, pairs: np.ndarray, seed: int) -> Metrics:
     return found
 
 
-def write_report(
-    folder: Path, before: Spaces, after: Spaces, pairs: np.ndarray, seed: int, about: Mapping[str, object]
-) -> Path:
+def write_report(folder: Path, before: Spaces, after: Spaces, pairs: np.ndarray, settings: Settings) -> Path:
     """Write and print the metrics before and after fine-tuning: report.md, alignment.png, report.json (returned)."""
-    about = {**about, "pairs": len(pairs), "items": len(next(iter(before.values())))}
-    old, new = measure(before, pairs, seed), measure(after, pairs, seed)
+    about = {"dataset": settings.dataset, "strategy": strategy_of(settings), "pairs": len(pairs)}
+    old, new = measure(before, pairs, settings.seed), measure(after, pairs, settings.seed)
     lines = [f"{key}: {value}  " for key, value in about.items()]
     lines += ["", "| space | metric | before | after |", "|---|---|---|---|"]
     for space, metrics in old.items():

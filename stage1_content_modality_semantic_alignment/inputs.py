@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Iterator, List, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -16,9 +16,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.compute import Compute
+from common.dataset import Dataset
 from common.errors import UserError
-from stage1_content_modality_semantic_alignment.covers import normalise
-from stage1_content_modality_semantic_alignment.model import Tower
+from stage1_content_modality_semantic_alignment.covers import image_size, normalise, read_covers
+from stage1_content_modality_semantic_alignment.llm.pairs import Pair, read_pairs
+from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower, Tower
+from stage1_content_modality_semantic_alignment.settings import covers_folder
+
+if TYPE_CHECKING:
+    from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 
 PREFIX_BATCH = 64
 
@@ -94,6 +100,44 @@ def each_item_once(
         for positions in batches_by_length(raw.lengths, batch_size):
             yield (positions, *raw.batch(positions, compute.device))
             bar.update(len(positions))
+
+
+def load_pairs(settings: Settings, dataset: Dataset, towers: Mapping[str, Tower]) -> Tuple[Tensor, Dict[str, RawItems]]:
+    """The pairs, and what the encoders read of the items that occur in them.
+
+    Returns:
+        (P, 2) positions of target and similar item in the list of these items; modality → raw inputs.
+
+    Raises:
+        UserError: the pairs have fewer than two items; or a cover cannot be used, unless ``missing_covers`` is
+            ``zero``: its pairs are then left out.
+    """
+    text, image = towers.get("text"), towers.get("image")
+    pairs = read_pairs(settings.pairs_file, dataset.n_items)
+    raw: Dict[str, RawItems] = {}
+    if isinstance(image, ImageTower):
+        covers, side = covers_folder(settings.dataset_dir), image_size(image.swin.config)
+        usable, missing, pixels = read_covers(covers, items_of(pairs), side, settings.missing_covers)
+        if missing:
+            kept = [pair for pair in pairs if not set(pair) & set(missing)]
+            print(f"{len(pairs) - len(kept)} of {len(pairs)} pairs are left out: {len(missing)} covers cannot be used")
+            pairs = kept
+        row = {item: row for row, item in enumerate(usable)}
+        raw["image"] = Covers(pixels[[row[item] for item in items_of(pairs)]])
+    items = items_of(pairs)
+    if len(items) < 2:
+        raise UserError(f"{settings.pairs_file}: the pairs have fewer than two items; choose other pairs")
+    if isinstance(text, TextTower):
+        titles = dataset.titles(settings.title_language)
+        raw["text"] = Titles(text.tokenizer, [titles[item] for item in items], settings.max_text_tokens)
+    print(f"{len(pairs)} pairs of {len(items)} items")
+    place = {item: position for position, item in enumerate(items)}
+    return torch.tensor([[place[target], place[similar]] for target, similar in pairs]), raw
+
+
+def items_of(pairs: Sequence[Pair]) -> List[int]:
+    """The items that occur in pairs, ascending."""
+    return sorted({item for pair in pairs for item in pair})
 
 
 class LiveItems:

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Protocol, Sequence
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from common.text_encoders import save_bert
-from stage1_content_modality_semantic_alignment.image_encoders import save_swin
+from common.checkpoints import full_disk_is_an_error
+from common.dataset import Dataset
+from common.features import MODALITIES
+from common.files import atomic
+from common.text_encoders import load_bert, save_bert, text_model_path
+from stage1_content_modality_semantic_alignment.image_encoders import image_model_path, load_swin, save_swin
 from stage1_content_modality_semantic_alignment.losses import Vectors, alignment_losses
 
 if TYPE_CHECKING:
@@ -90,6 +95,14 @@ class ContentModel(nn.Module):
     def weights_to_continue(self) -> Dict[str, Tensor]:
         """The trained parameters by name; the frozen ones are those of the pretrained encoders."""
         return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+def save_adapters(adapters: nn.Module, folder: Path) -> Path:
+    """Write ``adapters.safetensors``; returns its path."""
+    path = folder / "adapters.safetensors"
+    with atomic(path) as temporary, full_disk_is_an_error(path):
+        save_file({name: weight.cpu().contiguous() for name, weight in adapters.state_dict().items()}, str(temporary))
+    return path
 
 
 class Tower(nn.Module):
@@ -213,6 +226,24 @@ class ImageTower(Tower):
     def save(self, folder: Path) -> None:
         """Write Swin and its image processor."""
         save_swin(self.swin, folder)
+
+
+def load_towers(settings: Settings, dataset: Dataset) -> Dict[str, Tower]:
+    """Modality → its pretrained encoder, text first whatever the order in the settings."""
+    towers: Dict[str, Tower] = {}
+    if "image" in settings.modalities:
+        towers["image"] = ImageTower(load_swin(image_model_path(settings.image_model, dataset, settings.seed)))
+    if "text" in settings.modalities:
+        path = text_model_path(settings.text_model, dataset, settings.title_language, settings.seed)
+        towers["text"] = TextTower(*load_bert(path, settings.max_text_tokens))
+    return {name: towers[name] for name in MODALITIES if name in towers}
+
+
+def save_encoders(towers: Mapping[str, Tower], folder: Path) -> Dict[str, Path]:
+    """Write the encoders in Hugging Face format; returns their folders by name."""
+    for tower in towers.values():
+        tower.save(folder / tower.part)
+    return {tower.part: folder / tower.part for tower in towers.values()}
 
 
 def _what_enters(module: nn.Module, model: nn.Module, **inputs: Tensor) -> Tensor:

@@ -16,24 +16,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import ClassVar, Dict, List, Optional
 
-from common.dataset import Dataset, check_prepared, items_path, load_dataset
+from common.dataset import check_prepared, items_path, load_dataset
 from common.errors import UserError, run_script
 from common.features import MODALITIES
-from common.files import atomic
 from common.run import MADE, OptimSettings, Run
 from common.settings import parse, setting, switch
-from stage1_content_modality_semantic_alignment.llm.pairs import Pair, pairs_path, read_pairs
+from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path
 from stage1_content_modality_semantic_alignment.paths import pairs_dir, strategy_of
 from stage1_content_modality_semantic_alignment.settings import LOSSES, EncoderSettings, covers_folder, local_model
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.nn import Module
-
-    from stage1_content_modality_semantic_alignment.inputs import RawItems
-    from stage1_content_modality_semantic_alignment.model import Tower
 
 CONFIGS = Path(__file__).parent / "configs" / "sft_content_encoder"
 ARCHITECTURES = {"text": "bert", "image": "swin"}
@@ -94,9 +86,7 @@ class Settings(OptimSettings, EncoderSettings):
             files.update(local_model(f"{modality}_model", name))
         if self.losses:
             if not self.pairs_file.is_file():
-                raise UserError(
-                    f"{self.pairs_file}: no such file; make it with llm_driven_sample.py, or correct strategy"
-                )
+                raise UserError(f"{self.pairs_file}: no such file; run llm_driven_sample.py, or correct strategy")
             files["pairs"] = self.pairs_file
             if "image" in self.modalities:
                 files["covers"] = covers_folder(self.dataset_dir)
@@ -115,8 +105,14 @@ def run(settings: Settings, force: bool = False) -> None:
 
         from common.training import fit
         from stage1_content_modality_semantic_alignment.alignment_report import encode_items, write_report
-        from stage1_content_modality_semantic_alignment.inputs import CachedItems, LiveItems, Pairs
-        from stage1_content_modality_semantic_alignment.model import ContentModel, ItemVectors
+        from stage1_content_modality_semantic_alignment.inputs import CachedItems, LiveItems, Pairs, load_pairs
+        from stage1_content_modality_semantic_alignment.model import (
+            ContentModel,
+            ItemVectors,
+            load_towers,
+            save_adapters,
+            save_encoders,
+        )
 
         dataset = load_dataset(settings.dataset_dir, settings.dataset)
         towers = load_towers(settings, dataset)
@@ -140,88 +136,9 @@ def run(settings: Settings, force: bool = False) -> None:
         fit(model, Pairs(pairs, settings.train_batch_size, settings.seed), None, settings, run)
         after = encode_items(model, n_items, run.compute)
 
-        about = {"dataset": settings.dataset, "strategy": strategy_of(settings)}
         run.outputs = save_encoders(towers, folder)
         run.outputs["adapters"] = save_adapters(model.adapters, folder)
-        run.outputs["report"] = write_report(folder, before, after, pairs.numpy(), settings.seed, about)
-
-
-def load_towers(settings: Settings, dataset: Dataset) -> Dict[str, Tower]:
-    """Modality → its pretrained encoder, text first whatever the order in the settings."""
-    from common.text_encoders import load_bert, text_model_path
-    from stage1_content_modality_semantic_alignment.image_encoders import image_model_path, load_swin
-    from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower
-
-    towers: Dict[str, Tower] = {}
-    if "image" in settings.modalities:
-        towers["image"] = ImageTower(load_swin(image_model_path(settings.image_model, dataset, settings.seed)))
-    if "text" in settings.modalities:
-        path = text_model_path(settings.text_model, dataset, settings.title_language, settings.seed)
-        towers["text"] = TextTower(*load_bert(path, settings.max_text_tokens))
-    return {name: towers[name] for name in MODALITIES if name in towers}
-
-
-def load_pairs(settings: Settings, dataset: Dataset, towers: Mapping[str, Tower]) -> Tuple[Tensor, Dict[str, RawItems]]:
-    """The pairs, and what the encoders read of the items that occur in them.
-
-    Returns:
-        (P, 2) positions of target and similar item in the list of these items; modality → raw inputs.
-
-    Raises:
-        UserError: the pairs have fewer than two items; or a cover cannot be used, unless ``missing_covers`` is
-            ``zero``: its pairs are then left out.
-    """
-    import torch
-
-    from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
-    from stage1_content_modality_semantic_alignment.inputs import Covers, Titles
-    from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower
-
-    text, image = towers.get("text"), towers.get("image")
-    pairs = read_pairs(settings.pairs_file, dataset.n_items)
-    raw: Dict[str, RawItems] = {}
-    if isinstance(image, ImageTower):
-        covers, side = covers_folder(settings.dataset_dir), image_size(image.swin.config)
-        usable, missing, pixels = read_covers(covers, items_of(pairs), side, settings.missing_covers)
-        if missing:
-            kept = [pair for pair in pairs if not set(pair) & set(missing)]
-            print(f"{len(pairs) - len(kept)} of {len(pairs)} pairs are left out: {len(missing)} covers cannot be used")
-            pairs = kept
-        row = {item: row for row, item in enumerate(usable)}
-        raw["image"] = Covers(pixels[[row[item] for item in items_of(pairs)]])
-    items = items_of(pairs)
-    if len(items) < 2:
-        raise UserError(f"{settings.pairs_file}: the pairs have fewer than two items; choose other pairs")
-    if isinstance(text, TextTower):
-        titles = dataset.titles(settings.title_language)
-        raw["text"] = Titles(text.tokenizer, [titles[item] for item in items], settings.max_text_tokens)
-    print(f"{len(pairs)} pairs of {len(items)} items")
-    place = {item: position for position, item in enumerate(items)}
-    return torch.tensor([[place[target], place[similar]] for target, similar in pairs]), raw
-
-
-def items_of(pairs: Sequence[Pair]) -> List[int]:
-    """The items that occur in pairs, ascending."""
-    return sorted({item for pair in pairs for item in pair})
-
-
-def save_encoders(towers: Mapping[str, Tower], folder: Path) -> Dict[str, Path]:
-    """Write the encoders in Hugging Face format; returns their folders by name."""
-    for tower in towers.values():
-        tower.save(folder / tower.part)
-    return {tower.part: folder / tower.part for tower in towers.values()}
-
-
-def save_adapters(adapters: Module, folder: Path) -> Path:
-    """Write ``adapters.safetensors``; returns its path."""
-    from safetensors.torch import save_file
-
-    from common.checkpoints import full_disk_is_an_error
-
-    path = folder / "adapters.safetensors"
-    with atomic(path) as temporary, full_disk_is_an_error(path):
-        save_file({name: weight.cpu().contiguous() for name, weight in adapters.state_dict().items()}, str(temporary))
-    return path
+        run.outputs["report"] = write_report(folder, before, after, pairs.numpy(), settings)
 
 
 def check_inputs(settings: Settings) -> None:
