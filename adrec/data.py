@@ -4,49 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from adrec.model import Batch
-from adrec.ragged import Ragged
-from adrec.text_encoder import Texts
-from common.arrays import ranges
+from adrec.encoders import Ragged, Texts
+from adrec.settings import ADRecSettings
+from common.arrays import ranges, starts_of
+from common.compute import Processes
 from common.dataset import Dataset, train_part
 from common.errors import UserError, nearest
 from common.files import atomic
 from common.item_fields import text_fields
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MASK, SEP = "[MASK]", "[SEP]"
+ALONE = Processes()
+
+# --- texts ---
 
 
-def compose(fields: Mapping[str, str], settings: Any, tokenizer: Any) -> str:
-    """The text of one item: prompt and fields, those that are empty or unknown left out (paper, prompt of ADRec)."""
+def compose(fields: Mapping[str, str], settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of one item: prompt and fields without those that are empty or unknown (paper, prompt of ADRec)."""
     words = [settings.prompt, *(fields.get(name, "").strip() for name in settings.fields)]
     text = settings.separator.join(word for word in words if word)
     mask = tokenizer.mask_token if settings.mask_token else MASK.lower()  # A5
-    return str(text.replace(MASK, mask).replace(SEP, tokenizer.sep_token))
+    return text.replace(MASK, str(mask)).replace(SEP, str(tokenizer.sep_token))
 
 
-def item_texts(dataset: Dataset, settings: Any, tokenizer: Any) -> List[str]:
+def item_texts(dataset: Dataset, settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> List[str]:
     """The text of each item, by id.
 
     Raises:
-        UserError: none of the items has any of the fields asked for, or a field is named that is not there.
+        UserError: a field does not exist, or none of the fields does.
     """
     columns = text_fields(dataset, settings.title_language)
-    known = {*columns, "brand", "category"}  # the paper's fields may be missing; others must be there
+    known = {*columns, "brand", "category"}  # the paper's fields may be missing
     for name in settings.fields:
         if name not in known:
-            raise UserError(f"fields: {dataset.name} has no field '{name}'{nearest(name, known)}; there are "
-                            f"{', '.join(sorted(columns))}")  # fmt: skip
+            listed = ", ".join(sorted(columns))
+            raise UserError(f"fields: {dataset.name} has no field '{name}'{nearest(name, known)}; it has {listed}")
     used = [name for name in settings.fields if name in columns]
     if not used:
-        raise UserError(f"fields: {dataset.name} has none of {', '.join(settings.fields)}: add title")
+        raise UserError(f"fields: {dataset.name} has none of {', '.join(settings.fields)}; add title")
     rows = zip(*(columns[name] for name in used))
     return [compose(dict(zip(used, row)), settings, tokenizer) for row in rows]
 
@@ -57,6 +64,8 @@ class Tokens:
 
     ids: np.ndarray
     starts: np.ndarray
+    pad: int = 0  # id of padding
+    padded_to: Optional[int] = None  # A2 released: positions of each text that are run, padding too
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -66,52 +75,64 @@ class Tokens:
         """(n,)."""
         return np.diff(self.starts)
 
-    def vocabulary(self, pad: int) -> np.ndarray:
-        """The tokens that occur, and padding, ascending."""
-        return np.union1d(self.ids, [pad])
+    def vocabulary(self) -> np.ndarray:
+        """The ids that occur, and padding, ascending."""
+        return np.union1d(self.ids, [self.pad])
 
     def renumbered(self, vocabulary: np.ndarray) -> Tokens:
         """Ids as places in ``vocabulary``."""
-        return Tokens(np.searchsorted(vocabulary, self.ids), self.starts)
+        return replace(self, ids=np.searchsorted(vocabulary, self.ids), pad=int(vocabulary.searchsorted(self.pad)))
 
-    def texts(self, items: np.ndarray, device: torch.device, padded_to: Optional[int] = None, pad: int = 0) -> Texts:
-        """The tokens of some items, which come in the order of their lengths.
-
-        Args:
-            padded_to: A2 released: run so many positions of each text, padding too, and count its real ones.
-        """
+    def texts(self, items: np.ndarray) -> Texts:
+        """The tokens of some items, sorted by their lengths."""
         lengths = self.lengths[items]
-        run = lengths if padded_to is None else np.full(len(items), padded_to)
-        layout = Ragged.of(run, device, lengths)
-        real = ranges(np.zeros_like(run), run) < np.repeat(lengths, run)
-        ids, places = np.full(len(real), pad), ranges(self.starts[items], lengths)
-        ids[real] = self.ids[places]
-        tokens, counts = (torch.from_numpy(array).to(device) for array in (ids, lengths))
-        return Texts(tokens, layout, counts, torch.from_numpy(places) if padded_to is None else None)
+        run = lengths if self.padded_to is None else np.full(len(items), self.padded_to)
+        places = ranges(self.starts[items], lengths)
+        if self.padded_to is None:
+            ids = self.ids[places]
+        else:
+            real = ranges(np.zeros_like(run), run) < np.repeat(lengths, run)
+            ids = np.full(len(real), self.pad)
+            ids[real], places = self.ids[places], places[:0]
+        return Texts(
+            torch.from_numpy(ids), Ragged.of(run, lengths), torch.from_numpy(lengths), torch.from_numpy(places)
+        )
 
 
-def tokenise(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Tokens:
-    """Token ids of texts, each cut to ``max_tokens``."""
-    ids = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
-    starts = np.concatenate([[0], np.cumsum([len(one) for one in ids])]).astype(np.int64)
-    return Tokens(np.concatenate([np.asarray(one, dtype=np.int64) for one in ids]), starts)
+def tokenise(texts: Sequence[str], settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """Token ids of texts, each cut to ``max_text_tokens``."""
+    ids = tokenizer(list(texts), truncation=True, max_length=settings.max_text_tokens)["input_ids"]
+    lengths = np.array([len(one) for one in ids])
+    return _tokens(
+        np.concatenate([np.asarray(one, dtype=np.int64) for one in ids]), starts_of(lengths), settings, tokenizer
+    )
 
 
-def cached_tokens(texts: Sequence[str], tokenizer: Any, max_tokens: int, folder: Path) -> Tokens:
-    """`tokenise`, or what it found before for the same texts and the same tokenizer."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str()) if hasattr(tokenizer, "backend_tokenizer") else {}
+def _tokens(ids: np.ndarray, starts: np.ndarray, settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    padded_to = None if settings.mean_over_real else settings.max_text_tokens
+    return Tokens(ids, starts, int(tokenizer.pad_token_id), padded_to)
+
+
+def item_tokens(dataset: Dataset, settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """The tokens of a data set's items. They are kept in its folder ``tokens/``, by texts and tokenizer."""
+    texts = item_texts(dataset, settings, tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend is not None else {}
     for of_the_last_call in ("truncation", "padding"):
         rules.pop(of_the_last_call, None)
-    essence = json.dumps([rules, tokenizer.get_vocab(), max_tokens, list(texts)], sort_keys=True)
+    essence = json.dumps([rules, tokenizer.get_vocab(), settings.max_text_tokens, texts], sort_keys=True)
     key = hashlib.sha256(essence.encode("utf-8", "surrogatepass")).hexdigest()
-    path = folder / "tokens" / f"{key[:16]}.npz"
+    path = Path(dataset.folder) / "tokens" / f"{key[:16]}.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as stored:
-            return Tokens(stored["ids"], stored["starts"])
-    tokens = tokenise(texts, tokenizer, max_tokens)
+            return _tokens(stored["ids"], stored["starts"], settings, tokenizer)
+    tokens = tokenise(texts, settings, tokenizer)
     with atomic(path, several_writers=True) as temporary, open(temporary, "wb") as out:
         np.savez(out, ids=tokens.ids, starts=tokens.starts)
     return tokens
+
+
+# --- rows ---
 
 
 @dataclass(frozen=True)
@@ -133,9 +154,17 @@ class Rows:
         return self.items[ranges(self.start[rows], lengths)], lengths
 
 
+@dataclass(frozen=True)
+class Split:
+    """Rows to rank, and the tokens of all items."""
+
+    rows: Rows
+    tokens: Tokens
+
+
 def _rows(sequences: Sequence[np.ndarray], places: Sequence[Sequence[int]], max_seq_length: int) -> Rows:
-    """One row for each place of each sequence: what stands before it is the history."""
-    begin = np.cumsum([0, *map(len, sequences)])[:-1]
+    """One row for each place of each sequence, with the items before it as history."""
+    begin = starts_of(np.array([len(sequence) for sequence in sequences]))[:-1]
     users = np.repeat(np.arange(len(sequences)), [len(p) for p in places])
     inside = np.concatenate([np.asarray(p, dtype=np.int64) for p in places])
     items = np.concatenate(list(sequences)).astype(np.int64)
@@ -157,56 +186,10 @@ def train_rows(dataset: Dataset, max_seq_length: int) -> Rows:
 
 
 def held_out_rows(dataset: Dataset, split: str, max_seq_length: int) -> Rows:
-    """One row a user, in file order: ``valid`` predicts the item before the last, ``test`` the last (A9)."""
+    """One row per user, in file order: ``valid`` predicts the item before the last, ``test`` the last (A9)."""
     before = 2 if split == "valid" else 1
     places = [[len(sequence) - before] for sequence in dataset.sequences]
     return _rows(dataset.sequences, places, max_seq_length)
-
-
-def epoch_batches(rows: Rows, settings: Any, epoch: int) -> List[np.ndarray]:
-    """The rows of each step of an epoch, drawn from seed and epoch alone; the last batch may be smaller."""
-    random = np.random.default_rng([settings.seed, epoch])
-    if settings.batch_by == "row":
-        order = random.permutation(len(rows))
-    else:
-        order = np.argsort(random.permutation(int(rows.users.max()) + 1)[rows.users], kind="stable")
-    size = settings.train_batch_size
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-class Batches:
-    """Makes `Batch`es of rows.
-
-    Args:
-        tokens: of all items, renumbered to the text encoder's table.
-        padded_to: A2 released, as in `Tokens.texts`.
-    """
-
-    def __init__(
-        self, rows: Rows, tokens: Tokens, device: torch.device, padded_to: Optional[int] = None, pad: int = 0
-    ) -> None:
-        self.rows, self.tokens, self.device = rows, tokens, device
-        self.padded_to, self.pad = padded_to, pad
-
-    def of(self, rows: np.ndarray) -> Batch:
-        """The batch of some rows, which are put in the order of their lengths."""
-        rows = rows[np.argsort(self.rows.stop[rows] - self.rows.start[rows], kind="stable")]
-        history, lengths = self.rows.histories(rows)
-        items = np.unique(np.concatenate([history, self.rows.targets[rows]]))
-        items = items[np.argsort(self.tokens.lengths[items], kind="stable")]
-        place = np.empty(len(self.tokens), dtype=np.int64)
-        place[items] = np.arange(len(items))
-
-        def moved(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(self.device)
-
-        return Batch(
-            lambda: self.tokens.texts(items, self.device, self.padded_to, self.pad),
-            moved(items),
-            moved(place[history]),
-            Ragged.of(lengths, self.device),
-            moved(place[self.rows.targets[rows]]),
-        )
 
 
 def by_length(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -214,3 +197,78 @@ def by_length(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), size):
         yield order[start : start + size]
+
+
+@dataclass
+class Batch:
+    """B rows: histories and the item that comes next. Each of the n distinct items is encoded once (A4)."""
+
+    items: Tensor  # (n,) ids of the distinct items
+    texts: Optional[Texts]  # of the distinct items; None if the text encoder is not trained
+    history: Tensor  # (T,) place among the distinct items, histories end to end
+    layout: Ragged  # of the histories
+    targets: Tensor  # (B,) place among the distinct items
+    same_in_all_processes: bool = False
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def target_items(self) -> Tensor:
+        """(B,) ids."""
+        return self.items[self.targets]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        texts, layout = self.texts.to(device) if self.texts else None, self.layout.to(device)
+        items, history, targets = (x.to(device) for x in (self.items, self.history, self.targets))
+        return Batch(items, texts, history, layout, targets, self.same_in_all_processes)
+
+
+class TrainLoader:
+    """Batches of training rows. With several processes each takes its share of every batch.
+
+    Args:
+        tokens: of all items, renumbered to the text encoder's table.
+    """
+
+    def __init__(self, rows: Rows, tokens: Tokens, settings: ADRecSettings, processes: Processes = ALONE) -> None:
+        self.rows, self.tokens, self.settings, self.processes = rows, tokens, settings, processes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def epoch(self, number: int) -> List[np.ndarray]:
+        """The rows of each step, drawn from the seed and the epoch's number; the last batch may be smaller."""
+        random = np.random.default_rng([self.settings.seed, number])
+        if self.settings.batch_by == "row":
+            order = random.permutation(len(self.rows))
+        else:
+            users = self.rows.users
+            order = np.argsort(random.permutation(int(users.max()) + 1)[users], kind="stable")
+        size = self.settings.train_batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def load(self, rows: np.ndarray) -> Tuple[Batch, int]:
+        """This process's part of a batch, and the rows in all parts."""
+        rank, size = self.processes.rank, self.processes.size
+        if len(rows) < size:  # too few to share: each process computes them all
+            return self.batch(rows, True), len(rows) * size
+        return self.batch(rows[rank::size], False), len(rows)
+
+    def batch(self, rows: np.ndarray, same_in_all_processes: bool = False) -> Batch:
+        """The batch of some rows, sorted by the lengths of their histories."""
+        rows = rows[np.argsort(self.rows.stop[rows] - self.rows.start[rows], kind="stable")]
+        history, lengths = self.rows.histories(rows)
+        items = np.unique(np.concatenate([history, self.rows.targets[rows]]))
+        items = items[np.argsort(self.tokens.lengths[items], kind="stable")]
+        place = np.empty(len(self.tokens), dtype=np.int64)
+        place[items] = np.arange(len(items))
+        return Batch(
+            torch.from_numpy(items),
+            self.tokens.texts(items) if self.settings.train_text else None,
+            torch.from_numpy(place[history]),
+            Ragged.of(lengths),
+            torch.from_numpy(place[self.rows.targets[rows]]),
+            same_in_all_processes,
+        )

@@ -1,6 +1,6 @@
 """Item vectors of a trained ADRec: every item's text, encoded once.
 
-    python adrec/embedding_out.py -d Scientific                                  # the run best on validation
+    python adrec/embedding_out.py -d Scientific                                  # the run that is best on validation
     python adrec/embedding_out.py -d Scientific --checkpoint results/ADRec/Scientific/RUN/best.pth
 
 Reads:  a run's best.pth and text_encoder/; the data set's item texts
@@ -10,80 +10,71 @@ Writes: beside best.pth: item_embeddings.pth and .safetensors, both with "embedd
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import List, Optional
+from typing import TYPE_CHECKING, List, Optional
 
-import torch
-from safetensors.torch import save_file
-
-from adrec.checkpoint import CHECKPOINT, Loaded, asked_for, load_encoders
-from adrec.evaluation import encode_items
-from common.checkpoints import full_disk_is_an_error, load_checkpoint, save_checkpoint
-from common.dataset import Dataset, items_path, load_dataset
-from common.device import Compute, pick_compute
-from common.errors import UserError, run_script
-from common.files import atomic, checksum, exclusive, recipe, record, stands
+from adrec.settings import CHECKPOINT, chosen_checkpoint
+from adrec.settings import EncodeSettings as Settings
+from common.dataset import Dataset, load_dataset
+from common.errors import run_script
+from common.files import atomic, exclusive, recipe, record, up_to_date
 from common.item_fields import text_files
-from common.settings import PrecisionSettings, parse, setting
+from common.settings import parse
+
+if TYPE_CHECKING:
+    import torch
+
+    from adrec.checkpoint import Loaded
+    from common.compute import Compute
 
 
-@dataclass
-class Settings(PrecisionSettings):
-    """Where runs lie."""
-
-    results_dir: str = setting("results", "where runs lie")
-
-
-def item_embeddings(
-    loaded: Loaded, dataset: Dataset, checkpoint: Path, compute: Compute, force: bool = False
-) -> torch.Tensor:
+def item_embeddings(loaded: Loaded, dataset: Dataset, compute: Compute, force: bool = False) -> torch.Tensor:
     """The vectors of a data set's items, not normalised: (items, d) float32. Written once, then read.
 
     Raises:
-        UserError: the run has offsets, which go by item id, and the items are others than it was trained on.
+        UserError: the run has offsets, which belong to item ids, and was trained on other items.
     """
-    items = items_path(dataset.folder, dataset.name)
-    if loaded.settings.item_offsets and loaded.trained_on.get("items", checksum(items)) != checksum(items):
-        told = f"its item_offsets go by item id, and {items} is another than it was trained on"
-        raise UserError(f"{checkpoint}: {told}; train again, or correct datasets_dir")
-    path = checkpoint.with_name("item_embeddings.pth")
-    inputs = {"checkpoint": checkpoint, **text_files(dataset.folder, dataset.name)}
+    import torch
+    from safetensors.torch import save_file
+
+    from adrec.data import item_tokens
+    from common.checkpoints import full_disk_is_an_error, load_checkpoint, save_checkpoint
+
+    if loaded.settings.item_offsets:
+        loaded.check_data(dataset, "items")
+    path, tensors_path, about = (
+        loaded.path.with_name(f"item_embeddings.{suffix}") for suffix in ("pth", "safetensors", "json")
+    )
+    inputs = {"checkpoint": loaded.path, **text_files(dataset.folder, dataset.name)}
     made_from = recipe("embedding_out", {"dataset": dataset.name, "precision": compute.precision}, inputs)
-
-    def stored() -> Optional[torch.Tensor]:
-        if force or not stands(path.with_suffix(".json"), made_from):
-            return None
-        found: torch.Tensor = load_checkpoint(path)["embeddings"]
-        return found.to(compute.device)
-
-    vectors = stored()
-    if vectors is not None:  # a folder that cannot be written may be read
-        return vectors
-    with exclusive(checkpoint.parent / ".item_embeddings", wait=True):  # the run's folder itself is held by a test
-        vectors = stored()
-        if vectors is not None:  # made by another process, just now
-            return vectors
-        vectors = encode_items(loaded.encoders, loaded.tokens_of(dataset), compute, **loaded.padding)
-        tensors = {"embeddings": vectors.cpu(), "item_ids": torch.arange(dataset.n_items)}
-        save_checkpoint(path, tensors)
-        with atomic(path.with_suffix(".safetensors")) as temporary, full_disk_is_an_error(path.with_suffix(".safetensors")):
-            save_file(tensors, temporary)
-        outputs = {"pth": path, "safetensors": path.with_suffix(".safetensors")}
-        record(path.with_suffix(".json"), made_from, outputs, {"shape": list(vectors.shape)})
-    return vectors
+    if force or not up_to_date(about, made_from):  # a folder that cannot be written can be read
+        with exclusive(loaded.path.parent / ".item_embeddings"):  # training locks the run's folder
+            if force or not up_to_date(about, made_from):
+                tokens = item_tokens(dataset, loaded.settings, loaded.tokenizer)
+                vectors = loaded.encoders.encode_items(tokens, compute)
+                tensors = {"embeddings": vectors.cpu(), "item_ids": torch.arange(dataset.n_items)}
+                save_checkpoint(path, tensors)
+                with atomic(tensors_path) as temporary, full_disk_is_an_error(tensors_path):
+                    save_file(tensors, temporary)
+                outputs = {"pth": path, "safetensors": tensors_path}
+                record(about, made_from, outputs, {"shape": list(vectors.shape)})
+    found: torch.Tensor = load_checkpoint(path)["embeddings"]
+    return found.to(compute.device)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line, encode, write."""
-    parsed = parse(Settings, __doc__, None, argv, (CHECKPOINT,))
-    settings = parsed.settings
-    compute = pick_compute(settings.device, settings.precision)
-    checkpoint = asked_for(parsed.arguments, settings.results_dir, settings.dataset)
+    command = parse(Settings, __doc__, None, argv, (CHECKPOINT,))
+    settings = command.settings
+    checkpoint = chosen_checkpoint(command.arguments.checkpoint, settings.results_dir, settings.dataset)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
+
+    from adrec.checkpoint import load_encoders
+    from common.compute import pick_compute
+
+    compute = pick_compute(settings.device, settings.precision)
     loaded = load_encoders(checkpoint, settings.dataset, settings.datasets_dir, compute)
-    vectors = item_embeddings(loaded, dataset, checkpoint, compute, parsed.force)
-    print(f"{checkpoint.with_name('item_embeddings.pth')}: {vectors.shape[0]} items, {vectors.shape[1]} wide")
+    vectors = item_embeddings(loaded, dataset, compute, command.force)
+    print(f"{checkpoint.with_name('item_embeddings.pth')}: {vectors.shape[0]} items, {vectors.shape[1]} dimensions")
 
 
 if __name__ == "__main__":

@@ -1,102 +1,132 @@
 """ADRec: bidirectional alignment of sequences and items, decoupled contrast, two momentum queues.
 
-The whole method; `ADRec.forward` follows the paper's order. Switches A1 … A9: docs/deviations.md.
+`ADRec.forward` is the paper's method, in its order. Switches A1 … A9: docs/deviations.md. What is ours: additions.py.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adrec.item_vectors import Adapter, Offsets
-from adrec.losses import alignment, angular_margin_infonce, log_counts, uniformity
-from adrec.ragged import Ragged
-from adrec.sequence_encoder import SequenceEncoder
-from adrec.text_encoder import TextEncoder, Texts
-from common.device import fp32_product
+from adrec.additions import Adapter, Offsets, count_items_once, leave_out_same_item
+from adrec.data import Batch, Rows, Split, Tokens, by_length
+from adrec.encoders import Ragged, SequenceEncoder, TextEncoder, Vocabulary
+from adrec.losses import angular_margin_infonce
+from adrec.settings import ADRecSettings
+from common.compute import Compute, Processes, fp32_product
+from common.ranking import TOP, Ranking, target_ranks
 
-TERMS = ("seq_item", "item_seq", "seq_seq", "item_item")
-SUPERVISED = ("seq_item", "item_seq")
-NO_ITEM = -1  # what a random vector of a fresh queue stands for
-
-
-@dataclass
-class Batch:
-    """B rows: histories and the item that comes next. Each of the n distinct items is encoded once (A4)."""
-
-    texts: Callable[[], Texts]  # of the n distinct items; not called where their vectors are fixed
-    items: Tensor  # (n,) their ids
-    history: Tensor  # (T,) place among the distinct items, histories end to end
-    layout: Ragged  # of the histories
-    targets: Tensor  # (B,) place among the distinct items
-
-    def __len__(self) -> int:
-        return len(self.targets)
+NO_ITEM = -1  # the item of a fresh queue's random vectors
+TEXTS_AT_ONCE, USERS_AT_ONCE = 256, 1024
+TABLE = "text.embeddings.word_embeddings.weight"
+ALONE = Processes()
 
 
 class Encoders(nn.Module):
-    """Text encoder and sequence encoder: the query side, and in a second copy the key side."""
+    """Text encoder and sequence encoder: the query side; a second copy is the key side."""
 
-    def __init__(
-        self,
-        text: TextEncoder,
-        sequence: SequenceEncoder,
-        adapter: Optional[Adapter] = None,
-        offsets: Optional[Offsets] = None,
-    ) -> None:
+    def __init__(self, text: TextEncoder, settings: ADRecSettings, n_items: int) -> None:
         super().__init__()
-        self.text, self.sequence, self.adapter, self.offsets = text, sequence, adapter, offsets
-        self.fixed: Optional[Tensor] = None
-
-    def fix_items(self, vectors: Tensor) -> None:
-        """Take all items' vectors (n_items, d) as they are, and train the text encoder no more."""
-        self.fixed = vectors
-        self.text.requires_grad_(False)
-
-    def adapted(self, vectors: Tensor, items: Optional[Tensor]) -> Tensor:
-        """The text encoder's vectors as the sequence encoder and the ranking take them: (n, d) → (n, d).
-
-        Args:
-            items: (n,) their ids; None of items that were in no training data.
-        """
-        adapted = vectors if self.adapter is None else self.adapter(vectors)
-        return adapted if self.offsets is None or items is None else adapted + self.offsets(items)
+        self.text, self.sequence = text, SequenceEncoder(text.width, settings)
+        self.adapter = Adapter(text.width) if settings.adapter else None
+        self.offsets = Offsets(n_items, text.width, settings.offset_dropout) if settings.item_offsets else None
+        self.fixed: Optional[Tensor] = None  # (n_items, d): the texts' vectors, if the text encoder is not trained
 
     def forward(self, batch: Batch) -> Tuple[Tensor, Tensor]:
         """Unit vectors of the B histories, (B, d), and of the n distinct items, (n, d); float32."""
-        texts = self.text(batch.texts()) if self.fixed is None else self.fixed[batch.items]
+        texts = self.text(batch.texts) if self.fixed is None else self.fixed[batch.items]
         items = self.adapted(texts, batch.items)  # (n, d)
         sequences = self.sequence(items[batch.history], batch.layout)
         return F.normalize(sequences, dim=1), F.normalize(items, dim=1)
 
+    def adapted(self, texts: Tensor, items: Optional[Tensor]) -> Tensor:
+        """Ours: item vectors from the vectors of their texts, (n, d) → (n, d); without adapter and offsets the same.
 
-def make_encoders(text: TextEncoder, settings: Any, n_items: int) -> Encoders:
-    """A text encoder, and for a catalogue of n_items a fresh sequence encoder of its width."""
-    sequence = SequenceEncoder(
-        text.width,
-        settings.n_layers,
-        settings.n_heads,
-        settings.inner_size,
-        settings.layer_norm_eps,
-        settings.plain_init,
-        settings.sequence_dropout,
-        settings.max_seq_length if settings.positions else 0,
-        settings.history_map,
-        settings.add_mean,
-    )
-    adapter = Adapter(text.width) if settings.adapter else None
-    offsets = Offsets(n_items, text.width, settings.offset_dropout) if settings.item_offsets else None
-    return Encoders(text, sequence, adapter, offsets)
+        Args:
+            items: (n,) ids; None for items without training data.
+        """
+        adapted = texts if self.adapter is None else self.adapter(texts)
+        return adapted if self.offsets is None or items is None else adapted + self.offsets(items)
+
+    # Full ranking by cosine, in evaluation mode
+
+    @torch.no_grad()
+    def encode_texts(self, tokens: Tokens, compute: Compute) -> Tensor:
+        """Vectors of texts: (n, d) float32 on the device."""
+        self.eval()
+        out = torch.empty(len(tokens), self.text.width, device=compute.device)
+        for chosen in by_length(tokens.lengths, TEXTS_AT_ONCE):
+            with compute.autocast():
+                vectors = self.text(tokens.texts(chosen).to(compute.device))
+            out[torch.from_numpy(chosen).to(compute.device)] = vectors.float()
+        return out
+
+    @torch.no_grad()
+    def encode_items(self, tokens: Tokens, compute: Compute, new: bool = False) -> Tensor:
+        """Item vectors, not normalised: (n, d) float32 on the device.
+
+        Args:
+            tokens: of all items of the data set by id; with ``new``, of other items.
+        """
+        self.eval()
+        texts = self.encode_texts(tokens, compute) if self.fixed is None else self.fixed
+        return self.adapted(texts, None if new else torch.arange(len(tokens), device=compute.device))
+
+    @torch.no_grad()
+    def encode_histories(self, items: Tensor, rows: Rows, chosen: np.ndarray) -> Tensor:
+        """Unit vectors of the histories of some rows, sorted by their lengths; fp32.
+
+        Args:
+            items: (n, d) of `encode_items`.
+        """
+        history, lengths = rows.histories(chosen)
+        layout = Ragged.of(lengths).to(items.device)
+        return F.normalize(self.sequence(items[torch.from_numpy(history).to(items.device)], layout), dim=1)
+
+    @torch.no_grad()
+    def rank(
+        self,
+        rows: Rows,
+        items: Tensor,
+        processes: Processes = ALONE,
+        masked: bool = False,
+        top: Optional[Tensor] = None,
+    ) -> np.ndarray:
+        """The target's rank among all items for each row: (N,) float64, the same in all processes.
+
+        Args:
+            items: (n, d) of `encode_items`.
+            masked: leave the items of the history out of the ranking, as the model sees it: the last ``max_seq_length``.
+            top: (N, k) int64 zeros, filled with the k best items, the best first.
+        """
+        self.eval()
+        unit = F.normalize(items, dim=1)
+        found = torch.zeros(len(rows), dtype=torch.float64)
+        share = max(1, min(USERS_AT_ONCE, -(-len(rows) // processes.size)))
+        for chosen in list(by_length(rows.stop - rows.start, share))[processes.rank :: processes.size]:
+            scores = fp32_product(self.encode_histories(items, rows, chosen), unit)
+            excluded = None
+            if masked:
+                history, lengths = rows.histories(chosen)
+                pairs = (np.repeat(np.arange(len(chosen)), lengths), history)
+                excluded = [torch.from_numpy(index).to(items.device) for index in pairs]
+            targets = torch.from_numpy(rows.targets[chosen]).to(items.device)
+            found[torch.from_numpy(chosen)] = target_ranks(scores, targets, excluded).cpu()
+            if top is not None:
+                top[torch.from_numpy(chosen)] = scores.topk(top.shape[1], dim=1).indices.cpu()
+        processes.sum(found)
+        if top is not None:
+            processes.sum(top)
+        return found.numpy()
 
 
 class Queue(nn.Module):
-    """K unit vectors, first in, first out; a buffer, so that checkpoints hold it."""
+    """K unit vectors, first in, first out; buffers, so that checkpoints hold them."""
 
     vectors: Tensor
     items: Tensor
@@ -105,12 +135,12 @@ class Queue(nn.Module):
     def __init__(self, size: int, d: int) -> None:
         super().__init__()
         self.register_buffer("vectors", F.normalize(torch.randn(size, d), dim=1))
-        self.register_buffer("items", torch.full((size,), NO_ITEM))  # the item that each stands for or leads to
+        self.register_buffer("items", torch.full((size,), NO_ITEM))  # of each key: itself, or its sequence's target
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def push(self, keys: Tensor, items: Tensor) -> None:
-        """Put keys (B, d) in the place of the B oldest; of more than K, the last K stay."""
+        """Replace the B oldest by keys (B, d); of more than K keys, the last K stay."""
         size = len(self.vectors)
         start = int(self.pointer)
         kept = torch.arange(max(0, len(keys) - size), len(keys), device=keys.device)
@@ -124,33 +154,49 @@ class ADRec(nn.Module):
     """The trained encoders, their momentum copies, the two queues, and the loss.
 
     Args:
-        settings: ADRecSettings with its switches resolved.
-        gather: rows of all processes, put together in the order of the processes.
+        text: the text encoder, cut to ``vocabulary``.
+        vocabulary: of `TextEncoder.keep_tokens`.
     """
 
     def __init__(
-        self, text: TextEncoder, settings: Any, n_items: int, gather: Callable[[Tensor], Tensor] = lambda rows: rows
+        self,
+        text: TextEncoder,
+        vocabulary: Vocabulary,
+        settings: ADRecSettings,
+        n_items: int,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
-        self.query = make_encoders(text, settings, n_items)
+        self.query = Encoders(text, settings, n_items)
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.item_queue = Queue(settings.queue_size, text.width)
         self.sequence_queue = Queue(settings.queue_size, text.width)
-        self.settings, self.gather = settings, gather
-        self.same_rows = False  # whether all processes have the same rows, for there are fewer rows than processes
+        self.vocabulary, self.settings, self.processes = vocabulary, settings, processes
 
-    def take_vectors(self, vectors: Tensor, fixed: bool) -> None:
-        """Fit the adapters to the catalogue's vectors (n_items, d); ``fixed``: keep these, train no text encoder."""
-        for side in (self.query, self.key):
-            if side.adapter is not None:
-                side.adapter.fit(vectors)
-            if fixed:
-                side.fix_items(vectors)
+    def forward(self, batch: Batch) -> Dict[str, Tensor]:
+        """The four weighted terms of the loss, scalars; their sum is minimised.
 
-    @property
-    def ranking_side(self) -> Encoders:
-        """The encoders that validation, testing and recommending use."""
-        return self.key if self.settings.rank_by == "key" else self.query
+        It also moves the key encoders and the queues one step on.
+        """
+        s = self.settings
+        sequences, items = self.query(batch)  # (B, d), (n, d)
+        with torch.no_grad():
+            self.momentum_update()
+            sequence_keys, keys_of_items = self.key(batch)  # dropout on: a key is another view than its query
+        targets, item_keys = items[batch.targets], keys_of_items[batch.targets]  # (B, d) each
+
+        with torch.autocast(sequences.device.type, enabled=False):  # a cosine in bf16 is off by up to 0.004, times s
+            terms = self.contrast(sequences, targets, sequence_keys, item_keys, batch)
+            self.enqueue(sequence_keys, item_keys, batch)
+            if not s.enqueue_last:  # A6 released: the last two terms have this batch's keys among their negatives
+                late = self.contrast(sequences, targets, sequence_keys, item_keys, batch)
+                terms = {**terms, "seq_seq": late["seq_seq"], "item_item": late["item_item"]}
+        return {
+            "seq_item": s.weight_seq_item * terms["seq_item"],
+            "item_seq": s.weight_item_seq * terms["item_seq"],
+            "seq_seq": s.weight_seq_seq * terms["seq_seq"],
+            "item_item": s.weight_item_item * terms["item_item"],
+        }
 
     @torch.no_grad()
     def momentum_update(self) -> None:
@@ -160,107 +206,107 @@ class ADRec(nn.Module):
         torch._foreach_mul_(keys, self.settings.momentum)
         torch._foreach_add_(keys, queries, alpha=1 - self.settings.momentum)
 
-    def forward(self, batch: Batch, log_similarities: bool = False) -> Tuple[Tensor, Dict[str, Tensor]]:
-        """The loss of a batch, and what is logged: each term and, if asked for, similarities.
-
-        Moves the key encoders and the queues on by one step, too.
-        """
-        s = self.settings
-        sequences, items = self.query(batch)  # (B, d), (n, d)
-        with torch.no_grad():
-            self.momentum_update()
-            sequence_keys, keys_of_items = self.key(batch)  # dropout on: a key is another view than its query
-        targets, item_keys = items[batch.targets], keys_of_items[batch.targets]  # (B, d) each
-        target_ids = batch.items[batch.targets]  # (B,)
-
-        with torch.autocast(sequences.device.type, enabled=False):  # a cosine in bf16 is off by up to 0.004, times s
-            own = None
-            if s.history_weight:  # a negative with e^{s cos θ} taken w times has the cosine cos θ + log(w) / s
-                own = self._own_history(sequences, keys_of_items, batch) + math.log(s.history_weight) / s.scale
-            first = self._terms(sequences, targets, sequence_keys, item_keys, target_ids, own)
-            second = first
-            if not s.enqueue_last:  # A6 released: the positives stand among the negatives of the next two terms
-                self._enqueue(sequence_keys, item_keys, target_ids)
-                second = self._terms(sequences, targets, sequence_keys, item_keys, target_ids, own)
-        terms = {name: (first if name in SUPERVISED else second)[name] for name in TERMS}
-        loss = s.weight_seq_item * terms["seq_item"] + s.weight_item_seq * terms["item_seq"]
-        loss = loss + s.weight_seq_seq * terms["seq_seq"] + s.weight_item_item * terms["item_item"]
-        logged = dict(terms)
-        if log_similarities:
-            logged.update(self._similarities(sequences, targets, item_keys))
-        if s.enqueue_last:
-            self._enqueue(sequence_keys, item_keys, target_ids)
-        return loss, {name: value.detach() for name, value in logged.items()}
-
-    @staticmethod
-    def _own_history(sequences: Tensor, keys_of_items: Tensor, batch: Batch) -> Tensor:
-        """Cosines of each sequence with the keys of its own history's items, without its target: (B, L), else −∞."""
-        layout = batch.layout
-        cosines = (sequences[layout.segments] * keys_of_items[batch.history]).sum(dim=1)  # (T,)
-        again = batch.history == batch.targets[layout.segments]
-        own = cosines.new_full((len(batch), int(layout.lengths.max())), -torch.inf)
-        return own.index_put((layout.segments, layout.positions), cosines.masked_fill(again, -torch.inf))
-
-    def _terms(
-        self,
-        sequences: Tensor,
-        items: Tensor,
-        sequence_keys: Tensor,
-        item_keys: Tensor,
-        target_ids: Tensor,
-        own_history: Optional[Tensor],
+    def contrast(
+        self, sequences: Tensor, targets: Tensor, sequence_keys: Tensor, item_keys: Tensor, batch: Batch
     ) -> Dict[str, Tensor]:
-        """The four terms with the queues as they are, each a mean over the batch.
+        """The four terms with the queues as they are, each a mean over the batch. Vectors: (B, d)."""
+        s = self.settings
+        queries = torch.cat([sequences, targets])  # (2B, d)
+        terms = {}
+        for kind, keys in (("seq", sequence_keys), ("item", item_keys)):
+            negatives = self.negatives(queries, keys, kind, batch)  # (2, B, K)
+            for name, query, cosines in zip(("seq", "item"), (sequences, targets), negatives):
+                positive = (query * keys).sum(dim=1)
+                terms[f"{name}_{kind}"] = angular_margin_infonce(positive, cosines, s.scale, s.margin).mean()
+        return terms
+
+    def negatives(self, queries: Tensor, keys: Tensor, kind: str, batch: Batch) -> Tensor:
+        """Cosines of the queries (2B, d) with the negatives of a kind, ``seq`` or ``item``: (2, B, K).
+
+        In the paper these are the K keys of the queue; the conditions are ours.
 
         Args:
-            own_history: (B, L) further negatives' cosines of the term sequence → item.
+            keys: (B, d) of the batch.
         """
         s = self.settings
-        queries = torch.cat([sequences, items])  # (2B, d)
-        found = {}
-        for kind, plural, keys, queue in (
-            ("seq", "sequences", sequence_keys, self.sequence_queue),
-            ("item", "items", item_keys, self.item_queue),
-        ):
-            size = s.queue_size if plural in s.queues else 0
-            of_items = queue.items[:size]
-            negatives = queue.vectors[:size].clone()  # the queue moves on before backward
-            in_batch = s.in_batch_negatives or not size
-            if in_batch:
-                negatives, of_items = torch.cat([negatives, keys]), torch.cat([of_items, target_ids])
-            left_out = None  # (B, K)
-            if s.mask_same_item or in_batch:
-                left_out = of_items == target_ids[:, None]
-                if not s.mask_same_item:  # in the batch alone: a row's own key, and those of the same item
-                    left_out[:, :size] = False
-            to_negatives = queries @ negatives.T  # (2B, K)
-            if s.once_per_item and kind == "item":
-                to_negatives = to_negatives - log_counts(of_items) / s.scale
-            for name, query, others in zip(("seq", "item"), (sequences, items), to_negatives.split(len(keys))):
-                positive = (query * keys).sum(dim=1)
-                negative = others if left_out is None else others.masked_fill(left_out, -torch.inf)
-                if own_history is not None and (name, kind) == ("seq", "item"):
-                    negative = torch.cat([negative, own_history], dim=1)
-                found[f"{name}_{kind}"] = angular_margin_infonce(positive, negative, s.scale, s.margin).mean()
-        return found
+        queue, name = (self.item_queue, "items") if kind == "item" else (self.sequence_queue, "sequences")
+        vectors, items, own_items = (
+            queue.vectors.clone(),
+            queue.items,
+            batch.target_items,
+        )  # queues move before backward
+        if name not in s.queues:
+            vectors, items = keys, own_items
+        cosines = (queries @ vectors.T).view(2, len(keys), -1)
+        if s.once_per_item and kind == "item":
+            cosines = count_items_once(cosines, items, s.scale)
+        if s.mask_same_item or name not in s.queues:
+            cosines = leave_out_same_item(cosines, items, own_items)
+        return cosines
 
-    def _enqueue(self, sequence_keys: Tensor, item_keys: Tensor, target_ids: Tensor) -> None:
-        gathered = [self.gather(rows) for rows in (target_ids, sequence_keys, item_keys)]
-        if self.same_rows:  # each process has them all: those of the first count
-            gathered = [rows[: len(target_ids)] for rows in gathered]
-        self.sequence_queue.push(gathered[1], gathered[0])
-        self.item_queue.push(gathered[2], gathered[0])
+    def enqueue(self, sequence_keys: Tensor, item_keys: Tensor, batch: Batch) -> None:
+        """Put the keys of all processes into the queues."""
+        items, sequence_keys, item_keys = (
+            # if all processes have the same rows, those of the first are enough
+            self.processes.gather_rows(rows)[: len(rows) if batch.same_in_all_processes else None]
+            for rows in (batch.target_items, sequence_keys, item_keys)
+        )
+        self.sequence_queue.push(sequence_keys, items)
+        self.item_queue.push(item_keys, items)
 
-    @torch.no_grad()
-    def _similarities(self, sequences: Tensor, items: Tensor, item_keys: Tensor) -> Dict[str, Tensor]:
-        """How close positives and the item queue are to the sequences, alignment and uniformity."""
-        to_queue = fp32_product(sequences, self.item_queue.vectors)  # (B, K)
-        found = {
-            "positive_cosine": (sequences * item_keys).sum(dim=1).mean(),
-            "queue_cosine_mean": to_queue.mean(),
-            "queue_cosine_max": to_queue.max(dim=1).values.mean(),
-            "alignment": alignment(sequences, items),
-        }
-        if len(items) > 1:
-            found["uniformity_items"], found["uniformity_sequences"] = uniformity(items), uniformity(sequences)
-        return found
+    def compute_constants(self, tokens: Tokens, compute: Compute) -> None:
+        """Ours: compute once what training does not change: frozen layers, fixed texts' vectors, the adapter's whitening.
+
+        Args:
+            tokens: of all items, by id.
+        """
+        s, sides, text = self.settings, (self.query, self.key), self.query.text
+        if s.frozen_text_layers and tokens.padded_to is None:
+            out = torch.empty(len(tokens.ids), text.width, device=compute.device)
+            for items in by_length(tokens.lengths, TEXTS_AT_ONCE):
+                texts = tokens.texts(items).to(compute.device)
+                with compute.autocast():
+                    out[texts.places] = text.frozen_part(texts).to(out)
+            for side in sides:
+                side.text.remembered = out
+        if s.adapter or not s.train_text:
+            vectors = self.query.encode_texts(tokens, compute)
+            for side in sides:
+                if side.adapter is not None:
+                    side.adapter.fit(vectors)
+                if not s.train_text:
+                    side.fixed = vectors
+                    side.text.requires_grad_(False)
+
+    # What the training loop asks for
+
+    @property
+    def ranking_side(self) -> Encoders:
+        """The encoders that rank."""
+        return self.key if self.settings.rank_by == "key" else self.query
+
+    def rank(self, split: Split, compute: Compute, processes: Processes) -> np.ndarray:
+        """The target's rank for each row of a split: (N,) float64."""
+        items = self.ranking_side.encode_items(split.tokens, compute)
+        return self.ranking_side.rank(split.rows, items, processes)
+
+    def weights_to_continue(self) -> Dict[str, Tensor]:
+        """Both sides and the queues."""
+        return dict(self.state_dict())
+
+    def weights_to_use(self) -> Dict[str, Tensor]:
+        """The side that ranks, with BERT's whole embedding table."""
+        weights = dict(self.ranking_side.state_dict())
+        return {**weights, TABLE: self.vocabulary.whole(weights[TABLE])}
+
+
+def ranking_of(encoders: Encoders, items: Tensor, rows: Rows, users: np.ndarray) -> Ranking:
+    """A test: ranks with the history unmasked and masked, and the best items.
+
+    Args:
+        items: (n, d) of `Encoders.encode_items`.
+        users: (N,) ids.
+    """
+    top = torch.zeros(len(rows), min(TOP, len(items)), dtype=torch.int64)
+    ranks = encoders.rank(rows, items, top=top)
+    return Ranking(users, rows.targets, ranks, encoders.rank(rows, items, masked=True), top.numpy())

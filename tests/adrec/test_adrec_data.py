@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adrec_helpers import tiny_adrec_dataset, tiny_settings, tiny_tokenizer
+from adrec_helpers import tiny_adrec, tiny_adrec_dataset, tiny_settings, tiny_tokenizer
 from tiny import tiny_sequences
 
-from adrec.data import Batches, cached_tokens, epoch_batches, held_out_rows, item_texts, tokenise, train_rows
-from adrec.ragged import Ragged
+from adrec.data import TrainLoader, held_out_rows, item_texts, item_tokens, train_rows
+from adrec.encoders import Ragged
+from common.compute import Processes
 from common.errors import UserError
 
 
@@ -27,8 +28,8 @@ def test_mask_is_the_special_token_unless_released(tmp_path: Path) -> None:
     dataset, tokenizer = tiny_adrec_dataset(tmp_path), tiny_tokenizer(tmp_path / "model")
     counts = []
     for variant in ("paper", "released"):
-        texts = item_texts(dataset, tiny_settings(tmp_path, variant=variant), tokenizer)
-        counts.append(tokenise(texts, tokenizer, 60).ids.tolist().count(tokenizer.mask_token_id))
+        tokens = item_tokens(dataset, tiny_settings(tmp_path, variant=variant, max_text_tokens=60), tokenizer)
+        counts.append(tokens.ids.tolist().count(tokenizer.mask_token_id))
     assert counts == [15, 0]
 
 
@@ -40,16 +41,15 @@ def test_fields_order_and_languages_are_settings_and_unknown_fields_are_refused(
         item_texts(dataset, tiny_settings(tmp_path, fields=["title", "colour"]), tokenizer)
 
 
-def test_tokens_are_cached_by_text_and_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = tiny_tokenizer(tmp_path / "model")
-    first = cached_tokens(["a b", "c"], tokenizer, 8, tmp_path)
-    with monkeypatch.context() as patched:
-        patched.setattr("adrec.data.tokenise", lambda *_: 1 / 0)
-        again = cached_tokens(["a b", "c"], tokenizer, 8, tmp_path)
-        for texts, cut in ((["a b", "d"], 8), (["a b", "c"], 3)):
-            with pytest.raises(ZeroDivisionError):
-                cached_tokens(texts, tokenizer, cut, tmp_path)
-    assert again.ids.tolist() == first.ids.tolist() and again.lengths.tolist() == [4, 3]
+def test_tokens_are_kept_by_text_and_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, tokenizer = tiny_adrec_dataset(tmp_path), tiny_tokenizer(tmp_path / "model")
+    first = item_tokens(dataset, tiny_settings(tmp_path), tokenizer)
+    monkeypatch.setattr("adrec.data.tokenise", lambda *_: 1 / 0)
+    again = item_tokens(dataset, tiny_settings(tmp_path), tokenizer)
+    assert again.ids.tolist() == first.ids.tolist() and again.starts.tolist() == first.starts.tolist()
+    for other in ({"prompt": "other"}, {"max_text_tokens": 3}):
+        with pytest.raises(ZeroDivisionError):
+            item_tokens(dataset, tiny_settings(tmp_path, **other), tokenizer)
 
 
 def test_rows_are_every_prefix_of_the_train_part_and_one_held_out_row_a_user(tmp_path: Path) -> None:
@@ -68,34 +68,42 @@ def test_rows_are_every_prefix_of_the_train_part_and_one_held_out_row_a_user(tmp
 
 @pytest.mark.parametrize("batch_by", ["row", "user"])
 def test_an_epoch_holds_each_row_once_in_an_order_that_seed_and_epoch_give(tmp_path: Path, batch_by: str) -> None:
-    settings = tiny_settings(tmp_path, batch_by=batch_by)
-    rows = train_rows(tiny_adrec_dataset(tmp_path), 5)
-    orders = [np.concatenate(epoch_batches(rows, settings, epoch)).tolist() for epoch in (0, 1, 0)]
+    loader = tiny_adrec(tmp_path, batch_by=batch_by).loader
+    orders = [np.concatenate(loader.epoch(epoch)).tolist() for epoch in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
-    assert sorted(orders[0]) == list(range(len(rows)))
-    assert len(epoch_batches(rows, settings, 0)[-1]) == (len(rows) % 6 or 6)
-    changes = np.count_nonzero(np.diff(rows.users[orders[0]]))
-    assert (changes == len(set(rows.users.tolist())) - 1) == (batch_by == "user")
+    assert sorted(orders[0]) == list(range(len(loader)))
+    assert len(loader.epoch(0)[-1]) == (len(loader) % 6 or 6)
+    users = loader.rows.users
+    changes = np.count_nonzero(np.diff(users[orders[0]]))
+    assert (changes == len(set(users.tolist())) - 1) == (batch_by == "user")
 
 
 def test_a_batch_holds_each_distinct_item_once(tmp_path: Path) -> None:
-    dataset, tokenizer = tiny_adrec_dataset(tmp_path), tiny_tokenizer(tmp_path / "model")
-    rows = train_rows(dataset, 5)
-    tokens = tokenise(item_texts(dataset, tiny_settings(tmp_path), tokenizer), tokenizer, 40)
-    chosen = np.array([5, 0, 9])
-    batch = Batches(rows, tokens, torch.device("cpu")).of(chosen)
+    tiny = tiny_adrec(tmp_path)
+    rows, chosen = tiny.loader.rows, np.array([5, 0, 9])
+    batch = tiny.loader.batch(chosen)
     ordered = chosen[np.argsort(rows.stop[chosen] - rows.start[chosen], kind="stable")]
     histories = [rows.items[rows.start[r] : rows.stop[r]] for r in ordered]
     assert batch.items[batch.history].tolist() == np.concatenate(histories).tolist()
-    assert batch.items[batch.targets].tolist() == rows.targets[ordered].tolist()
+    assert batch.target_items.tolist() == rows.targets[ordered].tolist()
     assert len(set(batch.items.tolist())) == len(batch.items)
-    assert batch.texts().counts.tolist() == sorted(tokens.lengths[batch.items.numpy()].tolist())
+    assert batch.texts is not None
+    assert batch.texts.counts.tolist() == sorted(tiny.tokens.lengths[batch.items.numpy()].tolist())
+
+
+def test_processes_share_a_batch_and_all_take_one_that_is_too_small(tmp_path: Path) -> None:
+    tiny = tiny_adrec(tmp_path)
+    shares = [TrainLoader(tiny.loader.rows, tiny.tokens, tiny.loader.settings, Processes(r, 2)) for r in (0, 1)]
+    for count, lengths, total in ((5, [3, 2], 5), (1, [1, 1], 2)):
+        loaded = [share.load(np.arange(count)) for share in shares]
+        assert [len(batch) for batch, _ in loaded] == lengths
+        assert all(rows == total and batch.same_in_all_processes == (count == 1) for batch, rows in loaded)
 
 
 def test_ragged_attention_equals_each_sequence_by_itself() -> None:
     torch.manual_seed(0)
     lengths = np.array([1, 2, 7, 9, 17, 30])
-    layout = Ragged.of(lengths, torch.device("cpu"))
+    layout = Ragged.of(lengths)
     query, key, value = (torch.randn(int(lengths.sum()), 8) for _ in range(3))
     found = layout.attention(query, key, value, 2, 0.0)
     start = 0

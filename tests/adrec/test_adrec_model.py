@@ -10,20 +10,33 @@ from typing import Any, Dict, List
 import numpy as np
 import pytest
 import torch
-from adrec_helpers import first_batch, plain_items, plain_sequence, tiny_adrec
+from adrec_helpers import plain_items, plain_sequence, tiny_adrec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from adrec.evaluation import encode_items
-from adrec.item_vectors import Adapter
-from adrec.losses import alignment, angular_margin_infonce, uniformity
+from adrec.additions import Adapter
+from adrec.data import Batch
+from adrec.encoders import Ragged, SequenceEncoder
+from adrec.losses import angular_margin_infonce
 from adrec.model import ADRec, Queue
-from adrec.ragged import Ragged
-from adrec.sequence_encoder import SequenceEncoder
-from common.device import pick_compute
+from adrec.settings import ADRecSettings
+from common.compute import pick_compute
 
 CPU = pick_compute("cpu", "fp32")
+
+
+def unweighted(terms: Dict[str, torch.Tensor], model: ADRec) -> Dict[str, float]:
+    """The terms without the paper's weights."""
+    return {name: term.item() / vars(model.settings)[f"weight_{name}"] for name, term in terms.items()}
+
+
+def move_keys_apart(model: ADRec) -> None:
+    """Other keys than queries, which stay where they are, so that they can be computed again."""
+    for parameter in model.key.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    model.settings.momentum = 1.0
+
 
 # --- the loss ---
 
@@ -56,12 +69,6 @@ def test_gradient_is_finite_where_vectors_are_parallel(cosine: float) -> None:
     assert torch.isfinite(positive.grad).all()
 
 
-def test_alignment_and_uniformity_by_hand() -> None:
-    x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    assert alignment(x, y).item() == pytest.approx((0 + 2) / 2)
-    assert uniformity(x).item() == pytest.approx(-2 * 2)  # one pair, squared distance 2
-
-
 # --- the queue ---
 
 
@@ -92,10 +99,14 @@ def test_a_fresh_queue_holds_unit_vectors_of_no_item() -> None:
 # --- the encoders ---
 
 
-def test_released_initialisation(tmp_path: Path) -> None:
+def sequence_encoder(d: int, **values: Any) -> SequenceEncoder:
+    return SequenceEncoder(d, ADRecSettings(**{"n_layers": 1, "n_heads": 2, "inner_size": 16, **values})).eval()
+
+
+def test_released_initialisation() -> None:
     """A7: U(−1/√d, 1/√d) for every weight, LayerNorm's too; plain: LayerNorm is 1 and 0."""
     d = 64
-    released, plain = (SequenceEncoder(d, 1, 2, 128, 1e-4, plain_init=p) for p in (False, True))
+    released, plain = (sequence_encoder(d, inner_size=128, plain_init=p) for p in (False, True))
     for parameter in released.parameters():
         assert parameter.abs().max() <= d**-0.5 and parameter.std() > 0.8 * d**-0.5 / math.sqrt(3)
     norm = plain.layers[0].attention_norm
@@ -103,14 +114,14 @@ def test_released_initialisation(tmp_path: Path) -> None:
     assert plain.layers[0].dense_1.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_positions_from_the_end_make_the_order_matter(tmp_path: Path) -> None:
+def test_positions_from_the_end_make_the_order_matter() -> None:
     torch.manual_seed(0)
     items = torch.randn(4, 8)
     swapped = items[[1, 0, 2, 3]]
-    layout = Ragged.of(np.array([4]), torch.device("cpu"))
-    without, with_positions = (SequenceEncoder(8, 1, 2, 16, 1e-4, True, positions=p).eval() for p in (0, 5))
+    layout = Ragged.of(np.array([4]))
+    without, with_positions = (sequence_encoder(8, positions=p, max_seq_length=5) for p in (False, True))
     for parameter in (*without.parameters(), *with_positions.parameters()):
-        parameter.data.normal_()  # as they start, attention hardly tells one item from another
+        parameter.data.normal_()  # with initial weights, attention hardly tells one item from another
     assert torch.allclose(without(items, layout), without(swapped, layout), atol=1e-6)
     assert not torch.allclose(with_positions(items, layout), with_positions(swapped, layout), atol=1e-6)
 
@@ -118,9 +129,9 @@ def test_positions_from_the_end_make_the_order_matter(tmp_path: Path) -> None:
 def test_history_map_and_mean_of_the_sequence_encoder() -> None:
     """A fresh map is the identity; without layers, the vector is the last item's image, with or without the mean."""
     torch.manual_seed(0)
-    items, layout = torch.randn(3, 8), Ragged.of(np.array([3]), torch.device("cpu"))
+    items, layout = torch.randn(3, 8), Ragged.of(np.array([3]))
     plain, mapped, alone = (
-        SequenceEncoder(8, 0, 2, 16, 1e-4, True, history_map=m, add_mean=a)
+        sequence_encoder(8, n_layers=0, history_map=m, add_mean=a)
         for m, a in ((False, True), (True, True), (True, False))
     )
     assert torch.allclose(plain(items, layout)[0], (items[2] + items.mean(dim=0)) / 2)
@@ -136,7 +147,7 @@ def test_history_map_and_mean_of_the_sequence_encoder() -> None:
 # --- one step ---
 
 
-def plain_terms(model: ADRec, batch: Any, own_keys_are_negatives: bool) -> Dict[str, float]:
+def plain_terms(model: ADRec, batch: Batch, own_keys_are_negatives: bool) -> Dict[str, float]:
     """The four terms by their formula, in double, from the model's own vectors; dropout off."""
     s = model.settings
     vectors = {}
@@ -163,16 +174,14 @@ def plain_terms(model: ADRec, batch: Any, own_keys_are_negatives: bool) -> Dict[
 @pytest.mark.parametrize("enqueue_last", [True, False])
 def test_terms_weights_and_queue_order(tmp_path: Path, enqueue_last: bool) -> None:
     """A6: by default a positive is never among the negatives; released, it is in the two unsupervised terms."""
-    model, batches, rows, _, _ = tiny_adrec(tmp_path, enqueue_last=enqueue_last)
-    for parameter in model.key.parameters():
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    model.settings.momentum = 1.0  # the keys stay where they are, so that they can be computed again
-    batch = first_batch(batches, rows, model)
+    tiny = tiny_adrec(tmp_path, enqueue_last=enqueue_last)
+    model, batch = tiny.model, tiny.first_batch()
+    move_keys_apart(model)
     expected = plain_terms(model, batch, own_keys_are_negatives=not enqueue_last)
-    loss, logged = model(batch)
-    assert {name: logged[name].item() for name in expected} == pytest.approx(expected, abs=1e-4)
-    weights = {"seq_item": 0.3, "item_seq": 0.3, "seq_seq": 0.2, "item_item": 0.2}
-    assert loss.item() == pytest.approx(sum(weights[name] * expected[name] for name in expected), abs=1e-4)
+    terms = model(batch)
+    assert list(terms) == ["seq_item", "item_seq", "seq_seq", "item_item"]
+    for (name, term), weight in zip(terms.items(), (0.3, 0.3, 0.2, 0.2)):
+        assert term.item() == pytest.approx(weight * expected[name], abs=1e-4), name
     with torch.no_grad():
         sequence_keys, item_keys = model.key(batch)
     assert torch.allclose(model.sequence_queue.vectors[:6], sequence_keys)
@@ -182,46 +191,39 @@ def test_terms_weights_and_queue_order(tmp_path: Path, enqueue_last: bool) -> No
 
 @pytest.mark.parametrize("mask_same_item", [False, True])
 @pytest.mark.parametrize("once_per_item", [False, True])
-def test_masking_the_same_item_and_in_batch_negatives(
-    tmp_path: Path, once_per_item: bool, mask_same_item: bool
-) -> None:
-    """``once_per_item``: e^{s cos} of each of an item's n keys counts for 1/n."""
-    model, batches, rows, _, _ = tiny_adrec(
-        tmp_path, mask_same_item=mask_same_item, in_batch_negatives=True, once_per_item=once_per_item
-    )
-    s = model.settings
-    batch = first_batch(batches, rows, model)
-    ids = batch.items[batch.targets]
-    model.item_queue.push(F.normalize(torch.randn(6, 16), dim=1), ids.flip(0))
-    queue, queue_items = model.item_queue.vectors.double().clone(), model.item_queue.items.clone()
+@pytest.mark.parametrize("queue", [True, False])
+def test_which_keys_are_negatives(tmp_path: Path, once_per_item: bool, mask_same_item: bool, queue: bool) -> None:
+    """``once_per_item``: e^{s cos} of each of an item's n keys counts for 1/n. Without queue: the batch's other items."""
+    queues = ["items", "sequences"] if queue else ["sequences"]
+    tiny = tiny_adrec(tmp_path, mask_same_item=mask_same_item, once_per_item=once_per_item, queues=queues)
+    model, batch = tiny.model, tiny.first_batch()
+    s, ids = model.settings, batch.target_items
     s.momentum = 1.0
+    model.item_queue.push(F.normalize(torch.randn(6, 16), dim=1), ids.flip(0))
     with torch.no_grad():
         sequences, _ = model.query(batch)
         keys = model.key(batch)[1][batch.targets]
+    vectors, items = (model.item_queue.vectors.clone(), model.item_queue.items.clone()) if queue else (keys, ids)
     values = []
     for i in range(6):
         theta = torch.arccos(sequences[i].double() @ keys[i].double())
-        logits = [torch.cos(theta + s.margin)]
-        others = [(v, item) for v, item in zip(queue, queue_items) if not mask_same_item or item != ids[i]]
-        others += [(k, item) for k, item in zip(keys.double(), ids) if item != ids[i]]
-        logits += [v @ sequences[i].double() for v, _ in others]
-        stacked = s.scale * torch.stack(logits)
+        kept = items != ids[i] if mask_same_item or not queue else torch.ones(len(items), dtype=torch.bool)
+        logits = s.scale * (vectors[kept].double() @ sequences[i].double())
         if once_per_item:
-            stacked[1:] -= torch.stack([(torch.cat([queue_items, ids]) == item).sum().log() for _, item in others])
-        values.append(stacked.logsumexp(0) - stacked[0])
-    assert model(batch)[1]["seq_item"].item() == pytest.approx(torch.stack(values).mean().item(), abs=1e-4)
+            logits -= torch.stack([(items == item).sum().log() for item in items[kept]])
+        top = s.scale * torch.cos(theta + s.margin)
+        values.append(torch.cat([top[None], logits]).logsumexp(0) - top)
+    expected = torch.stack(values).mean().item()
+    assert unweighted(model(batch), model)["seq_item"] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("left", [["items"], ["sequences"], []])
 def test_terms_without_their_queue_have_the_batch_as_negatives(tmp_path: Path, left: List[str]) -> None:
-    model, batches, rows, _, _ = tiny_adrec(tmp_path, queues=left)
-    s = model.settings
-    for parameter in model.key.parameters():
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    s.momentum = 1.0
-    batch = first_batch(batches, rows, model)
+    tiny = tiny_adrec(tmp_path, queues=left)
+    model, batch = tiny.model, tiny.first_batch()
+    s, ids = model.settings, batch.target_items
+    move_keys_apart(model)
     expected = plain_terms(model, batch, own_keys_are_negatives=False)
-    ids = batch.items[batch.targets]
     with torch.no_grad():
         (sequences, items), (sequence_keys, item_keys) = model.query(batch), model.key(batch)
     queries = {"seq": sequences.double(), "item": items[batch.targets].double()}
@@ -234,39 +236,11 @@ def test_terms_without_their_queue_have_the_batch_as_negatives(tmp_path: Path, l
                 top = torch.exp(s.scale * torch.cos(torch.arccos(cosines[i, i].clamp(-1, 1)) + s.margin))
                 values.append(-torch.log(top / (top + torch.exp(s.scale * cosines[i, ids != ids[i]]).sum())))
             expected[f"{name}_{kind}"] = torch.stack(values).mean().item()
-    _, logged = model(batch)
-    assert {name: logged[name].item() for name in expected} == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("weight", [1.0, 20.0])
-def test_own_history_as_negatives(tmp_path: Path, weight: float) -> None:
-    """Each row's term sequence → item grows by the keys of its history's items, its target left out; others do not."""
-    model, batches, rows, _, _ = tiny_adrec(tmp_path, history_weight=weight)
-    s = model.settings
-    for parameter in model.key.parameters():
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    s.momentum = 1.0
-    rows.items[rows.stop[3] - 1] = rows.targets[3]  # a target that was seen before
-    batch = batches.of(np.arange(6))
-    queue = model.item_queue.vectors.double().clone()
-    with torch.no_grad():
-        sequences, keys = model.query(batch)[0].double(), model.key(batch)[1].double()
-    expected = plain_terms(model, batch, own_keys_are_negatives=False)
-    values = []
-    for i in range(6):
-        history = batch.history[batch.layout.segments == i]
-        theta = torch.arccos(sequences[i] @ keys[batch.targets[i]])
-        others = torch.cat([queue @ sequences[i], keys[history[history != batch.targets[i]]] @ sequences[i]])
-        top = torch.exp(s.scale * torch.cos(theta + s.margin))
-        times = torch.ones(len(others)).index_fill(0, torch.arange(len(queue), len(others)), weight)
-        values.append(-torch.log(top / (top + (times * torch.exp(s.scale * others)).sum())))
-    expected["seq_item"] = torch.stack(values).mean().item()
-    _, logged = model(batch)
-    assert {name: logged[name].item() for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert unweighted(model(batch), model) == pytest.approx(expected, abs=1e-4)
 
 
 def test_momentum_update_to_the_bit(tmp_path: Path) -> None:
-    model, *_ = tiny_adrec(tmp_path)
+    model = tiny_adrec(tmp_path).model
     for parameter in model.query.parameters():
         parameter.data.add_(torch.randn_like(parameter))
     before = copy.deepcopy(model.key)
@@ -277,10 +251,9 @@ def test_momentum_update_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_gradient_reaches_all_of_the_query_side_and_nothing_of_the_key_side(tmp_path: Path) -> None:
-    model, batches, rows, _, _ = tiny_adrec(tmp_path, dropout=0.1)
-    model.train()
-    loss, _ = model(first_batch(batches, rows, model))
-    loss.backward()
+    tiny = tiny_adrec(tmp_path, dropout=0.1)
+    model = tiny.model.train()
+    sum(model(tiny.first_batch()).values()).backward()
     assert not [n for n, p in model.key.named_parameters() if p.grad is not None or p.requires_grad]
     unreached = [n for n, p in model.query.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # a softmax does not see a constant that is added to all keys
@@ -288,9 +261,8 @@ def test_gradient_reaches_all_of_the_query_side_and_nothing_of_the_key_side(tmp_
 
 
 def test_dropout_makes_key_another_view_than_query(tmp_path: Path) -> None:
-    model, batches, rows, _, _ = tiny_adrec(tmp_path, dropout=0.1)
-    model.train()
-    batch = first_batch(batches, rows, model)
+    tiny = tiny_adrec(tmp_path, dropout=0.1)
+    model, batch = tiny.model.train(), tiny.first_batch()
     with torch.no_grad():
         assert not torch.allclose(model.query(batch)[1], model.key(batch)[1])
         model.eval()
@@ -298,27 +270,28 @@ def test_dropout_makes_key_another_view_than_query(tmp_path: Path) -> None:
 
 
 def test_offsets_are_added_to_known_items_and_reached_by_their_gradient_alone(tmp_path: Path) -> None:
-    model, batches, rows, tokens, _ = tiny_adrec(tmp_path, item_offsets=True)
+    tiny = tiny_adrec(tmp_path, item_offsets=True)
+    model, tokens = tiny.model, tiny.tokens
     assert model.query.offsets is not None
     weight = model.query.offsets.weight
     texts = plain_items(model, "query", tokens, released=False)
-    torch.testing.assert_close(encode_items(model.query, tokens, CPU), texts, rtol=1e-4, atol=1e-5)  # they start at 0
+    torch.testing.assert_close(model.query.encode_items(tokens, CPU), texts, rtol=1e-4, atol=1e-5)  # they start at 0
     torch.nn.init.normal_(weight)
-    torch.testing.assert_close(encode_items(model.query, tokens, CPU), texts + weight, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(encode_items(model.query, tokens, CPU, new=True), texts, rtol=1e-4, atol=1e-5)
-    batch = first_batch(batches, rows, model)
+    torch.testing.assert_close(model.query.encode_items(tokens, CPU), texts + weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.query.encode_items(tokens, CPU, new=True), texts, rtol=1e-4, atol=1e-5)
+    batch = tiny.first_batch()
     sequences, items = model.query(batch)
     torch.testing.assert_close(items, F.normalize((texts + weight)[batch.items], dim=1), rtol=1e-4, atol=1e-5)
     history = batch.history[batch.layout.segments == 0]
     expected = F.normalize(plain_sequence(model, "query", (texts + weight)[batch.items][history]), dim=0)
     torch.testing.assert_close(sequences[0], expected, rtol=1e-4, atol=1e-5)
-    model(batch)[0].backward()
+    sum(model(batch).values()).backward()
     assert weight.grad is not None
     assert set(weight.grad.abs().sum(dim=1).nonzero().flatten().tolist()) == set(batch.items.tolist())
 
 
 def test_offsets_are_dropped_for_whole_items(tmp_path: Path) -> None:
-    model, *_ = tiny_adrec(tmp_path, item_offsets=True, offset_dropout=0.4)
+    model = tiny_adrec(tmp_path, item_offsets=True, offset_dropout=0.4).model
     offsets = model.query.offsets
     assert offsets is not None
     torch.nn.init.ones_(offsets.weight)

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Dict, List
 
 import torch
-from stage1_helpers import tiny_bert
 from tiny import make_tiny_dataset
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from adrec.data import Batches, Rows, Tokens, epoch_batches, item_texts, tokenise, train_rows
-from adrec.model import ADRec, Batch
-from adrec.settings import SWITCHES, ADRecSettings
-from adrec.text_encoder import TextEncoder
+from adrec.data import Batch, Tokens, TrainLoader, item_tokens, train_rows
+from adrec.encoders import TextEncoder, Vocabulary
+from adrec.model import ADRec
+from adrec.settings import ADRecSettings
 from common.dataset import Dataset, load_dataset
 from common.item_fields import write_item_fields
-from common.settings import resolve_switches
 from common.text_encoders import SPECIAL_TOKENS
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+
+
+def tiny_config(vocabulary: int, dropout: float = 0.0) -> Any:
+    """BERT's config: two layers, 16 wide."""
+    return BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=64,
+        initializer_range=0.25,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+
+
+def tiny_bert(vocabulary: int, dropout: float = 0.0) -> BertModel:
+    torch.manual_seed(1)
+    return BertModel(tiny_config(vocabulary, dropout)).eval()
 
 
 def tiny_tokenizer(folder: Path) -> Any:
@@ -36,7 +55,7 @@ def tiny_tokenizer(folder: Path) -> Any:
 def save_tiny_model(folder: Path) -> str:
     """A folder that text_model= can name."""
     tokenizer = tiny_tokenizer(folder)
-    tiny_bert(vocabulary=len(tokenizer), layers=2).save_pretrained(folder)
+    tiny_bert(len(tokenizer), dropout=0.1).save_pretrained(folder)
     return str(folder)
 
 
@@ -48,51 +67,56 @@ def tiny_adrec_dataset(folder: Path) -> Dataset:
 
 
 def tiny_settings(folder: Path, **values: Any) -> ADRecSettings:
-    sizes = {
+    own: Dict[str, Any] = {
+        "dataset": "Tiny",
+        "datasets_dir": str(folder),
         "n_layers": 2,
         "n_heads": 2,
         "inner_size": 24,
         "queue_size": 30,
         "train_batch_size": 6,
-        "precision": "fp32",
-    }
-    own = {
-        "dataset": "Tiny",
-        "datasets_dir": str(folder),
         "max_text_tokens": 40,
         "max_seq_length": 5,
         "scale": 8.0,
         "precision": "fp32",
     }
-    return resolve_switches(ADRecSettings(**{**sizes, **own, **values}), SWITCHES)
+    return ADRecSettings(**{**own, **values})
 
 
-def tiny_adrec(folder: Path, dropout: float = 0.0, **values: Any) -> Tuple[ADRec, Batches, Rows, Tokens, Any]:
-    """Model, batches of the training rows, the rows, the items' tokens, the tokenizer."""
+@dataclass
+class TinyADRec:
+    """A model, its training rows, its items' tokens and its tokenizer."""
+
+    model: ADRec
+    loader: TrainLoader
+    tokens: Tokens
+    tokenizer: Any
+
+    def first_batch(self, count: int = 6) -> Batch:
+        return self.loader.batch(self.loader.epoch(0)[0][:count])
+
+
+def tiny_adrec(folder: Path, dropout: float = 0.0, cut: bool = False, **values: Any) -> TinyADRec:
+    """``cut``: the embedding table is cut to the tokens in use."""
     dataset = tiny_adrec_dataset(folder)
     settings = tiny_settings(folder, **values)
     tokenizer = tiny_tokenizer(folder / "model")
-    tokens = tokenise(item_texts(dataset, settings, tokenizer), tokenizer, settings.max_text_tokens)
-    bert = tiny_bert(dropout, vocabulary=len(tokenizer), layers=2)
+    tokens = item_tokens(dataset, settings, tokenizer)
+    bert = tiny_bert(len(tokenizer), dropout)
     torch.manual_seed(0)
-    model = ADRec(TextEncoder(bert, settings.plm_layer, settings.frozen_text_layers), settings, dataset.n_items)
-    rows = train_rows(dataset, settings.max_seq_length)
-    padded = {} if settings.mean_over_real else {"padded_to": settings.max_text_tokens}
-    return model, Batches(rows, tokens, torch.device("cpu"), **padded), rows, tokens, tokenizer
-
-
-def first_batch(batches: Batches, rows: Rows, model: ADRec, count: int = 6) -> Batch:
-    return batches.of(epoch_batches(rows, model.settings, 0)[0][:count])
+    text = TextEncoder(bert, settings.plm_layer, settings.frozen_text_layers)
+    table = text.embeddings.word_embeddings.weight.detach().clone()
+    vocabulary = Vocabulary(torch.arange(len(table)), table)
+    if cut:
+        vocabulary, tokens = text.keep_tokens(tokens)
+    model = ADRec(text, vocabulary, settings, dataset.n_items)
+    return TinyADRec(model, TrainLoader(train_rows(dataset, settings.max_seq_length), tokens, settings), tokens, tokenizer)
 
 
 def plain_items(model: ADRec, side: str, tokens: Tokens, released: bool) -> Tensor:
     """Every item by itself through BERT's own layers, padded to max_text_tokens; (n, d)."""
     text, s = getattr(model, side).text, model.settings
-    config = BertConfig(
-        vocab_size=text.embeddings.word_embeddings.num_embeddings, hidden_size=text.width, num_hidden_layers=2,
-        num_attention_heads=text.heads, intermediate_size=24, max_position_embeddings=64,
-    )  # fmt: skip
-    bert = BertModel(config).eval()
+    bert = BertModel(tiny_config(text.embeddings.word_embeddings.num_embeddings)).eval()
     bert.embeddings.load_state_dict(text.embeddings.state_dict())
     for own, theirs in zip(text.layers, bert.encoder.layer):
         theirs.load_state_dict(own.state_dict())

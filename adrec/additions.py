@@ -1,0 +1,90 @@
+"""What is ours, not the paper's: additions to the item vectors, and which keys of a queue are negatives.
+
+ADRecSettings has a setting for each; docs/adrec.md has what each brings.
+"""
+
+from __future__ import annotations
+
+import torch
+from sklearn.covariance import ledoit_wolf
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adrec.encoders import identity
+from common.compute import fp32_product
+
+
+class Adapter(nn.Module):
+    """Whitened item vectors through a trained linear layer that starts as the identity.
+
+    Sentence vectors are in a narrow cone, in which all cosines are similar; whitening spreads them.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(d))
+        self.register_buffer("whitening", torch.eye(d))
+        self.linear = identity(d)
+
+    def fit(self, vectors: Tensor) -> None:
+        """Take mean and covariance of the catalogue's vectors (n, d); whitened vectors have lengths near 1.
+
+        The covariance is that of Ledoit and Wolf (2004). The sample covariance of few items has variances near zero in
+        most directions, along which new items would become very long.
+        """
+        centred = (vectors - vectors.mean(dim=0)).double().cpu().numpy()
+        covariance, _ = ledoit_wolf(centred, assume_centered=True)
+        values, axes = torch.linalg.eigh(torch.from_numpy(covariance))
+        whitening = axes @ torch.diag(values.clamp(min=1e-12).rsqrt()) @ axes.T / vectors.shape[1] ** 0.5
+        self.mean.copy_(vectors.mean(dim=0))
+        self.whitening.copy_(whitening)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, d) → (n, d) float32."""
+        whitened = fp32_product(vectors - self.mean, self.whitening)  # which is symmetric
+        return self.linear(whitened).float()  # a unit vector in bf16 would not have length 1
+
+
+class Offsets(nn.Module):
+    """A trained vector of each item, added to the vector of its text; items without training data have none.
+
+    Dropped for whole items (DropoutNet, Volkovs et al., NeurIPS 2017), so that the text learns to do without.
+    """
+
+    def __init__(self, n_items: int, d: int, dropout: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_items, d))
+        self.dropout = dropout
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Items' ids (n,) → (n, d)."""
+        kept = torch.ones(len(items), 1, device=items.device)
+        return self.weight[items] * F.dropout(kept, self.dropout, self.training)
+
+
+def count_items_once(cosines: Tensor, items: Tensor, scale: float) -> Tensor:
+    """Let the keys of an item weigh as one negative: subtract log(keys of the item) / s.
+
+    Targets enter the queue as often as they are popular; this is the correction of sampled softmax (Yi et al., RecSys
+    2019).
+
+    Args:
+        cosines: (…, K) with the keys.
+        items: (K,) the keys' items.
+    """
+    _, place, counts = items.unique(return_inverse=True, return_counts=True)
+    return cosines - counts.float().log()[place] / scale
+
+
+def leave_out_same_item(cosines: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """Give keys of a row's own target item the cosine −∞, so that they are not negatives.
+
+    Args:
+        cosines: (…, B, K).
+        items: (K,) the keys' items.
+        targets: (B,) the rows' target items.
+    """
+    return cosines.masked_fill(items == targets[:, None], -torch.inf)
