@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -19,7 +16,6 @@ from common.arrays import ranges, starts_of
 from common.compute import Processes
 from common.dataset import Dataset, train_part
 from common.errors import UserError, nearest
-from common.files import atomic
 from common.item_fields import text_fields
 
 if TYPE_CHECKING:
@@ -101,35 +97,15 @@ class Tokens:
 
 def tokenise(texts: Sequence[str], settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """Token ids of texts, each cut to ``max_text_tokens``."""
-    ids = tokenizer(list(texts), truncation=True, max_length=settings.max_text_tokens)["input_ids"]
-    lengths = np.array([len(one) for one in ids])
-    return _tokens(
-        np.concatenate([np.asarray(one, dtype=np.int64) for one in ids]), starts_of(lengths), settings, tokenizer
-    )
-
-
-def _tokens(ids: np.ndarray, starts: np.ndarray, settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    ids: List[List[int]] = tokenizer(list(texts), truncation=True, max_length=settings.max_text_tokens)["input_ids"]
+    starts = starts_of(np.array([len(one) for one in ids]))
     padded_to = None if settings.mean_over_real else settings.max_text_tokens
-    return Tokens(ids, starts, int(tokenizer.pad_token_id), padded_to)
+    return Tokens(np.concatenate(ids).astype(np.int64), starts, int(tokenizer.pad_token_id), padded_to)
 
 
 def item_tokens(dataset: Dataset, settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """The tokens of a data set's items. They are kept in its folder ``tokens/``, by texts and tokenizer."""
-    texts = item_texts(dataset, settings, tokenizer)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = json.loads(backend.to_str()) if backend is not None else {}
-    for of_the_last_call in ("truncation", "padding"):
-        rules.pop(of_the_last_call, None)
-    essence = json.dumps([rules, tokenizer.get_vocab(), settings.max_text_tokens, texts], sort_keys=True)
-    key = hashlib.sha256(essence.encode("utf-8", "surrogatepass")).hexdigest()
-    path = Path(dataset.folder) / "tokens" / f"{key[:16]}.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as stored:
-            return _tokens(stored["ids"], stored["starts"], settings, tokenizer)
-    tokens = tokenise(texts, settings, tokenizer)
-    with atomic(path, several_writers=True) as temporary, open(temporary, "wb") as out:
-        np.savez(out, ids=tokens.ids, starts=tokens.starts)
-    return tokens
+    """The tokens of a data set's items, by id."""
+    return tokenise(item_texts(dataset, settings, tokenizer), settings, tokenizer)
 
 
 # --- rows ---

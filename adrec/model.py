@@ -101,7 +101,7 @@ class Encoders(nn.Module):
 
         Args:
             items: (n, d) of `encode_items`.
-            masked: leave the items of the history out of the ranking, as the model sees it: the last ``max_seq_length``.
+            masked: leave the items of the history (the last ``max_seq_length``) out of the ranking.
             top: (N, k) int64 zeros, filled with the k best items, the best first.
         """
         self.eval()
@@ -255,7 +255,7 @@ class ADRec(nn.Module):
         self.item_queue.push(item_keys, items)
 
     def compute_constants(self, tokens: Tokens, compute: Compute) -> None:
-        """Ours: compute once what training does not change: frozen layers, fixed texts' vectors, the adapter's whitening.
+        """Ours: compute once what training does not change: frozen layers, untrained text vectors, whitening.
 
         Args:
             tokens: of all items, by id.

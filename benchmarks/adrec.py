@@ -17,29 +17,26 @@ import resource
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any, List, Optional
+from typing import List, Optional
 
 import numpy as np
 import torch
-from common.device import Compute, pick_compute
-from common.seeding import seed_everything
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
-from adrec.data import Batches, Rows, Tokens, cached_tokens, epoch_batches, item_texts, tokenise, train_rows
+from adrec.data import Rows, Tokens, TrainLoader, item_texts, item_tokens, tokenise, train_rows
+from adrec.encoders import Ragged, SequenceEncoder, TextEncoder
 from adrec.model import ADRec
-from adrec.ragged import Ragged
-from adrec.sequence_encoder import SequenceEncoder
-from adrec.settings import SWITCHES, ADRecSettings
-from adrec.text_encoder import TextEncoder
-from adrec.training import make_optimizer
+from adrec.settings import ADRecSettings
 from benchmarks.measured import Measured
+from common.compute import Compute, pick_compute, seed_everything
 from common.dataset import load_dataset
 from common.errors import run_script
-from common.settings import ComputeSettings, parse, resolve_switches, setting
+from common.settings import ComputeSettings, parse, setting
 from common.text_encoders import SMALL, text_model_path
+from common.training import make_optimizer
 
 
 @dataclass
@@ -53,43 +50,40 @@ class Settings(ComputeSettings):
 
 
 def peak_memory() -> float:
-    """The most that this process has held so far, in GB."""
+    """The most memory that this process has held so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def bert_base(vocabulary: int) -> BertModel:
+def bert_base(tokens: Tokens) -> BertModel:
     """BERT-base's shape with random weights."""
-    return BertModel(BertConfig(vocab_size=max(30_522, vocabulary)), add_pooling_layer=False)
+    return BertModel(BertConfig(vocab_size=max(30_522, int(tokens.ids.max()) + 1)), add_pooling_layer=False)
 
 
-def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, settings: Settings, pad: int) -> Measured:
-    """Median seconds of a step, batches made included; operations of one."""
-    text = TextEncoder(bert_base(int(tokens.ids.max()) + 1), own.plm_layer)
-    used = tokens.vocabulary(pad)
-    text.keep_tokens(used)
-    model = ADRec(text, own, len(tokens)).to(compute.device)
+def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, steps: int) -> Measured:
+    """Median seconds of a step, batches made included; operations of one step."""
+    text = TextEncoder(bert_base(tokens), own.plm_layer)
+    vocabulary, tokens = text.keep_tokens(tokens)
+    model = ADRec(text, vocabulary, own, len(tokens)).to(compute.device).train()
     optimizer, scaler = make_optimizer(model, own), compute.scaler()
-    batches = Batches(rows, tokens.renumbered(used), compute.device)
-    order = epoch_batches(rows, own, 0)
-    model.train()
+    loader = TrainLoader(rows, tokens, own)
 
     def step(chosen: np.ndarray) -> float:
         start = time.perf_counter()
+        batch = loader.load(chosen)[0].to(compute.device)
         with compute.autocast():
-            loss, _ = model(batches.of(chosen))
+            terms = model(batch)
         optimizer.zero_grad(set_to_none=True)
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
-        loss.item()
+        scaler.scale(torch.stack(list(terms.values())).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if compute.device.type == "cuda":
+            torch.cuda.synchronize(compute.device)
         return time.perf_counter() - start
 
+    order = loader.epoch(0)
     for chosen in order[:2]:
         step(chosen)
-    seconds = statistics.median(step(chosen) for chosen in order[2 : 2 + settings.steps])
+    seconds = statistics.median(step(chosen) for chosen in order[2 : 2 + steps])
     memory = peak_memory()
     with FlopCounterMode(display=False) as counter:
         step(order[0])
@@ -100,56 +94,49 @@ def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, setti
 class PlainSide(nn.Module):
     """The query or key side of the plain way."""
 
-    def __init__(self, bert: BertModel, sequence: SequenceEncoder) -> None:
+    def __init__(self, tokens: Tokens, own: ADRecSettings) -> None:
         super().__init__()
-        self.bert, self.sequence = bert, sequence
+        self.bert = bert_base(tokens)
+        self.sequence = SequenceEncoder(BertConfig().hidden_size, own)
 
-    def vectors(self, rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Every text by itself through all of BERT: (n, 60) → (n, d)."""
-        hidden = self.bert(rows, attention_mask=mask, output_hidden_states=True).hidden_states[1]
-        summed: torch.Tensor = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        return summed
+    def forward(self, ids: Tensor, mask: Tensor, layout: Ragged) -> List[Tensor]:
+        """Texts of each row's history and target, (n, 21, 60), one by one through all of BERT → (n, d) twice."""
+        flat_ids, flat_mask = ids.flatten(0, 1), mask.flatten(0, 1)
+        hidden = self.bert(flat_ids, attention_mask=flat_mask, output_hidden_states=True).hidden_states[1]
+        means = (hidden * flat_mask[:, :, None]).sum(dim=1) / flat_mask.sum(dim=1, keepdim=True)
+        items = means.view(*ids.shape[:2], -1)  # (n, 21, d)
+        sequences = self.sequence(items[:, :-1].flatten(0, 1), layout)
+        return [F.normalize(sequences, dim=1), F.normalize(items[:, -1], dim=1)]
 
 
-def _sequence_encoder(own: ADRecSettings) -> SequenceEncoder:
-    d = BertConfig().hidden_size
-    return SequenceEncoder(d, own.n_layers, own.n_heads, own.inner_size, own.layer_norm_eps, plain_init=True)
-
-
-def plain(rows: Rows, texts: List[str], tokenizer: Any, own: ADRecSettings, settings: Settings) -> Measured:
+def plain(
+    rows: Rows, texts: List[str], tokenizer: PreTrainedTokenizerBase, own: ADRecSettings, settings: Settings
+) -> Measured:
     """A step of the plain way on ``plain_batch`` rows, scaled to ``train_batch_size``."""
-    longest = own.max_text_tokens
-    tokens = tokenise([*texts, "None"], tokenizer, longest)
-    table = torch.full((len(tokens), longest), int(tokenizer.pad_token_id))
-    for place, length in enumerate(tokens.lengths.tolist()):
-        table[place, :length] = torch.from_numpy(tokens.ids[tokens.starts[place] :][:length])
-    query, key = (PlainSide(bert_base(int(tokens.ids.max()) + 1), _sequence_encoder(own)).train() for _ in range(2))
+    n, longest, history = settings.plain_batch, own.max_text_tokens, own.max_seq_length
+    tokens = tokenise([*texts, "None"], own, tokenizer)
+    query, key = (PlainSide(tokens, own).train() for _ in range(2))
     key.requires_grad_(False)
     queues = [F.normalize(torch.randn(own.queue_size, BertConfig().hidden_size), dim=1) for _ in range(2)]
     optimizer = torch.optim.Adam(query.parameters(), lr=own.learning_rate)
-    n, none = settings.plain_batch, len(texts)
-    chosen = np.random.default_rng(settings.seed).permutation(len(rows))[:n]
 
-    def encoded(side: PlainSide) -> List[torch.Tensor]:
-        items = torch.full((n, own.max_seq_length + 1), none)  # the target stands last
-        for place, row in enumerate(chosen):
-            history = torch.from_numpy(rows.items[rows.start[row] : rows.stop[row]])
-            items[place, : len(history)] = history
-            items[place, -1] = int(rows.targets[row])
-        ids = table[items.flatten()]
-        places = torch.arange(longest) < torch.from_numpy(tokens.lengths)[items.flatten()][:, None]
-        vectors = side.vectors(ids, places.long()).view(n, own.max_seq_length + 1, -1)
-        lengths = np.sort(np.full(n, own.max_seq_length))
-        real = rows.stop[chosen] - rows.start[chosen]
-        layout = Ragged.of(lengths, vectors.device, real)
-        sequences = side.sequence(vectors[:, :-1].reshape(-1, vectors.shape[-1]), layout)
-        return [F.normalize(sequences, dim=1), F.normalize(vectors[:, -1], dim=1)]
+    chosen = np.random.default_rng(settings.seed).permutation(len(rows))[:n]
+    lengths = rows.stop[chosen] - rows.start[chosen]
+    items = np.full((n, history + 1), len(texts))  # "None", then the target in the last place
+    for place, (row, length) in enumerate(zip(chosen, lengths)):
+        items[place, :length] = rows.items[rows.start[row] : rows.stop[row]]
+        items[place, -1] = rows.targets[row]
+    mask = np.arange(longest) < tokens.lengths[items][:, :, None]
+    ids = np.full(mask.shape, tokens.pad)
+    ids[mask] = np.concatenate([tokens.ids[tokens.starts[i] : tokens.starts[i + 1]] for i in items.flatten()])
+    layout = Ragged.of(np.full(n, history), lengths)
+    inputs = (torch.from_numpy(ids), torch.from_numpy(mask).long(), layout)
 
     def step() -> float:
         start = time.perf_counter()
-        queries = encoded(query)
+        queries = query(*inputs)
         with torch.no_grad():
-            keys = encoded(key)
+            keys = key(*inputs)
             for mine, theirs in zip(key.parameters(), query.parameters()):
                 mine.mul_(own.momentum).add_(theirs, alpha=1 - own.momentum)
         loss = torch.zeros(())
@@ -165,35 +152,30 @@ def plain(rows: Rows, texts: List[str], tokenizer: Any, own: ADRecSettings, sett
     scale = settings.train_batch_size / n
     with FlopCounterMode(display=False) as counter:  # warms up as well
         step()
-    seconds = step()
-    return Measured("plain, fp32", seconds * scale, float(counter.get_total_flops()) * scale, peak_memory())
+    return Measured("plain, fp32", step() * scale, float(counter.get_total_flops()) * scale, peak_memory())
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Measure both, print the table."""
-    settings = parse(Settings, __doc__, None, argv, redoes=False).settings
+    settings = parse(Settings, __doc__, None, argv, has_force=False).settings
     compute = pick_compute(settings.device, settings.precision)
     seed_everything(settings.seed)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     own = ADRecSettings(
-        dataset=settings.dataset,
-        datasets_dir=settings.datasets_dir,
-        train_batch_size=settings.train_batch_size,
+        dataset=settings.dataset, datasets_dir=settings.datasets_dir, train_batch_size=settings.train_batch_size
     )
-    resolve_switches(own, SWITCHES)
     tokenizer = AutoTokenizer.from_pretrained(text_model_path(settings.tokenizer, dataset, "en", settings.seed))
-    texts = item_texts(dataset, own, tokenizer)
-    tokens = cached_tokens(texts, tokenizer, own.max_text_tokens, dataset.folder)
-    rows = train_rows(dataset, own.max_seq_length)
-    measured, told = [], []
+    tokens, rows = item_tokens(dataset, own, tokenizer), train_rows(dataset, own.max_seq_length)
+    measured, sizes = [], []
     for own.batch_by in ("user", "row"):
-        measured.append(ours(rows, tokens, own, compute, settings, int(tokenizer.pad_token_id)))
-        batch = Batches(rows, tokens, torch.device("cpu")).of(epoch_batches(rows, own, 0)[0])
-        n_tokens = int(batch.texts().counts.sum())
-        told.append(f"batch_by={own.batch_by}: {len(batch.items)} distinct items, {n_tokens:,} tokens")
+        measured.append(ours(rows, tokens, own, compute, settings.steps))
+        loader = TrainLoader(rows, tokens, own)
+        items = loader.batch(loader.epoch(0)[0]).items.numpy()
+        sizes.append(f"batch_by={own.batch_by}: {len(items)} distinct items, {tokens.lengths[items].sum():,} tokens")
+    texts = item_texts(dataset, own, tokenizer)
     baseline = plain(rows, texts, tokenizer, own, settings) if settings.plain_batch else None
     print(f"{settings.dataset} on {compute.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"the first batch of {settings.train_batch_size} rows: {'; '.join(told)}")
+    print(f"the first batch of {settings.train_batch_size} rows: {'; '.join(sizes)}")
     print(f"| step of {settings.train_batch_size} rows | seconds | faster | 10¹² operations | fewer | peak GB |")
     print("|---|---|---|---|---|---|")
     for row in ([baseline.row(None, 2)] if baseline else []) + [one.row(baseline, 2) for one in measured]:

@@ -41,17 +41,6 @@ def test_fields_order_and_languages_are_settings_and_unknown_fields_are_refused(
         item_texts(dataset, tiny_settings(tmp_path, fields=["title", "colour"]), tokenizer)
 
 
-def test_tokens_are_kept_by_text_and_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset, tokenizer = tiny_adrec_dataset(tmp_path), tiny_tokenizer(tmp_path / "model")
-    first = item_tokens(dataset, tiny_settings(tmp_path), tokenizer)
-    monkeypatch.setattr("adrec.data.tokenise", lambda *_: 1 / 0)
-    again = item_tokens(dataset, tiny_settings(tmp_path), tokenizer)
-    assert again.ids.tolist() == first.ids.tolist() and again.starts.tolist() == first.starts.tolist()
-    for other in ({"prompt": "other"}, {"max_text_tokens": 3}):
-        with pytest.raises(ZeroDivisionError):
-            item_tokens(dataset, tiny_settings(tmp_path, **other), tokenizer)
-
-
 def test_rows_are_every_prefix_of_the_train_part_and_one_held_out_row_a_user(tmp_path: Path) -> None:
     dataset = tiny_adrec_dataset(tmp_path)
     expected = {"train": [], "valid": [], "test": []}

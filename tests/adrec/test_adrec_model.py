@@ -193,7 +193,7 @@ def test_terms_weights_and_queue_order(tmp_path: Path, enqueue_last: bool) -> No
 @pytest.mark.parametrize("once_per_item", [False, True])
 @pytest.mark.parametrize("queue", [True, False])
 def test_which_keys_are_negatives(tmp_path: Path, once_per_item: bool, mask_same_item: bool, queue: bool) -> None:
-    """``once_per_item``: e^{s cos} of each of an item's n keys counts for 1/n. Without queue: the batch's other items."""
+    """``once_per_item``: e^{s cos} of each of an item's n keys counts for 1/n. Without queue: the other rows."""
     queues = ["items", "sequences"] if queue else ["sequences"]
     tiny = tiny_adrec(tmp_path, mask_same_item=mask_same_item, once_per_item=once_per_item, queues=queues)
     model, batch = tiny.model, tiny.first_batch()

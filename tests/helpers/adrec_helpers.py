@@ -85,12 +85,11 @@ def tiny_settings(folder: Path, **values: Any) -> ADRecSettings:
 
 @dataclass
 class TinyADRec:
-    """A model, its training rows, its items' tokens and its tokenizer."""
+    """A model, its training rows and its items' tokens."""
 
     model: ADRec
     loader: TrainLoader
     tokens: Tokens
-    tokenizer: Any
 
     def first_batch(self, count: int = 6) -> Batch:
         return self.loader.batch(self.loader.epoch(0)[0][:count])
@@ -110,7 +109,8 @@ def tiny_adrec(folder: Path, dropout: float = 0.0, cut: bool = False, **values: 
     if cut:
         vocabulary, tokens = text.keep_tokens(tokens)
     model = ADRec(text, vocabulary, settings, dataset.n_items)
-    return TinyADRec(model, TrainLoader(train_rows(dataset, settings.max_seq_length), tokens, settings), tokens, tokenizer)
+    loader = TrainLoader(train_rows(dataset, settings.max_seq_length), tokens, settings)
+    return TinyADRec(model, loader, tokens)
 
 
 def plain_items(model: ADRec, side: str, tokens: Tokens, released: bool) -> Tensor:
