@@ -1,9 +1,10 @@
-"""What the two papers' recommend scripts share: for whom, what they have seen, and the printed list."""
+"""What the recommend scripts of both papers share: options, histories, titles, and the printed list."""
 
 from __future__ import annotations
 
 import csv
 import io
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -16,56 +17,55 @@ from common.files import read_text
 from common.settings import DeviceSettings, setting
 
 ARGUMENTS: Tuple[Tuple[Tuple[str, ...], Dict[str, Any]], ...] = (
-    (("--user",), {"type": int, "metavar": "U", "help": "a user by zero-based id (user_ids.csv: which of yours)"}),
-    (("--items",), {"metavar": "A,B,C", "help": "a history of items by zero-based id, oldest first (item_ids.csv)"}),
-    (("-k",), {"type": int, "default": 10, "help": "how many items (10)"}),
+    (("--user",), {"type": int, "metavar": "U", "help": "a user by zero-based id (user_ids.csv)"}),
+    (("--items",), {"metavar": "A,B,C", "help": "a history by zero-based ids (item_ids.csv), oldest first"}),
+    (("-k",), {"type": int, "default": 10, "help": "number of items (10)"}),
     (("--checkpoint",), {"type": Path, "metavar": "FILE", "help": "the .pth to use"}),
 )
 
 
 @dataclass
 class RecommendSettings(DeviceSettings):
-    """Where to look, and whether what a user has seen may come again."""
+    """Which run to use, and what to print."""
 
-    results_dir: str = setting("results", "where runs lie")
-    mask_history: bool = setting(True, "leave out what is in the history")
-    title_language: str = setting("en", "titles to print", choices=("en", "cn"))
+    results_dir: str = setting("results", "folder of results and checkpoints, <model>/<dataset>/<run>/")
+    mask_history: bool = setting(True, "leave out the items of the history")
+    title_language: str = setting("en", "language of the titles", choices=("en", "cn"))
 
 
-def check_arguments(arguments: Any) -> None:
-    """Stop unless it is said for whom, once, and for at least one item."""
+def check_arguments(arguments: Namespace) -> None:
+    """Raise a `UserError` unless one of ``--user`` and ``--items`` is given, and ``-k`` is at least 1."""
     if (arguments.user is None) == (arguments.items is None):
-        both = "not both" if arguments.user is not None else "one of them"
-        raise UserError(f"say for whom: --user U or --items A,B,C, {both}")
+        raise UserError("give either --user U or --items A,B,C")
     if arguments.k < 1:
         raise UserError(f"-k {arguments.k}: must be at least 1")
 
 
 def history_of(dataset: Dataset, user: Optional[int], items: Optional[str]) -> np.ndarray:
-    """Zero-based items of the history asked for.
+    """The zero-based items of a user's history, or of ``--items``.
 
     Raises:
         UserError: no such user or item.
     """
     if user is not None:
         if user not in dataset.users:
-            raise UserError(f"--user {user}: no such user; they run from {min(dataset.users)} to {max(dataset.users)}")
+            raise UserError(f"--user {user}: no such user; ids are from {min(dataset.users)} to {max(dataset.users)}")
         return dataset.sequences[dataset.users.index(user)]
     try:
         ids = [int(word) for word in (items or "").split(",")]
     except ValueError as error:
-        where = "; item_ids.csv in the data set's folder tells which is which of yours"
+        where = "; item_ids.csv in the data set's folder has the original ids"
         raise UserError(
             f"--items {items}: give zero-based item ids with commas between, as in 12,40,7{where}"
         ) from error
     for item in ids:
         if not 0 <= item < dataset.n_items:
-            raise UserError(f"--items: no item {item}; they run from 0 to {dataset.n_items - 1}")
+            raise UserError(f"--items: no item {item}; ids are from 0 to {dataset.n_items - 1}")
     return np.array(ids)
 
 
 def labels(dataset: Dataset, language: str) -> List[str]:
-    """Each item's title, and what the raw files call the item where the preparation wrote that down."""
+    """Each item's title, with the item's original id if item_ids.csv has it."""
     titles = dataset.titles(language)
     path = dataset.folder / "item_ids.csv"
     if not path.is_file():
@@ -75,11 +75,11 @@ def labels(dataset: Dataset, language: str) -> List[str]:
 
 
 def print_recommendations(source: str, history: np.ndarray, scores: np.ndarray, titles: List[str], k: int) -> None:
-    """Print the end of the history and the k best items.
+    """Print the last items of the history and the k best items.
 
     Args:
         source: model and checkpoint.
-        scores: (n,) by zero-based item id; what is not to be recommended has -inf.
+        scores: (n,) by zero-based item id; -inf for items that are not recommended.
     """
     print(f"after {len(history)} items, the last of them:")
     for item in history[-5:]:

@@ -291,7 +291,7 @@ def test_recommend_prints_titles_and_leaves_out_what_was_seen(datasets_dir, tmp_
         (["--user", "99"], "no such user"),
         (["--items", "1,x"], "commas"),
         (["--items", "77"], "no item 77"),
-        ([], "say for whom"),
+        ([], "give either"),
     ):
         with pytest.raises(UserError, match=message):
             recommend.main([*command, *wrong])
