@@ -32,21 +32,10 @@ from reproduce.pipeline import pipeline
 from reproduce.train import check_inputs, plan, with_config
 
 SUITES = Path(__file__).resolve().parent / "suites"
-SUITE_KEYS: Dict[str, type] = {
-    "datasets": list,
-    "seeds": list,
-    "against": list,
-    "base": str,
-    "settings": dict,
-    "of_dataset": dict,
-    "models": list,
-}
+SUITE_KEYS: Dict[str, type] = {"datasets": list, "seeds": list, "settings": dict, "of_dataset": dict, "models": list}
+SUITE_KEYS.update({"against": list, "base": str})
 ROW_KEYS: Dict[str, type] = {"model": str, "name": str, "settings": dict, "datasets": list, "seeds": list}
-FORMS: Dict[type, str] = {
-    list: "a list, as in [A, B]",
-    dict: "a mapping, as in {KEY: VALUE}",
-    str: "a name, in quotes if need be",
-}
+FORMS: Dict[type, str] = {list: "a list, as in [A, B]", dict: "a mapping, as in {KEY: VALUE}", str: "a name, in quotes"}
 NOT_SETTINGS = {
     "seed": "use seeds",
     "run": "the runs of a suite are named after their settings",
@@ -209,23 +198,21 @@ def read_suite(path: Path) -> SuiteFile:
         if "model" not in entry:
             raise UserError(f"{path}: models: {entry} has no model; add model: NAME")
         rows.append(Row(**{**defaults, "name": entry["model"], **entry}))
-    file = SuiteFile(
-        path, content.get("against", []), content.get("base"), content.get("settings", {}), of_dataset, rows
-    )
-    if file.against and file.base:
+    against, base = content.get("against", []), content.get("base")
+    if against and base:
         raise UserError(f"{path}: 'against' and 'base' exclude each other; leave one out")
-    compared = [*file.against, *([file.base] if file.base else [])]
+    compared = [*against, *([base] if base else [])]
     _check_known(compared, [row.name for row in rows], f"{path}: against, base", "row")
     try:
         known = set().union(*(row.keys() for row in rows))
-        shared = with_config(file.settings, [step for row in rows for step in pipeline(row.model)])
+        shared = with_config(content.get("settings", {}), [step for row in rows for step in pipeline(row.model)])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     for settings in (shared, *of_dataset.values()):
         _check_keys(settings, NOT_SETTINGS, known, str(path))
     for row in rows:
         _check_keys(row.settings, NOT_SETTINGS, {*known, *row.settings}, str(path))  # the plan finds unknown ones
-    return replace(file, settings=shared)
+    return SuiteFile(path, against, base, shared, of_dataset, rows)
 
 
 def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str], with_inputs: bool) -> List[SuiteRun]:
@@ -239,16 +226,15 @@ def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str], wit
         texts.update({key: text for key, text in given.items() if key in known})
         runs = []
         for seed in row.seeds:
-            filled = {
-                key: text.replace("{dataset}", dataset).replace("{seed}", str(seed)) for key, text in texts.items()
-            }
-            words = tuple(f"{key}={text}" for key, text in {**filled, "seed": str(seed)}.items())
-            runs.append(SuiteRun(row.name, row.model, dataset, seed, words))
+            words = [f"{key}={text}" for key, text in {**texts, "seed": "{seed}"}.items()]
+            words = [word.replace("{dataset}", dataset).replace("{seed}", str(seed)) for word in words]
+            runs.append(SuiteRun(row.name, row.model, dataset, seed, tuple(words)))
         planned = plan(row.model, dataset, runs[0].words)
         if with_inputs:
             check_inputs(planned)
     except UserError as error:
-        raise UserError(f"{file.path}: {row.name} on {dataset}: {error}") from error
+        reason = str(error).removeprefix("command line: ")
+        raise UserError(f"{file.path}: {row.name} on {dataset}: {reason}") from error
     return runs
 
 

@@ -35,7 +35,8 @@ from reproduce.train import command_line, read_command_line
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 MASKED = "the metrics with the history masked (NineRec's protocol)"
 CHECKPOINTS = ("id_checkpoint", "text_checkpoint")  # settings that name other runs, which are inputs too
-NOT_IN_LABEL = ("dataset", "seed", "variant", "precision", "modalities", *CHECKPOINTS)
+NOT_IN_LABEL = ("dataset", "seed", "variant", "precision", *CHECKPOINTS)
+MODALITIES = ("text", "image")
 
 
 @dataclass
@@ -57,23 +58,22 @@ class Run:
     def label(self) -> str:
         """Model, variant, and the settings that differ from the model's defaults."""
         settings, inputs = self.made_from["settings"], self.made_from["inputs"]
-        variant = settings.get("variant")
-        defaults = as_dict(self.step.schema(**({"variant": variant} if variant else {})))
+        variant, seed = settings.get("variant"), settings["seed"]
+        defaults = {**as_dict(self.step.schema(**({"variant": variant} if variant else {}))), "processes": 1}
         parts = [variant] if variant else []
-        if settings.get("modalities") != defaults.get("modalities"):
-            parts.append("+".join(settings["modalities"]))
         for key, value in settings.items():
-            default = 1 if key == "processes" else defaults.get(key)
+            default = defaults.get(key)
             if default is None and isinstance(value, bool):  # a switch, which follows the variant
                 default = variant == "paper"
             if key not in NOT_IN_LABEL and value != default:
-                parts.append(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}")
-        folders = {Path(inputs[name]["path"]).parent.name for name in ("text", "image") if name in inputs}
-        parts += [f"features of {name}/" for name in sorted(folders - {self.result["dataset"], variant})]
+                text = f"{value:.4g}" if isinstance(value, float) else f"{value}"
+                parts.append("+".join(value) if key == "modalities" else f"{key}={text}")
+        folders = {Path(inputs[name]["path"]).parent.name for name in MODALITIES if name in inputs}
+        names = sorted(folders - {self.result["dataset"], variant})
+        parts += [f"features of {any_seed(name, seed)}/" for name in names]
         if self.step.name == "SICSRec" and "id_encoder" not in inputs:
             parts.append("pretrain_id=none")
-        label = f"{self.step.name} ({', '.join(parts)})" if parts else self.step.name
-        return str(without_seed(label, settings["seed"]))
+        return f"{self.step.name} ({', '.join(parts)})" if parts else self.step.name
 
     def test(self, datasets_dir: str, compute: Any) -> None:
         """Test the run, unless that was done before."""
@@ -93,20 +93,23 @@ class Run:
             self.result = test_run(self.folder, datasets_dir, compute, Processes())
 
 
-def without_seed(content: Any, seed: int) -> Any:
-    """Settings without seeds and the checkpoints of other runs; in text ``{seed}`` replaces the number."""
+def without_seed(content: Any) -> Any:
+    """Settings without seeds and the checkpoints of other runs."""
     if isinstance(content, dict):
-        return {k: without_seed(v, seed) for k, v in content.items() if k not in ("seed", *CHECKPOINTS)}
-    if isinstance(content, list):
-        return [without_seed(value, seed) for value in content]
-    return re.sub(rf"(?<!\d){seed}(?!\d)", "{seed}", content) if isinstance(content, str) else content
+        return {k: without_seed(v) for k, v in content.items() if k not in ("seed", *CHECKPOINTS)}
+    return [without_seed(value) for value in content] if isinstance(content, list) else content
+
+
+def any_seed(name: str, seed: int) -> str:
+    """The name of a file or folder with ``{seed}`` in place of the seed."""
+    return re.sub(rf"(?<!\d){seed}(?!\d)", "{seed}", name)
 
 
 def lineage(made_from: Mapping[str, Any], seed: int, results_dir: Path) -> Dict[str, Any]:
     """What runs have in common that differ by their seed alone.
 
     It is the record without seeds. In place of an input it has the lineage of the step that made it, where that left
-    a record; else the path, if the seed is part of it; else the checksum.
+    a record; else, of features and scores, the path, if the seed is part of it; else the checksum.
     """
     inputs: Dict[str, Any] = {}
     for name, entry in sorted(made_from["inputs"].items()):
@@ -116,10 +119,10 @@ def lineage(made_from: Mapping[str, Any], seed: int, results_dir: Path) -> Dict[
         if record is not None:
             inputs[name] = lineage(record, seed, results_dir)
         else:
-            named = without_seed(str(path), seed)
-            inputs[name] = named if named != str(path) else entry["sha256"]
-    settings = without_seed(made_from["settings"], seed)
-    return {"step": made_from["step"], "settings": settings, "inputs": inputs}
+            end = "/".join(path.parts[-2:])
+            named = any_seed(end, seed) if name in (*MODALITIES, "scores", "valid_scores") else end
+            inputs[name] = named if named != end else entry["sha256"]
+    return {"step": made_from["step"], "settings": without_seed(made_from["settings"]), "inputs": inputs}
 
 
 def record_of(path: Path, sha256: str) -> Optional[Dict[str, Any]]:

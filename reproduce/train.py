@@ -14,7 +14,6 @@ without a step are those of stage 2; sft_content_encoder.epochs and so on are th
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
@@ -118,23 +117,17 @@ def run_plan(planned: Plan, force: bool) -> Tuple[Path, Dict[str, float]]:
     """
     check_inputs(planned)
     settings_of: Dict[str, Any] = {step.name: settings for step, settings in planned}
-    made: Dict[str, Any] = {}
     seconds: Dict[str, float] = {}
-    for number, (step, _) in enumerate(planned, start=1):
+    for number, (step, settings) in enumerate(planned, start=1):
         print(f"== {number}/{len(planned)} {step.name}", flush=True)
         start = time.perf_counter()
-        settings, more = settings_of[step.name], {}
         if step.name == "llm_driven_sample":  # are the covers and encoders there, before an LLM is asked for hours?
             Step("sft_content_encoder").script.check_inputs(settings_of["sft_content_encoder"])
-        if step.name == "SICSRec" and "ID_SeqEncoder" in made:
-            if settings.n_trials:  # the search needs an ID encoder of search_seed as well
-                more = {"step_1": settings_of["ID_SeqEncoder"]}
-            else:
-                settings = dataclasses.replace(settings, pretrain_id=str(made["ID_SeqEncoder"] / "best.pth"))
-        made[step.name] = step.script.run(settings, force, **more)
+        shared = {"step_1": settings_of["ID_SeqEncoder"]} if "ID_SeqEncoder" in settings_of else {}
+        folder: Path = step.script.run(settings, force, **(shared if step.name == "SICSRec" else {}))
         seconds[step.name] = round(time.perf_counter() - start, 2)
         print(f"   {seconds[step.name]:.1f} s", flush=True)
-    return made[planned[-1][0].name], seconds
+    return folder, seconds
 
 
 def command_line(doc: Optional[str]) -> Parser:
