@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Set
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from stage1_helpers import make_tiny_run, question_of
 from stage2_helpers import SMALL, make_model
 
@@ -104,13 +105,17 @@ def test_only_the_losses_asked_for_are_taken() -> None:
     assert list(alignment_losses({"image": pair}, 0.05, LOSSES)) == ["i2i"]
 
 
+def weights_of(folder: Path) -> Dict[str, torch.Tensor]:
+    """All weights in the safetensors of a folder."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{file.parent.name}/{name}": weight for file in files for name, weight in load_file(file).items()}
+
+
 @pytest.mark.parametrize("losses", [["t2t"], ["i2i", "t2i"]])
 def test_fine_tuning_moves_what_its_losses_reach(tmp_path: Path, losses: List[str]) -> None:
-    from test_sft_content_encoder import weights_of
-
     settings = make_tiny_run(tmp_path, losses=losses, epochs=1)
     sft_content_encoder.run(settings)
-    before, after = weights_of(tmp_path / "models"), weights_of(settings.finetuned_dir)
+    before, after = weights_of(tmp_path / "models"), weights_of(Path(settings.finetune_dir))
     moved = {name.split("/")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == ({"bert"} if losses == ["t2t"] else {"bert", "swin"})
 
@@ -121,11 +126,9 @@ def test_losses_that_the_modalities_do_not_allow_are_refused(tmp_path: Path) -> 
 
 
 def test_without_losses_the_encoders_are_the_pretrained_ones_and_no_pairs_are_read(tmp_path: Path) -> None:
-    from test_sft_content_encoder import weights_of
-
     settings = make_tiny_run(tmp_path, losses=[], strategy="no-such-pairs")
     sft_content_encoder.run(settings)
-    before, after = weights_of(tmp_path / "models"), weights_of(settings.finetuned_dir)
+    before, after = weights_of(tmp_path / "models"), weights_of(Path(settings.finetune_dir))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
