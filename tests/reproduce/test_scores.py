@@ -8,10 +8,10 @@ from typing import Callable, List
 
 import numpy as np
 import pytest
-from elsewhere import SMALL, only, read, words_of, write_mine
+from elsewhere import SMALL, only, read, words_of
 
 from common.errors import UserError
-from reproduce import baseline, run, scores, table
+from reproduce import baseline, run, scores
 from reproduce import test as test_script
 from stage2_sequence_preference_learning import evaluate
 
@@ -62,30 +62,24 @@ def test_what_was_validated_is_tested(words: List[str], tmp_path: Path, datasets
     assert "test" not in read(only(tmp_path / "r" / "Scores" / "Tiny"))
 
 
-def test_a_suite_compares_them_and_a_users_model_with_ours(
-    words: List[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mine = write_mine(tmp_path)
+def test_a_suite_has_scores_from_elsewhere_beside_other_models(words: List[str], tmp_path: Path) -> None:
     exported(words, tmp_path)
-    files = (
-        f"scores: '{tmp_path}/{{dataset}}-{{seed}}-test.npy', valid_scores: '{tmp_path}/{{dataset}}-{{seed}}-valid.npy'"
-    )
-    rows = f"[Pop, '{mine}', {{model: Scores, name: From elsewhere, settings: {{{files}}}}}]"
+    files = {split: f"{tmp_path}/{{dataset}}-{{seed}}-{split}.npy" for split in ("test", "valid")}
+    settings = f"{{scores: '{files['test']}', valid_scores: '{files['valid']}'}}"
     suite = tmp_path / "s.yaml"
-    suite.write_text(f"datasets: [Tiny]\nseeds: [1]\nagainst: ['{mine}']\nmodels: {rows}\n")
-    given = [str(suite), *words, "device=cpu", "precision=fp32", "max_seq_length=10", "epochs=1"]
-    run.main(given)
-    table.main(given)
-    (home,) = (tmp_path / "r" / "suites" / "s").glob("table-with-*.md")
-    text = home.read_text()
-    assert "From elsewhere" in text and "mine.py:MyRec" in text and "p, users" in text
-    again = np.load(tmp_path / "Tiny-1-test.npy")
-    np.save(tmp_path / "Tiny-1-test.npy", -again)  # made anew: the run is no longer done
-    capsys.readouterr()
-    run.main(given)
-    assert "2 of 3 runs stand, 1 to do" in capsys.readouterr().out
-    table.main(given)
-    assert home.read_text() != text
+    suite.write_text(
+        f"datasets: [Tiny]\nseeds: [1]\nmodels: [Pop, {{model: Scores, name: Mine, settings: {settings}}}]"
+    )
+    given = [str(suite), *words, "device=cpu", "max_seq_length=10", "epochs=1"]
+    folders = []
+    for _ in range(2):
+        run.main(given)
+        records = run.read_records(tmp_path / "r" / "suites" / "s" / "runs.csv").values()
+        assert [record["state"] for record in records] == ["done", "done"]
+        folders.append([record["folder"] for record in records])
+        again = np.load(tmp_path / "Tiny-1-test.npy")
+        np.save(tmp_path / "Tiny-1-test.npy", -again)  # other scores are another run
+    assert folders[0][0] == folders[1][0] and folders[0][1] != folders[1][1]
 
 
 def in_row_2(value: float) -> Callable[[Path], None]:

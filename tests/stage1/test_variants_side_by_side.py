@@ -12,7 +12,7 @@ from tiny import make_tiny_dataset
 from common.errors import UserError
 from common.features import features_path, load_features
 from reproduce import train
-from reproduce.steps import PREPARE, STAGE_1
+from reproduce.pipeline import STAGE_1
 from stage1_content_modality_semantic_alignment import sft_content_encoder, use_finetune_bert
 from stage1_content_modality_semantic_alignment.paths import strategy_of
 from stage2_sequence_preference_learning.settings import ContentSettings, features_folder
@@ -135,7 +135,7 @@ def test_changing_variant_or_modalities_to_and_fro_makes_nothing_again(
 
     def run_stage_1(word: str) -> str:
         planned = train.plan("SICSRec", "Tiny", [*shared, word])
-        train.run_plan([one for one in planned if one[0] in (PREPARE, *STAGE_1)], force=False)
+        train.run_plan([one for one in planned if one[0].name in ("prepare_dataset", *STAGE_1)], force=False)
         return capsys.readouterr().out
 
     assert tuple(run_stage_1(word).count("written: ") for word in words) == made
