@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,15 +28,11 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, 
 import yaml
 
 from common.errors import UserError, nearest
-from common.settings import LARGEST_SEED, read_yaml, split_overrides
+from common.settings import LARGEST_SEED, read_yaml, setting, split_overrides, typed
 from reproduce.pipeline import pipeline
 from reproduce.train import check_inputs, plan, with_config
 
 SUITES = Path(__file__).resolve().parent / "suites"
-SUITE_KEYS: Dict[str, type] = {"datasets": list, "seeds": list, "settings": dict, "of_dataset": dict, "models": list}
-SUITE_KEYS.update({"against": list, "base": str})
-ROW_KEYS: Dict[str, type] = {"model": str, "name": str, "settings": dict, "datasets": list, "seeds": list}
-FORMS: Dict[type, str] = {list: "a list, as in [A, B]", dict: "a mapping, as in {KEY: VALUE}", str: "a name, in quotes"}
 NOT_SETTINGS = {
     "seed": "use seeds",
     "run": "the runs of a suite are named after their settings",
@@ -96,31 +93,37 @@ class Suite:
         return list(dict.fromkeys(run.dataset for run in self.runs))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
     """An entry of ``models``."""
 
-    name: str
-    model: str
-    settings: Dict[str, Any]
-    datasets: List[str]
-    seeds: List[int]
+    model: str = setting("", "a model of run_train.sh")
+    name: str = setting("", "name of the row; by default the model")
+    settings: Dict[str, Any] = setting({}, "settings of the model's steps, as key or step.key")
+    datasets: List[str] = setting([], "data sets; by default those of the suite")
+    seeds: List[int] = setting([], "seeds; by default those of the suite", minimum=0, maximum=LARGEST_SEED)
 
     def keys(self) -> Set[str]:
         """The settings of the model's steps, as ``key`` and as ``step.key``."""
         return {name for step in pipeline(self.model) for key in step.keys for name in (key, f"{step.name}.{key}")}
 
 
-@dataclass(frozen=True)
+@dataclass
 class SuiteFile:
     """The content of a suite's YAML."""
 
-    path: Path
-    against: List[str]
-    base: Optional[str]
-    settings: Dict[str, Any]
-    of_dataset: Dict[str, Dict[str, Any]]
-    rows: List[Row]
+    datasets: List[str] = setting([], "data sets")
+    seeds: List[int] = setting([2024], "seeds", minimum=0, maximum=LARGEST_SEED, may_be_empty=False)
+    against: List[str] = setting([], "rows that the table compares with the strongest of the others")
+    base: Optional[str] = setting(None, "or the row that the table compares all others with")
+    settings: Dict[str, Any] = setting({}, "settings for each model that has them")
+    of_dataset: Dict[str, Dict[str, Any]] = setting({}, "data set: settings")
+    models: List[Any] = setting([], "rows")
+
+    @property
+    def rows(self) -> List[Row]:
+        """``models``, which `read_suite` makes rows of."""
+        return self.models
 
 
 def suite_names() -> List[str]:
@@ -154,31 +157,36 @@ def load_suite(name: str, words: Sequence[str] = (), with_inputs: bool = False) 
     Raises:
         UserError: names the file or the command line, the row and the key.
     """
-    file = read_suite(suite_path(name))
+    path = suite_path(name)
+    file = read_suite(path)
     split_overrides(words)  # refuses what is no key=value, and a key given twice
     given = dict(word.split("=", 1) for word in words)
-    chosen = {key: _names(key, given.pop(key)) for key in ("dataset", "seeds", "rows") if key in given}
-    known = set().union(*(row.keys() for row in file.rows))
-    _check_keys(given, NOT_WORDS, known, "command line")
+    chosen = {key: _names(given.pop(key)) for key in ("dataset", "seeds", "rows") if key in given}
+    _check_keys(given, NOT_WORDS, set().union(*(row.keys() for row in file.rows)), "command line")
     names = [row.name for row in file.rows]
-    _check_known(chosen.get("rows", []), names, "rows", "row")
+    _check_known("row", chosen.get("rows", []), names, "rows")
     rows = [row for row in file.rows if row.name in chosen.get("rows", names)]
     if "dataset" in chosen:
         rows = [replace(row, datasets=chosen["dataset"]) for row in rows]
     if "seeds" in chosen:
-        seeds = [int(seed) if seed.isdigit() else seed for seed in chosen["seeds"]]
-        rows = [replace(row, seeds=_checked({"seeds": seeds}, SUITE_KEYS, "command line")["seeds"]) for row in rows]
-    _check_known(file.of_dataset, {d for row in (*file.rows, *rows) for d in row.datasets}, f"{file.path}: of_dataset")
-    runs = [run for row in rows for dataset in row.datasets for run in _runs(file, row, dataset, given, with_inputs)]
+        seeds = typed(SuiteFile, {"seeds": chosen["seeds"]}, "command line")["seeds"]
+        rows = [replace(row, seeds=seeds) for row in rows]
+    datasets = {dataset for row in (*file.rows, *rows) for dataset in row.datasets}
+    _check_known("data set", file.of_dataset, datasets, f"{path}: of_dataset")
+    try:
+        runs = [
+            run for row in rows for dataset in row.datasets for run in _runs(file, row, dataset, given, with_inputs)
+        ]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     if not runs:
-        raise UserError(f"{file.path}: has no runs; it needs models and datasets, or give dataset=NAME")
-    logs = [run.file_name for run in runs]
-    for run in runs:
-        if logs.count(run.file_name) > 1:
-            raise UserError(f"{file.path}: two rows have the name '{run.row}'; give each row its own name")
+        raise UserError(f"{path}: has no runs; it needs models, datasets and seeds")
+    for file_name, count in Counter(run.file_name for run in runs).items():
+        if count > 1:
+            raise UserError(f"{path}: {file_name} occurs twice; give rows different names, and each seed once")
     order = list(dict.fromkeys(run.seed for run in runs))
     runs.sort(key=lambda run: order.index(run.seed))  # each row has its first result before any row has its second
-    return Suite(file.path.stem, runs, file.against, file.base)
+    return Suite(path.stem, runs, file.against, file.base)
 
 
 def read_suite(path: Path) -> SuiteFile:
@@ -187,32 +195,29 @@ def read_suite(path: Path) -> SuiteFile:
     Raises:
         UserError: names the file and the key.
     """
-    content = _checked(read_yaml(path), SUITE_KEYS, str(path))
-    of_dataset = content.get("of_dataset", {})
-    _checked(of_dataset, dict.fromkeys(of_dataset, dict), f"{path}: of_dataset")
-    defaults = {"datasets": content.get("datasets", []), "seeds": content.get("seeds", [2024]), "settings": {}}
-    rows = []
-    for entry in content.get("models", []):
-        entry = entry if isinstance(entry, dict) else {"model": entry}
-        entry = _checked({str(key): value for key, value in entry.items()}, ROW_KEYS, f"{path}: models")
-        if "model" not in entry:
-            raise UserError(f"{path}: models: {entry} has no model; add model: NAME")
-        rows.append(Row(**{**defaults, "name": entry["model"], **entry}))
-    against, base = content.get("against", []), content.get("base")
-    if against and base:
+    file = SuiteFile(**typed(SuiteFile, read_yaml(path), str(path)))
+    for number, entry in enumerate(file.models):
+        values = {str(key): value for key, value in (entry if isinstance(entry, dict) else {"model": entry}).items()}
+        row = Row(**typed(Row, values, f"{path}: models"))
+        if not row.model:
+            raise UserError(f"{path}: models: {values} has no model; add model: NAME")
+        row.name = row.name or row.model
+        row.datasets, row.seeds = row.datasets or file.datasets, row.seeds or file.seeds
+        file.models[number] = row
+    if file.against and file.base:
         raise UserError(f"{path}: 'against' and 'base' exclude each other; leave one out")
-    compared = [*against, *([base] if base else [])]
-    _check_known(compared, [row.name for row in rows], f"{path}: against, base", "row")
+    compared = [*file.against, *([file.base] if file.base else [])]
+    _check_known("row", compared, [row.name for row in file.rows], f"{path}: against, base")
     try:
-        known = set().union(*(row.keys() for row in rows))
-        shared = with_config(content.get("settings", {}), [step for row in rows for step in pipeline(row.model)])
+        known = set().union(*(row.keys() for row in file.rows))
+        file.settings = with_config(file.settings, [step for row in file.rows for step in pipeline(row.model)])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    for settings in (shared, *of_dataset.values()):
+    for settings in (file.settings, *file.of_dataset.values()):
         _check_keys(settings, NOT_SETTINGS, known, str(path))
-    for row in rows:
+    for row in file.rows:
         _check_keys(row.settings, NOT_SETTINGS, {*known, *row.settings}, str(path))  # the plan finds unknown ones
-    return SuiteFile(path, against, base, shared, of_dataset, rows)
+    return file
 
 
 def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str], with_inputs: bool) -> List[SuiteRun]:
@@ -234,7 +239,7 @@ def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str], wit
             check_inputs(planned)
     except UserError as error:
         reason = str(error).removeprefix("command line: ")
-        raise UserError(f"{file.path}: {row.name} on {dataset}: {reason}") from error
+        raise UserError(f"{row.name} on {dataset}: {reason}") from error
     return runs
 
 
@@ -247,33 +252,13 @@ def _text(key: str, value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _names(key: str, text: str) -> List[str]:
+def _names(text: str) -> List[str]:
     """Names as they were typed: in ``rows=[1.10,on]`` there are no numbers."""
     found = yaml.load(text, Loader=yaml.BaseLoader)
-    names: List[str] = _checked({"names": found if isinstance(found, list) else [found]}, {"names": list}, key)["names"]
-    return names
+    return list(found) if isinstance(found, list) else [found]
 
 
-def _checked(content: Mapping[str, Any], types: Mapping[str, type], where: str) -> Dict[str, Any]:
-    """The content, if each key is known and each value has its type; lists hold distinct names or seeds."""
-    _check_known(content, types, where, "key")
-    checked = {key: [value] if key == "seeds" and isinstance(value, int) else value for key, value in content.items()}
-    for key, value in checked.items():
-        if not isinstance(value, types[key]) or value == "" or "\n" in str(value):
-            raise UserError(f"{where}: '{key}' is {value!r}; it must be {FORMS[types[key]]}")
-        if not isinstance(value, list) or key == "models":
-            continue
-        for one in value:
-            if key == "seeds" and not (type(one) is int and 0 <= one <= LARGEST_SEED):
-                raise UserError(f"{where}: seeds: {one!r} must be a number from 0 to {LARGEST_SEED}")
-            if key != "seeds" and not (isinstance(one, str) and one):
-                raise UserError(f"{where}: '{key}' has {one!r}; it must be {FORMS[str]}")
-        if len(set(value)) < max(1, len(value)):
-            raise UserError(f"{where}: '{key}' is {value}; give one or more, and each once")
-    return checked
-
-
-def _check_known(names: Iterable[str], known: Iterable[str], where: str, what: str = "data set") -> None:
+def _check_known(what: str, names: Iterable[str], known: Iterable[str], where: str) -> None:
     """Raise a `UserError` for a name that is not known."""
     known = list(known)
     for name in names:
