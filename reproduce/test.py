@@ -30,9 +30,9 @@ from common.settings import (
     typed,
 )
 from reproduce.pipeline import Step, pipeline
+from reproduce.ranks import METRICS
 from reproduce.train import command_line, read_command_line
 
-METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 MASKED = "the metrics with the history masked (NineRec's protocol)"
 CHECKPOINTS = ("id_checkpoint", "text_checkpoint")  # settings that name other runs, which are inputs too
 NOT_IN_LABEL = ("dataset", "seed", "variant", "precision", *CHECKPOINTS)

@@ -12,6 +12,7 @@ from common.files import recipe, record, write_json, write_text
 from common.settings import split_overrides
 from reproduce import test as test_script
 from reproduce.pipeline import Step
+from reproduce.ranks import METRICS
 
 
 def step(file: Path, name: str, settings: Dict[str, Any], inputs: Dict[str, Path]) -> Path:
@@ -36,7 +37,7 @@ def run_of(home: Path, seed: int, inputs: Dict[str, Path], model: str = "SICSRec
     write_json(encoder.with_name("made.json"), recipe("ID_SeqEncoder", {"seed": seed}, {}))
     variant = {"variant": "paper"} if model == "SICSRec" else {}
     made = recipe(model, {"seed": seed, **variant, **settings}, {**inputs, "id_encoder": encoder})
-    metrics = dict.fromkeys(test_script.METRICS, seed / 10)
+    metrics = dict.fromkeys(METRICS, seed / 10)
     result = {"dataset": "D", "test": metrics, "valid": {"hit@10": 0.5, "ndcg@10": 0.25}, "epochs": 4, "seconds": 2.0}
     return test_script.Run(Step(model), home / "results" / model / "D" / f"{seed}{settings}", made, result)
 
