@@ -16,8 +16,8 @@ from common.files import read_json
 from reproduce import test as test_script
 from reproduce.pipeline import Step
 from stage1_content_modality_semantic_alignment import sft_content_encoder
+from stage1_content_modality_semantic_alignment.llm.selectors import RandomSelector
 from stage1_content_modality_semantic_alignment.losses import LOSSES, alignment_losses
-from stage1_content_modality_semantic_alignment.pair_selectors import RandomSelector
 from stage2_sequence_preference_learning import SICSRec_main1
 from stage2_sequence_preference_learning.data import TrainLoader
 from stage2_sequence_preference_learning.settings import SICSRecSettings
@@ -134,8 +134,8 @@ def test_without_losses_the_encoders_are_the_pretrained_ones_and_no_pairs_are_re
 
 def test_random_pairs_depend_on_seed_and_prompt_alone() -> None:
     questions = [question_of(target, 7, 8, 9) for target in range(40)]
-    answers = RandomSelector(1).answer_batch(questions)
-    assert RandomSelector(1).answer_batch(questions[::-1]) == answers[::-1]
-    assert RandomSelector(2).answer_batch(questions) != answers
+    answers = [RandomSelector(1).choose(question) for question in questions]
+    assert next(RandomSelector(1).answers(questions[::-1])) == dict(zip(questions, answers))
+    assert [RandomSelector(2).choose(question) for question in questions] != answers
     drawn = [answer.split("-")[0] for answer in answers]
     assert set(drawn) == {"7", "8", "9"} and max(map(drawn.count, "789")) < 25
