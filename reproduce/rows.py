@@ -17,7 +17,7 @@ from common.errors import UserError, nearest
 from common.files import read_json
 from common.settings import help_of_settings, setting, split_overrides, typed
 from reproduce.ranks import Ranks, read_ranks
-from reproduce.suite import load_suite, suite_names
+from reproduce.suite import read_suite, suite_names, suite_path
 
 TEST, MASKED = "test", "test_masked"  # splits of metrics.json: history unmasked (RecBole, the papers), masked (NineRec)
 
@@ -120,13 +120,15 @@ def read_results(name: str, selection: Selection) -> Results:
     Raises:
         UserError: the suite was not run, nothing selected is finished, or a selected name is unknown.
     """
-    suite = load_suite(name)
-    home = Path(selection.results_dir) / "suites" / suite.name
+    path = suite_path(name)
+    suite = read_suite(path)
+    names = [row.name for row in suite.rows]
+    home = Path(selection.results_dir) / "suites" / path.stem
     again = f"run the suite with python -m reproduce.run {name}"
     if not (home / "runs.csv").is_file():
         raise UserError(f"{home / 'runs.csv'}: no such file; {again}, or correct results_dir")
     runs = pd.read_csv(home / "runs.csv", dtype=str, keep_default_na=False).astype({"seed": int})
-    runs = runs[runs["row"].isin(suite.rows)].sort_values("seed", kind="stable")
+    runs = runs[runs["row"].isin(names)].sort_values("seed", kind="stable")
     base = selection.base or suite.base
     selected: List[Tuple[str, Sequence[object], str]] = [
         ("base", [selection.base] if selection.base else [], "row"),
@@ -134,21 +136,21 @@ def read_results(name: str, selection: Selection) -> Results:
         ("rows", selection.rows, "row"),
         ("seeds", selection.seeds, "seed"),
     ]
-    for key, names, column in selected:
+    for key, chosen, column in selected:
         known = runs[column].unique().tolist()
-        for one in names:
+        for one in chosen:
             if one not in known:
                 suggestion = nearest(str(one), map(str, known))
                 raise UserError(f"{key}={one}: not in {home / 'runs.csv'}{suggestion}; available: {known}")
-        if key != "base" and names:
-            runs = runs[runs[column].isin(names)]
+        if key != "base" and chosen:
+            runs = runs[runs[column].isin(chosen)]
     done = runs[runs["state"] == "done"].groupby(["dataset", "row"], sort=False)
     rows = [_row(group) for _, group in done]
     if not rows:
         raise UserError(f"{home / 'runs.csv'}: no selected run is finished; {again}")
-    rows.sort(key=lambda row: suite.rows.index(row.name))
+    rows.sort(key=lambda row: names.index(row.name))
     against = [] if base else suite.against
-    return Results(suite.name, against, base, runs, rows, home, _suffix(selection), Path(selection.datasets_dir))
+    return Results(path.stem, against, base, runs, rows, home, _suffix(selection), Path(selection.datasets_dir))
 
 
 def _row(runs: pd.DataFrame) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -16,16 +16,16 @@ from common.dataset import Dataset
 from common.errors import UserError
 from common.files import read_json
 from common.ranking import train_counts
-from reproduce import figure, formats, table
+from reproduce import figure, formats, report, table
 from reproduce.ranks import METRICS, Ranks, coverage_and_gini, groups
 from reproduce.rows import Results, Row, Selection, read_results
 
 HOME = Path("results/suites/mine")
 
 
-def cells(suite: Path, name: str, start: str) -> List[Dict[str, str]]:
+def cells(suite: Path, name: str, start: str, home: Path = HOME) -> List[Dict[str, str]]:
     """The rows of the first table whose title starts so, as the CSV file has them."""
-    text = (suite.parent / HOME / name).read_text()
+    text = (suite.parent / home / name).read_text()
     (block,) = [part for part in text.split("\n\n") if part.splitlines()[1].lstrip('"').startswith(start)][:1]
     return list(csv.DictReader(block.splitlines()))
 
@@ -223,3 +223,18 @@ def test_the_figure_is_sorted_and_highlights_the_own_rows(results: Path) -> None
         assert low < mean < high
     own = [label.get_text() for label in axes.get_yticklabels() if label.get_color() == figure.OWN]
     assert own == ["ours"]
+
+
+def test_tables_figure_and_report_of_a_suite_that_was_run(small_suite: Tuple[Path, List[str]]) -> None:
+    folder, words = small_suite
+    given = [word for word in words if word.partition("=")[0] in (words[0], "results_dir", "datasets_dir")]
+    table.main(given)
+    lines = cells(folder / "mine.yaml", "table.csv", "Tiny: validation and cost", Path("r/suites/mine"))
+    assert [line["model"] for line in lines] == ["Pop", "Markov", "SASRec", "ADRec"]
+    assert all(float(line["operations"]) > 0 and int(line["trained"].replace(",", "")) > 0 for line in lines[2:])
+    assert lines[0]["operations"] == "–" and lines[0]["trained"] == "0"
+    figure.main(given)
+    report.main([*given, "users=2"])
+    assert (folder / "r" / "suites" / "mine" / "Tiny-ndcg@10.png").is_file()
+    page = (folder / "r" / "suites" / "mine" / "report.html").read_text(encoding="utf-8")
+    assert page.count('<details class="user"') == 2 and "vectors of ADRec" in page
