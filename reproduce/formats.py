@@ -1,136 +1,110 @@
-"""Tables as Markdown, LaTeX, CSV and one HTML page."""
+"""Tables as Markdown, LaTeX, CSV and HTML."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import html
-import io
 import re
 from dataclasses import dataclass, field
-from typing import List, Sequence
+from statistics import fmean, stdev
+from typing import Callable, Dict, List, Sequence
 
+import pandas as pd
 
-@dataclass(frozen=True)
-class Cell:
-    """Text, whether it is the best or the second of its column, and the anchor of the runs behind it."""
-
-    text: str
-    mark: str = ""  # best or second
-    anchor: str = ""
+BEST, SECOND = "best", "second"
+LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "–": "--"}
+LATEX.update({sign: f"\\{sign}" for sign in "&%$#_{}"}, **{sign: f"${sign}$" for sign in "<>"})
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a header, rows of cells, and remarks."""
+    """A title, a frame of text, the marks (best, second or empty) of some columns, and notes."""
 
     title: str
-    header: List[str]
-    rows: List[List[Cell]]
+    frame: pd.DataFrame
+    marks: Dict[str, List[str]] = field(default_factory=dict)
     notes: List[str] = field(default_factory=list)
 
-
-def name_part(*words: str) -> str:
-    """Words as a part of a file's name; with a digest where that takes signs away, or all but the first word."""
-    full = re.sub(r"[^\w.=-]+", "-", "-".join(words)).strip("-")
-    if full == "-".join(words) and len(full) <= 60:
-        return full
-    digest = hashlib.sha256(repr(words).encode()).hexdigest()[:8]
-    return f"{full if len(full) <= 50 else words[0]}-{digest}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up as plain text too."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
+    def marked(self, escape: Callable[[str], str], best: str, second: str) -> pd.DataFrame:
+        """The frame as markup; ``best`` and ``second`` are format strings for the marked cells."""
+        forms = {BEST: best, SECOND: second, "": "{}"}
+        columns = {}
+        for name, column in self.frame.items():
+            marks = self.marks.get(str(name), [""] * len(column))
+            columns[escape(str(name))] = [forms[mark].format(escape(cell)) for cell, mark in zip(column, marks)]
+        return pd.DataFrame(columns)
 
 
-def _marked(cell: Cell, best: str, second: str, text: str) -> str:
-    form = {"best": best, "second": second}.get(cell.mark, "{}")
-    return form.format(text)
+def mean_and_std(values: Sequence[float]) -> str:
+    """Mean ± sample standard deviation; of one value the value alone."""
+    spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{fmean(values):.4f}{spread}"
+
+
+def best_and_second(values: Sequence[float]) -> List[str]:
+    """Marks of a column; values that are equal as printed share a mark. NaN has none."""
+    printed = [round(value, 4) for value in values]
+    ranked = sorted({value for value in printed if value == value}, reverse=True)
+    names = dict(zip(ranked, (BEST, SECOND)))
+    return [names.get(value, "") for value in printed]
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """Best in bold, second underlined; a row's name leads to its runs."""
+    """Best bold, second underlined."""
+
+    def escape(text: str) -> str:
+        return re.sub(r"<(?=\S)|[\[\]|]", r"\\\g<0>", text)
+
     parts = []
     for table in tables:
-        rows = [table.header]
-        for row in table.rows:
-            cells = [
-                _marked(cell, "**{}**", "<u>{}</u>", re.sub(r"<(?=\S)|[\[\]]", r"\\\g<0>", cell.text)) for cell in row
-            ]
-            if row[0].anchor:
-                cells[0] = f"[{cells[0]}](#{row[0].anchor})"
-            rows.append([cell.replace("|", "\\|") for cell in cells])
-        parts.append("\n".join([f"## {table.title}\n", aligned(rows), *(f"{note}  " for note in table.notes)]))
-    return "\n".join(parts)
-
-
-_TEX = str.maketrans(
-    {
-        **{c: "\\" + c for c in "&%$#_{}"},
-        "\\": "\\textbackslash{}",
-        "^": "\\textasciicircum{}",
-        "~": "\\textasciitilde{}",
-        "±": "$\\pm$",
-        "≤": "$\\le$",
-        "→": "$\\to$",
-        "<": "$<$",
-        ">": "$>$",
-        "…": "\\dots{}",
-        "–": "--",
-    }
-)
-
-
-def latex(tables: Sequence[Table]) -> str:
-    """booktabs; needs \\usepackage{booktabs}."""
-    parts = []
-    for table in tables:
-        lines = [f"% {table.title}", f"\\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", "\\toprule"]
-        lines += [" & ".join(h.translate(_TEX) for h in table.header) + " \\\\", "\\midrule"]
-        for row in table.rows:
-            cells = []
-            for cell in row:
-                text = cell.text.translate(_TEX)
-                wrap = {"best": "\\textbf{", "second": "\\underline{"}.get(cell.mark)
-                cells.append(f"{wrap}{text}}}" if wrap else text)
-            lines.append(" & ".join(cells) + " \\\\")
-        parts.append("\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {note}" for note in table.notes)]))
+        frame = table.marked(escape, "**{}**", "<u>{}</u>")
+        align = ["left", *["right"] * (frame.shape[1] - 1)]
+        grid = frame.to_markdown(index=False, disable_numparse=True, colalign=align)
+        parts.append("\n\n".join([f"## {table.title}", grid, *table.notes]))
     return "\n\n".join(parts) + "\n"
 
 
-def as_csv(tables: Sequence[Table]) -> str:
-    """One after another, each row led by its table's title."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+def latex(tables: Sequence[Table]) -> str:
+    r"""Best bold, second underlined; needs \usepackage{booktabs}."""
+
+    def escape(text: str) -> str:
+        return "".join(LATEX.get(sign, sign) for sign in text)
+
+    parts = []
     for table in tables:
-        writer.writerow(["table", *table.header])
-        writer.writerows([table.title, *(cell.text for cell in row)] for row in table.rows)
-    return out.getvalue()
+        frame = table.marked(escape, r"\textbf{{{}}}", r"\underline{{{}}}")
+        grid = frame.to_latex(index=False, escape=False, column_format="l" + "r" * (frame.shape[1] - 1))
+        parts.append("\n".join([f"% {table.title}", *(f"% {note}" for note in table.notes), grid]))
+    return "\n".join(parts)
+
+
+def as_csv(tables: Sequence[Table]) -> str:
+    """One table after another; the first column holds the table's title."""
+    parts = []
+    for table in tables:
+        frame = table.frame.copy()
+        frame.insert(0, "table", table.title)
+        parts.append(frame.to_csv(index=False, lineterminator="\n"))
+    return "\n".join(parts)
+
+
+def as_html(table: Table) -> str:
+    """A ``<table class="data">``; best bold, second underlined."""
+    frame = table.marked(html.escape, "<b>{}</b>", "<u>{}</u>")
+    return str(frame.to_html(index=False, escape=False, border=0, classes="data", justify="unset"))
 
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem;color:#222}
 table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25rem .7rem;text-align:right;
-border-bottom:1px solid #ddd;white-space:nowrap}td:first-child,th:first-child{text-align:left}
-a{color:inherit;text-decoration:none}a:hover{text-decoration:underline}code{font-size:.9em;overflow-wrap:anywhere}"""
+border-bottom:1px solid #ddd;white-space:nowrap}td:first-child,th:first-child{text-align:left}"""
 
 
-def page(title: str, tables: Sequence[Table], runs: str) -> str:
-    """One HTML page; each cell leads to its runs. ``runs`` is HTML."""
-    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"]
-    parts += [
-        "<meta name=viewport content='width=device-width'>",
-        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>",
+def page(title: str, tables: Sequence[Table]) -> str:
+    """An HTML page of tables."""
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>",
+        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style><h1>{html.escape(title)}</h1>",
     ]
     for table in tables:
-        parts.append(f"<h2>{html.escape(table.title)}</h2><table><tr>")
-        parts += [f"<th>{html.escape(h)}" for h in table.header]
-        for row in table.rows:
-            parts.append("<tr>")
-            for cell in row:
-                text = _marked(cell, "<b>{}</b>", "<u>{}</u>", html.escape(cell.text))
-                parts.append(f"<td><a href='#{cell.anchor}'>{text}</a>" if cell.anchor else f"<td>{text}")
-        parts.append("</table>" + "".join(f"<p>{html.escape(note)}" for note in table.notes))
-    return "\n".join([*parts, runs])
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
+        parts.append(f"<h2>{html.escape(table.title)}</h2>{as_html(table)}{notes}")
+    return "\n".join(parts)

@@ -1,77 +1,78 @@
-"""What a run's ranks and lists tell: each user's gain, groups of users and targets, coverage and Gini."""
+"""Ranks and recommended lists of test users: gains, groups of users and targets, coverage and Gini."""
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Mapping, Sequence, Tuple
 
 import numpy as np
+import pandas as pd
 
 from common.dataset import Dataset
 from common.errors import UserError
-from common.files import read_text
-from common.ranking import train_counts
+
+METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """ranks.csv of a run: users, targets and ranks, (U,) each, by user."""
+    """Users (U,), their test items (U,), and the items' ranks in each run (seeds, U); sorted by user."""
 
     users: np.ndarray
     items: np.ndarray
     ranks: np.ndarray
 
+    def gains(self, metric: str) -> np.ndarray:
+        """What each user contributes to ``hit@k``, ``ndcg@k`` or ``mrr``, whose mean is the metric: (seeds, U)."""
+        if metric == "mrr":
+            return np.asarray(1.0 / self.ranks)
+        name, k = metric.split("@")
+        gain = 1.0 / np.log2(self.ranks + 1.0) if name == "ndcg" else 1.0
+        return np.where(self.ranks <= int(k), gain, 0.0)
 
-def read_ranks(folder: Path, masked: bool = False) -> Ranks:
-    """Read a run's ranks.csv."""
-    rows = list(csv.DictReader(io.StringIO(read_text(folder / "ranks.csv"))))
-    column = "rank_masked" if masked else "rank"
-    table = np.array([(int(r["user"]), int(r["item"]), float(r[column])) for r in rows])
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    return Ranks(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
 
-
-def same_targets(runs: Sequence[Tuple[str, Ranks]]) -> None:
-    """Whether runs, each with the name of its row, can be paired by user.
+def read_ranks(folders: Sequence[Path], masked: bool = False) -> Ranks:
+    """Read ranks.csv of the runs of a row.
 
     Raises:
-        UserError: two rows were tested on other users or other targets.
+        UserError: two runs were tested on different users or items.
     """
-    (first, known), *others = runs
+    tables = [pd.read_csv(folder / "ranks.csv").sort_values("user", kind="stable") for folder in folders]
+    first = tables[0]
+    for folder, table in zip(folders, tables):
+        if not np.array_equal(table[["user", "item"]], first[["user", "item"]]):
+            raise UserError(f"{folder} and {folders[0]} were tested on different users or items; run the suite again")
+    ranks = np.stack([table["rank_masked" if masked else "rank"].to_numpy(float) for table in tables])
+    return Ranks(first["user"].to_numpy(), first["item"].to_numpy(), ranks)
+
+
+def check_same_targets(rows: Mapping[str, Ranks]) -> None:
+    """Check that rows can be paired by user.
+
+    Raises:
+        UserError: two rows were tested on different users or items.
+    """
+    (first, known), *others = rows.items()
     for name, one in others:
         if not (np.array_equal(one.users, known.users) and np.array_equal(one.items, known.items)):
-            raise UserError(f"'{first}' and '{name}' were tested on other users or targets; run them on the same data")
-
-
-def gain(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """A user's share in ``hit@k``, ``ndcg@k`` or ``mrr``: (U,); its mean is the metric."""
-    if metric == "mrr":
-        return np.asarray(1.0 / ranks)
-    name, k = metric.split("@")
-    inside = ranks <= int(k)
-    return np.where(inside, 1.0 / np.log2(ranks + 1.0) if name == "ndcg" else 1.0, 0.0)
-
-
-def gains(runs: Sequence[Ranks], metric: str) -> np.ndarray:
-    """Each user's gain in each run: (seeds, U)."""
-    return np.stack([gain(run.ranks, metric) for run in runs])
+            raise UserError(f"'{first}' and '{name}' were tested on different users or items; run the suite again")
 
 
 def groups(dataset: Dataset, ranks: Ranks) -> Dict[str, np.ndarray]:
-    """Masks (U,) over users: targets in thirds of the training interactions by popularity, and lengths of histories.
+    """Masks (U,) by popularity of the target (thirds of the training interactions) and by length of the history.
 
     Raises:
-        UserError: the ranks are of other users or targets than those of the data set.
+        UserError: the data set has other users or test items.
     """
+    from common.ranking import train_counts
+
     of_user = dict(zip(dataset.users, dataset.sequences))
     for user, item in zip(ranks.users.tolist(), ranks.items.tolist()):
         if user not in of_user or of_user[user][-1] != item:
             raise UserError(
-                f"user {user}: tested on other data than lie in {dataset.folder}; python -m reproduce.run with --check "
-                "runs the suite again, or correct datasets_dir"
+                f"{dataset.folder}: the runs were tested on other data (user {user}); run the suite again, or correct "
+                "datasets_dir"
             )
     counts = train_counts(dataset.sequences, dataset.n_items)
     order = np.argsort(-counts, kind="stable")
@@ -81,16 +82,16 @@ def groups(dataset: Dataset, ranks: Ranks) -> Dict[str, np.ndarray]:
     lengths = np.array([len(of_user[user]) - 1 for user in ranks.users.tolist()])
     return {
         "popular targets": share < 1 / 3,
-        "middling targets": (share >= 1 / 3) & (share < 2 / 3),
+        "medium targets": (share >= 1 / 3) & (share < 2 / 3),
         "rare targets": share >= 2 / 3,
-        "history ≤ 5": lengths <= 5,
-        "history 6–10": (lengths > 5) & (lengths <= 10),
+        "history 1-5": lengths <= 5,
+        "history 6-10": (lengths > 5) & (lengths <= 10),
         "history > 10": lengths > 10,
     }
 
 
 def coverage_and_gini(top: np.ndarray, n_items: int) -> Tuple[float, float]:
-    """Share of the catalogue that (U, k) lists show at all, and the Gini coefficient of how often they show an item."""
+    """Share of all items that lists (U, k) recommend at all, and the Gini coefficient of how often they do."""
     shown = np.sort(np.bincount(top.ravel(), minlength=n_items)).astype(np.float64)
     places = np.arange(1, n_items + 1)
     gini = float(((2 * places - n_items - 1) * shown).sum() / (n_items * shown.sum()))

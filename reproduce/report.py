@@ -1,70 +1,126 @@
-"""One page about the results of suites: tables, curves, costs, items, pairs, and what each model recommends to whom.
+"""One HTML page of a suite's results, which needs neither a network nor a server.
 
     python -m reproduce.report quickstart
-    python -m reproduce.report quickstart sensitivity dataset=ml-100k users=100 out=page.html
+    python -m reproduce.report figures dataset=Bili_Food users=100 out=page.html --masked
 
-The other words are those of reproduce.run. The page is one HTML file that needs no network and no server.
+For each data set: the figure of reproduce.figure, the tables of reproduce.table, training curves, item vectors before
+and after stage 1, pairs of stage 1, and what each row recommends to some test users.
 
-Reads:  what reproduce.run recorded, the runs' folders, the prepared data set, pairs and features of stage 1
-Writes: <results_dir>/suites/<suite>/report.html (report-<data set>-masked.html, as asked for), or out
+Reads:  the same files as reproduce.table, and history.csv of the runs, pairs and features of stage 1
+Writes: <results_dir>/suites/<suite>/report.html, or out
 """
 
 from __future__ import annotations
 
-import dataclasses
+import base64
+import io
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
-from common.arguments import Parser
-from common.errors import UserError, run_script
-from common.files import check_folder, write_text
-from common.settings import CommonSettings, build, help_of_settings, setting, split_overrides
-from reproduce.report_page.page import html_of
-from reproduce.run import asked_for
-from reproduce.suite import suite_names
+from common.dataset import load_dataset
+from common.errors import run_script
+from common.files import check_folder, commit, read_text, write_text
+from common.settings import setting
+from reproduce.formats import as_html
+from reproduce.rows import MASKED, Results, Row, Selection, command_line
+
+PAGE = Path(__file__).parent / "report_page"
 
 
 @dataclass
-class Settings(CommonSettings):
-    """Settings of the page; dataset and datasets_dir are the suites' words."""
+class Settings(Selection):
+    """Settings of the page."""
 
-    out: Optional[str] = setting(None, "the file to write; null: report.html in <results_dir>/suites/<suites>/")
+    out: Optional[str] = setting(None, "the file to write; null: report.html in <results_dir>/suites/<suite>/")
     before_dir: Optional[str] = setting(
-        None, "item features from before stage 1, {dataset} is filled in; null: <datasets_dir>/<D>/before_stage1"
+        None, "item features from before stage 1; null: <datasets_dir>/<D>/features/before_stage1", may_be_empty=False
     )
-    users: int = setting(40, "users in the browser of recommendations, drawn", minimum=0)
-    history: int = setting(20, "latest items of a user's history that are shown", minimum=0)
-    pairs: int = setting(12, "pairs of each strategy that are shown, drawn", minimum=0)
-    map_items: int = setting(800, "items in the map, drawn", minimum=0)
-    covers: int = setting(600, "covers of a data set at most; other items are shown by their titles", minimum=0)
-    seed: int = setting(2024, "seed of what is drawn", minimum=0)
+    users: int = setting(40, "number of test users whose recommendations are shown", minimum=0)
+    seed: int = setting(2024, "seed of the draws of users, pairs and items", minimum=0)
 
 
-SHARED = [f.name for f in dataclasses.fields(CommonSettings)]
-OWN = [f.name for f in dataclasses.fields(Settings) if f.name not in SHARED]
+def figure_uri(results: Results, dataset: str, split: str) -> str:
+    """The figure of a data set as a data URI."""
+    from reproduce.figure import draw, save
+
+    out = io.BytesIO()
+    save(draw(results, dataset, split), out)
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def runs_of(row: Row, results: Results, home: Path) -> List[Dict[str, Any]]:
+    """Seed, command, settings, and paths of the files of each run, relative to ``home``."""
+    found = []
+    for seed, folder in zip(row.seeds, row.folders):
+        of_run = results.runs[results.runs["folder"] == str(folder)].iloc[0]
+        names = ("train.log", "settings.yaml", "metrics.json", "history.csv", "ranks.csv")
+        files = {name: Path(os.path.relpath(folder / name, home)).as_posix() for name in names}
+        there = {name: path for name, path in files.items() if (folder / name).is_file()}
+        settings = read_text(folder / "settings.yaml")
+        found.append({"seed": seed, "command": of_run["command"], "files": there, "settings": settings})
+    return found
+
+
+def part_of(results: Results, dataset_name: str, split: str, settings: Settings, home: Path) -> Dict[str, Any]:
+    """What the template shows of one data set."""
+    from reproduce.report_page.items import covers_of, drawn_pairs, drawn_users, items_shown, titles_of
+    from reproduce.report_page.plots import plots_of
+    from reproduce.table import tables_of
+
+    rows = results.of(dataset_name)
+    dataset = load_dataset(results.datasets_dir / dataset_name, dataset_name)
+    before_dir = Path(settings.before_dir or dataset.folder / "features" / "before_stage1")
+    strategies = drawn_pairs(dataset, settings.seed)
+    tables = tables_of(results, dataset_name, split)
+    users = drawn_users(rows, dataset, settings.users, settings.seed)
+    shown = items_shown(strategies, users)
+    curves, maps = plots_of(rows, dataset, before_dir, settings.seed)
+    return {
+        "dataset": dataset_name,
+        "id": re.sub(r"\W+", "-", dataset_name),
+        "figure": figure_uri(results, dataset_name, split),
+        "tables": [(table, as_html(table)) for table in tables],
+        "curves": curves,
+        "maps": maps,
+        "before_dir": before_dir,
+        "strategies": strategies,
+        "users": users,
+        "titles": titles_of(dataset, shown),
+        "covers": covers_of(dataset, shown),
+        "runs": [(row.name, runs_of(row, results, home)) for row in rows],
+    }
+
+
+def html_of(results: Results, split: str, settings: Settings, home: Path) -> str:
+    """The page; ``home`` is the folder that it will be in. Jinja2 escapes titles and names."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    from reproduce.table import overview
+
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    several = overview(results, split) if len(results.datasets) > 1 else None
+    return environment.get_template("template.html").render(
+        title=results.suite,
+        commit=commit(),
+        overview=several and (several, as_html(several)),
+        parts=[part_of(results, dataset, split, settings, home) for dataset in results.datasets],
+        masked=split == MASKED,
+        plotly=get_plotlyjs(),
+    )
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Collect and write."""
-    parser = Parser(__doc__, help_of_settings(Settings, "settings of the page (key=value):", SHARED))
-    parser.add_argument("words", nargs="+", metavar="SUITE | key=value", help=f"suites: {', '.join(suite_names())}")
-    parser.add_argument(
-        "--masked", action="store_true", help="test scores with the history masked (NineRec's protocol)"
-    )
-    arguments = parser.parse_intermixed_args(argv)
-    names = list(dict.fromkeys(word for word in arguments.words if "=" not in word))
-    words = [word for word in arguments.words if "=" in word]
-    if not names:
-        raise UserError(f"name a suite: {', '.join(suite_names())}, or a YAML of yours")
-    values = split_overrides(words)
-    settings = build(Settings, {key: values[key] for key in OWN if key in values})
-    of_suites = [word for word in words if word.partition("=")[0] not in OWN]
-    asked = [asked_for(name, of_suites, arguments, OWN) for name in names]
-    together = "+".join(dict.fromkeys(one.suite.name for one in asked))
-    home = Path(asked[0].results_dir) / "suites" / together
-    path = check_folder(Path(settings.out), "out") if settings.out else home / f"report{asked[0].selection}.html"
-    page = html_of(asked, settings, "test_masked" if arguments.masked else "test", path.parent)
+    settings, results, split = command_line(Settings, __doc__, argv)
+    default = results.home / f"report{results.suffix}.html"
+    path = check_folder(Path(settings.out), "out") if settings.out else default
+    page = html_of(results, split, settings, path.parent)
     write_text(path, page)
     print(f"{path}: {len(page.encode()) / 1e6:.1f} MB")
 

@@ -1,22 +1,28 @@
-"""What differs between two models, over users and over seeds: intervals, tests, Holm's correction."""
+"""Differences between models: a bootstrap over users and seeds, with Holm's correction.
+
+A model's result varies with the users that were tested and with the seeds that it was trained with. Both are resampled
+with replacement, each by itself (the pigeonhole bootstrap: A. B. Owen, The Annals of Applied Statistics, 2007). Two
+models are compared on the same drawn users (paired); their seeds are drawn independently. Of S seeds S - 1 are drawn,
+which makes the variance over a few seeds unbiased (J. N. K. Rao and C. F. J. Wu, JASA, 1988). With one seed, only the
+users are resampled. The interval is the percentile interval, and p the two-sided p-value of the bootstrap distribution
+(B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap, 1993).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Sequence
+from typing import List, Sequence, Tuple
 
 import numpy as np
-from scipy import optimize, special, stats
 
-RESAMPLES = 2000
-ROUNDING = 1e-12  # smaller differences of gains are none
-# shares of the values of a chi square, finest where a Student t has its tails
-SHARES = np.concatenate([[0.0], np.logspace(-12, -2, 80), np.linspace(0.01, 1.0, 121)[1:]])
+RESAMPLES = 10_000
+CHUNK = 4_000_000  # drawn users at a time, which bounds the memory
+ROUNDING = 1e-12  # differences of means below this are rounding errors
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean difference per user, its 95 % interval, and the p of a test that it is none."""
+    """Difference of two means, its 95 % interval, and the p-value of no difference."""
 
     difference: float
     low: float
@@ -24,89 +30,59 @@ class Comparison:
     p: float
 
 
-def _differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Each user's difference of means over seeds: (U,); what rounding leaves of none is none."""
-    differences = ours.mean(axis=0) - theirs.mean(axis=0)
-    return np.where(np.abs(differences) < ROUNDING, 0.0, differences)
+def resampled_means(models: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Mean of each model in each bootstrap sample.
 
-
-def over_users(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Comparison:
-    """Gains of the same users in two models' runs, (seeds, U) each: seeds as they are, other users drawn.
-
-    A bootstrap over users, and a paired t-test, of each user's mean over seeds.
-    """
-    differences = _differences(ours, theirs)
-    if not differences.any() or len(differences) < 2:
-        difference = float(differences.mean())
-        return Comparison(difference, difference, difference, 1.0)
-    generator = np.random.default_rng(seed)
-    means = [differences[generator.integers(0, len(differences), len(differences))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return Comparison(float(differences.mean()), float(low), float(high), p)
-
-
-@dataclass(frozen=True)
-class SeedVariance:
-    """Variance of a metric over a row's seeds, as the rows of a table have it on the average; of no row, 0 freedom."""
-
-    variance: float
-    freedom: int
-
-
-def variance_over_seeds(rows: Sequence[Sequence[float]]) -> SeedVariance:
-    """Of each row the metric's value by run; rows that only count, and those of one run, tell nothing."""
-    found = [(float(np.var(values, ddof=1)), len(values) - 1) for values in rows if len(values) > 1]
-    varying = [(variance, freedom) for variance, freedom in found if np.sqrt(variance) > ROUNDING]
-    freedom = sum(own for _, own in varying)
-    return SeedVariance(sum(v * own for v, own in varying) / freedom if freedom else 0.0, freedom)
-
-
-def over_users_and_seeds(ours: np.ndarray, theirs: np.ndarray, table: SeedVariance) -> Optional[Comparison]:
-    """Likewise, other users and other seeds drawn.
-
-    What is known of the true difference is a normal of the users' part (the variance of their paired differences, over
-    U), plus a Student t, of the table's degrees of freedom, of the seeds' part: for each row the larger of its own
-    variance over seeds and the table's, over its runs; none for a row that only counts. Two or three runs alone do not
-    tell a variance: their own chance would pass for significance, or hide all.
+    Args:
+        models: gains of the same users, (seeds, users) each; the number of seeds may differ.
+        resamples: number of bootstrap samples B.
 
     Returns:
-        None where a model has one run and no row of the table has more.
+        (models, B). A column has the same drawn users for all models.
     """
-    if not table.freedom and min(len(ours), len(theirs)) < 2:
-        return None
-    differences = _differences(ours, theirs)
-    difference = float(differences.mean())
-    of_users = float(differences.var(ddof=1)) / len(differences) if len(differences) > 1 else 0.0
-    of_seeds = sum(_of_seeds(runs.mean(axis=1), table) for runs in (ours, theirs))
-    # a Student t is a normal whose variance is multiplied by the degrees of freedom over a chi square
-    chi_square = stats.chi2.ppf((SHARES[1:] + SHARES[:-1]) / 2, max(1, table.freedom))
-    deviations = np.sqrt(of_users + of_seeds * table.freedom / chi_square)
-    if not deviations.any():
-        return Comparison(difference, difference, difference, float(difference == 0))
+    generator = np.random.default_rng(seed)
+    gains = np.concatenate(models)  # (all seeds of all models, users)
+    n_users = gains.shape[1]
+    by_seed = np.empty((len(gains), resamples))
+    size = max(1, CHUNK // n_users)
+    for start in range(0, resamples, size):
+        n = min(size, resamples - start)
+        drawn = generator.integers(0, n_users, (n, n_users)) + n_users * np.arange(n)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=n * n_users).reshape(n, n_users)
+        by_seed[:, start : start + n] = gains @ counts.T.astype(np.float64) / n_users
+    means = np.empty((len(models), resamples))
+    for place, rows in enumerate(np.split(by_seed, np.cumsum([len(model) for model in models])[:-1])):
+        n_seeds = len(rows)
+        drawn = generator.integers(0, n_seeds, (max(1, n_seeds - 1), resamples))
+        means[place] = np.take_along_axis(rows, drawn, axis=0).mean(axis=0)
+    return means
 
-    def beyond(distance: float) -> float:  # probability that the true one is farther than this from what was seen
-        return float(2 * (np.diff(SHARES) * special.ndtr(-distance / deviations)).sum())
 
-    half = float(optimize.brentq(lambda distance: beyond(distance) - 0.05, 0.0, 10 * deviations.max(), xtol=1e-7))
-    return Comparison(difference, difference - half, difference + half, min(1.0, beyond(abs(difference))))
+def interval(means: np.ndarray) -> Tuple[float, float]:
+    """95 % percentile interval of bootstrap means (B,)."""
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
 
 
-def _of_seeds(means: np.ndarray, table: SeedVariance) -> float:
-    """The variance of a row's mean over its runs (S,)."""
-    if len(means) < 2:
-        return table.variance
-    own = float(means.var(ddof=1))
-    only_counts = np.sqrt(own) <= ROUNDING
-    return 0.0 if only_counts else max(own, table.variance) / len(means)
+def compare_means(difference: float, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
+    """Compare two rows of `resampled_means`, (B,) each; ``difference`` is the observed one."""
+    drawn = ours - theirs
+    drawn[np.abs(drawn) < ROUNDING] = 0.0
+    tail = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
+    p = min(1.0, 2.0 * (tail + 1) / (len(drawn) + 1))
+    return Comparison(difference, *interval(drawn), p)
+
+
+def compare(ours: np.ndarray, theirs: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+    """Compare two models by the gains of the same users, (seeds, users) each."""
+    drawn = resampled_means([ours, theirs], resamples, seed)
+    return compare_means(float(ours.mean() - theirs.mean()), *drawn)
 
 
 def holm(p_values: Sequence[float]) -> List[float]:
-    """Holm's step-down correction of a family of tests, in the order given."""
+    """Adjusted p-values of a family of tests, in the given order (S. Holm, Scandinavian J. of Statistics, 1979)."""
     order = np.argsort(p_values, kind="stable")
-    corrected = np.empty(len(p_values))
-    highest = 0.0
-    for place, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
-        corrected[index] = highest
-    return [float(p) for p in corrected]
+    factors = len(p_values) - np.arange(len(p_values))
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, factors * np.asarray(p_values)[order]))
+    return [float(p) for p in adjusted]

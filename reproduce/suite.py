@@ -1,251 +1,275 @@
-"""A suite: models × data sets × settings × seeds of a YAML of reproduce/suites/ (suite_file.py), as a list of runs."""
+"""A suite: a YAML of models × data sets × settings × seeds, as a list of ``run_train.sh`` command lines.
+
+datasets: [ml-100k]
+seeds: [2024, 2025]
+against: [SICSRec]                    rows that the table compares with the strongest of the others; or
+base: SICSRec                         the row that the table compares all others with
+settings: {epochs: 30}                for each model that has the key; config: FILE.yaml stands for its content
+of_dataset: {ml-100k: {epochs: 20}}   the same, on one data set
+models:                               the rows of the table
+  - Pop                               a model with its default settings, or with a name and settings:
+  - {model: SICSRec, name: SICSRec without LoRA, settings: {id_tuning: frozen}}
+  - {model: mine.py:MyRec}            your own model (reproduce/own_models.py) or its scores (reproduce/scores.py)
+
+A row may also have its own datasets and seeds. {dataset} and {seed} in a value are replaced by those of the run.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 import shlex
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+
+import yaml
 
 from common.errors import UserError, nearest
-from common.files import checksum, read_json
-from common.settings import as_dict, split_overrides
-from reproduce import scores
-from reproduce.steps import pipeline
-from reproduce.suite_file import Entry, SuiteFile, check_keys, check_seeds, read_suite
-from reproduce.suite_settings import SEED, check_known, check_not_for_suites, keys_of, outranked, overridden, word
-from reproduce.train import Planned, plan, with_config
+from common.settings import LARGEST_SEED, read_yaml, setting, split_overrides, typed
+from reproduce.pipeline import pipeline
+from reproduce.train import check_inputs, plan, with_config
 
 SUITES = Path(__file__).resolve().parent / "suites"
+NOT_SETTINGS = {
+    "seed": "use seeds",
+    "run": "the runs of a suite are named after their settings",
+    "dataset": "use datasets",
+    "results_dir": "it belongs on the command line, because tables need it too",
+    "datasets_dir": "it belongs on the command line, because tables need it too",
+}
+NOT_WORDS = {**{key: NOT_SETTINGS[key] for key in ("seed", "run")}, "config": "a row's settings may have config: FILE"}
 
 
 @dataclass(frozen=True)
 class SuiteRun:
     """One model on one data set with one seed."""
 
-    name: str  # of its row
+    row: str
     model: str
     dataset: str
     seed: int
     words: Tuple[str, ...]  # key=value
-    made_of: str = ""  # digest of its settings but the seed, those of YAMLs too; of Scores, its files' times
+
+    def __str__(self) -> str:
+        """The row, the data set and the seed."""
+        return f"{self.row} on {self.dataset}, seed {self.seed}"
 
     @property
     def arguments(self) -> List[str]:
-        """What follows ``python -m reproduce.train``."""
+        """What follows ``bash run_train.sh``."""
         return [self.model, self.dataset, *self.words]
 
     @property
     def command(self) -> str:
-        """What runs it, for a shell."""
-        return shlex.join(["python", "-m", "reproduce.train", *self.arguments])
+        """The command line."""
+        return shlex.join(["bash", "run_train.sh", *self.arguments])
 
     @property
-    def key(self) -> str:
-        """The same for the same run in any suite, in whatever order its words were given."""
-        return hashlib.sha256(json.dumps([self.model, self.dataset, *sorted(self.words)]).encode()).hexdigest()[:12]
-
-    def ledger(self, results_dir: str) -> Path:
-        """JSON of its state, seconds and folder; its log lies beside it."""
-        return Path(results_dir) / "suite-runs" / f"{self.key}.json"
-
-    def state(self, results_dir: str) -> Dict[str, Any]:
-        """What the ledger tells; ``to do`` without one, or where the results are gone or a YAML was changed since."""
-        path = self.ledger(results_dir)
-        told: Dict[str, Any] = read_json(path) if path.is_file() else {"state": "to do"}
-        gone = told["state"] == "done" and not (Path(told["folder"]) / "metrics.json").is_file()
-        if gone or told.get("made_of", self.made_of) != self.made_of:
-            told["state"] = "to do"
-        return told
+    def file_name(self) -> str:
+        """The name of the log, without a suffix."""
+        return re.sub(r"[^\w.+=@-]+", "-", f"{self.row}-{self.dataset}-seed{self.seed}")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Its runs, in the order in which they start, and what the table compares with what."""
+    """The runs, in the order in which they start, and what the table compares."""
 
     name: str
     runs: List[SuiteRun]
-    against: List[str]  # rows compared with the strongest of the others
-    base: Optional[str] = None  # or the row that all others are compared with
-    notes: Tuple[str, ...] = ()  # what words of the command line do that may not have been meant
+    against: List[str]  # rows that are compared with the strongest of the others
+    base: Optional[str]  # or the row that all others are compared with
 
     @property
     def rows(self) -> List[str]:
-        """Names of rows, in the order of the YAML."""
-        return list(dict.fromkeys(run.name for run in self.runs))
+        """Names of the rows, in the order of the YAML."""
+        return list(dict.fromkeys(run.row for run in self.runs))
 
     @property
     def datasets(self) -> List[str]:
         """Data sets, in their order."""
         return list(dict.fromkeys(run.dataset for run in self.runs))
 
-    def only(self, rows: Sequence[str]) -> Suite:
-        """Some of its rows.
 
-        Raises:
-            UserError: there is no row of that name.
-        """
-        if not rows:
-            raise UserError(f"rows=[]: names none; suite {self.name} has {self._known()}")
-        for row in rows:
-            self._check_row("rows", row)
-        return replace(self, runs=[run for run in self.runs if run.name in rows])
+@dataclass
+class Row:
+    """An entry of ``models``."""
 
-    def compared_with(self, base: str) -> Suite:
-        """The same runs, every row compared with this one. Raises `UserError`: there is no row of that name."""
-        self._check_row("base", base)
-        return replace(self, against=[], base=base)
+    model: str = setting("", "a model of run_train.sh")
+    name: str = setting("", "name of the row; by default the model")
+    settings: Dict[str, Any] = setting({}, "settings of the model's steps, as key or step.key")
+    datasets: List[str] = setting([], "data sets; by default those of the suite")
+    seeds: List[int] = setting([], "seeds; by default those of the suite", minimum=0, maximum=LARGEST_SEED)
 
-    def _known(self) -> str:
-        return ", ".join(f'"{name}"' if "," in name else name for name in self.rows)
+    def keys(self) -> Set[str]:
+        """The settings of the model's steps, as ``key`` and as ``step.key``."""
+        return {name for step in pipeline(self.model) for key in step.keys for name in (key, f"{step.name}.{key}")}
 
-    def _check_row(self, word: str, row: str) -> None:
-        if row not in self.rows:
-            near = nearest(row, self.rows)
-            raise UserError(f"{word}: suite {self.name} has no row '{row}'{near}; there are {self._known()}")
+
+@dataclass
+class SuiteFile:
+    """The content of a suite's YAML."""
+
+    datasets: List[str] = setting([], "data sets")
+    seeds: List[int] = setting([2024], "seeds", minimum=0, maximum=LARGEST_SEED, may_be_empty=False)
+    against: List[str] = setting([], "rows that the table compares with the strongest of the others")
+    base: Optional[str] = setting(None, "or the row that the table compares all others with")
+    settings: Dict[str, Any] = setting({}, "settings for each model that has them")
+    of_dataset: Dict[str, Dict[str, Any]] = setting({}, "data set: settings")
+    models: List[Any] = setting([], "rows")
+
+    @property
+    def rows(self) -> List[Row]:
+        """``models``, which `read_suite` makes rows of."""
+        return self.models
 
 
 def suite_names() -> List[str]:
-    """The suites that there are."""
+    """The suites of this project."""
     return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
-def _found(name: str) -> SuiteFile:
-    """The suite's file, read."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml"
-    there = ", ".join(suite_names())
-    if not path.is_file():
-        fault = f"{name}: no such file" if path == Path(name) else f"no suite '{name}'{nearest(name, suite_names())}"
-        raise UserError(f"{fault}; there are {there}")
-    if path.stem in suite_names() and path.resolve().parent != SUITES:
-        raise UserError(f"{name}: a suite of this name is built in and has its tables there; rename the file")
-    return read_suite(path)
-
-
-def load_suite(
-    name: str,
-    datasets: Optional[List[str]] = None,
-    seeds: Optional[List[int]] = None,
-    settings: Optional[Mapping[str, Any]] = None,
-    own_keys: Sequence[str] = (),
-    rows: Optional[Sequence[str]] = None,
-) -> Suite:
-    """Read a suite; every setting of every run is checked here, before anything starts.
-
-    Args:
-        name: of a file in reproduce/suites/, or a path of a YAML.
-        datasets, seeds: in place of the YAML's.
-        settings: for each model that knows the key; ``{dataset}`` and ``{seed}`` in a value stand for the run's.
-        own_keys: of the command line, not of the models, which a mistyped key may have meant.
-        rows: those that are asked for; settings that do not fit the others are let be.
+def suite_path(name: str) -> Path:
+    """The YAML of a suite by its name or path.
 
     Raises:
-        UserError: names the suite, the row and the key.
+        UserError: no such suite, or a file whose name, and so whose results folder, is that of another suite.
     """
-    file, given = _found(name), settings or {}
-    if seeds is not None:
-        check_seeds(seeds, "command line")
-    keys = _check_keys(file, datasets or [], given, own_keys)
-    runs: List[SuiteRun] = []
-    notes: List[str] = []
-    read: Set[str] = set()
-    for entry, known in zip(file.entries, keys):
-        is_asked = rows is None or entry.name in rows
-        for dataset in datasets or entry.datasets or file.datasets:
-            runs += _runs_of(file, entry, dataset, seeds, {k: v for k, v in given.items() if k in known}, is_asked)
-        if is_asked:
-            notes += overridden(entry.name, with_config(entry.settings, pipeline(entry.model)), given)
-            read |= known
-    notes += [f"{key} is read by none of the rows asked for" for key in given if key not in read]
-    _check_rows(file, runs)
-    order = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
-    runs.sort(key=lambda run: order[run.seed])  # every row has one result before any has two
-    suite = Suite(file.path.stem, runs, file.against, file.base, tuple(notes))
-    return suite if rows is None else suite.only(rows)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"{name}: no such suite{nearest(name, suite_names())}; available: {', '.join(suite_names())}")
+    if path.stem in suite_names() and path.resolve().parent != SUITES:
+        raise UserError(f"{name}: this project has a suite with this name, and results would mix; rename the file")
+    return path
 
 
-def _check_keys(
-    file: SuiteFile, datasets: Sequence[str], given: Mapping[str, Any], own_keys: Sequence[str]
-) -> List[Set[str]]:
-    """Settings that each entry knows; every key of the YAML and the command line is one, and one for suites."""
-    of_yaml = [file.settings, *file.of_dataset.values(), *(entry.settings for entry in file.entries)]
-    check_not_for_suites(file.path, given, [key for own in of_yaml for key in own])
-    of_entries = [dataset for entry in file.entries for dataset in entry.datasets]
-    check_keys(list(file.of_dataset), [*datasets, *file.datasets, *of_entries], f"{file.path}: of_dataset")
-    keys = [keys_of(file.path, entry) for entry in file.entries]
-    for_all = [*with_config(file.settings), *(key for own in file.of_dataset.values() for key in own)]
-    check_known(for_all, given, keys, file.path, own_keys)
-    return keys
+def load_suite(name: str, words: Sequence[str] = (), with_inputs: bool = False) -> Suite:
+    """Read a suite; the settings of each run are checked before anything starts.
 
+    Args:
+        name: of a file in reproduce/suites/, or the path of a YAML.
+        words: ``dataset=``, ``seeds=`` and ``rows=`` select runs; any other ``key=value`` goes to each model that has
+            the key, in place of the YAML's.
+        with_inputs: check too that data sets and finished features can be found.
 
-def _check_rows(file: SuiteFile, runs: Sequence[SuiteRun]) -> None:
-    """Whether there are any, each with a name of its own, and among them those that the table compares."""
+    Raises:
+        UserError: names the file or the command line, the row and the key.
+    """
+    path = suite_path(name)
+    file = read_suite(path)
+    split_overrides(words)  # refuses what is no key=value, and a key given twice
+    given = dict(word.split("=", 1) for word in words)
+    chosen = {key: _names(given.pop(key)) for key in ("dataset", "seeds", "rows") if key in given}
+    _check_keys(given, NOT_WORDS, set().union(*(row.keys() for row in file.rows)), "command line")
+    names = [row.name for row in file.rows]
+    _check_known("row", chosen.get("rows", []), names, "rows")
+    rows = [row for row in file.rows if row.name in chosen.get("rows", names)]
+    if "dataset" in chosen:
+        rows = [replace(row, datasets=chosen["dataset"]) for row in rows]
+    if "seeds" in chosen:
+        seeds = typed(SuiteFile, {"seeds": chosen["seeds"]}, "command line")["seeds"]
+        rows = [replace(row, seeds=seeds) for row in rows]
+    datasets = {dataset for row in (*file.rows, *rows) for dataset in row.datasets}
+    _check_known("data set", file.of_dataset, datasets, f"{path}: of_dataset")
+    try:
+        runs = [
+            run for row in rows for dataset in row.datasets for run in _runs(file, row, dataset, given, with_inputs)
+        ]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     if not runs:
-        raise UserError(f"{file.path}: holds no runs; it needs models and datasets, or give dataset=NAME")
-    for (row, _, _), count in Counter((run.name, run.dataset, run.seed) for run in runs).items():
+        raise UserError(f"{path}: has no runs; it needs models, datasets and seeds")
+    for file_name, count in Counter(run.file_name for run in runs).items():
         if count > 1:
-            raise UserError(f"{file.path}: two rows have the name '{row}'; give each entry a name of its own")
-    compared = [*file.against, *filter(None, [file.base])]
-    check_keys(compared, [entry.name for entry in file.entries], f"{file.path}: against, base", "row")
+            raise UserError(f"{path}: {file_name} occurs twice; give rows different names, and each seed once")
+    order = list(dict.fromkeys(run.seed for run in runs))
+    runs.sort(key=lambda run: order.index(run.seed))  # each row has its first result before any row has its second
+    return Suite(path.stem, runs, file.against, file.base)
 
 
-def _runs_of(
-    file: SuiteFile,
-    entry: Entry,
-    dataset: str,
-    seeds: Optional[Sequence[int]],
-    given: Mapping[str, Any],
-    is_asked: bool,
-) -> List[SuiteRun]:
-    """A row's runs on one data set; what is given on the command line wins over the YAML."""
-    for_all, known = {**with_config(file.settings), **file.of_dataset.get(dataset, {})}, keys_of(file.path, entry)
-    of_row = with_config(entry.settings, pipeline(entry.model))
-    of_yaml = {**{key: value for key, value in for_all.items() if key in known}, **of_row}
-    values = {**{key: value for key, value in of_yaml.items() if not outranked(key, given)}, **given}
-    made_of = _check_run(file.path, entry, dataset, values, of_yaml) if is_asked else ""
-    runs = []
-    for seed in seeds or entry.seeds or file.seeds or [SEED]:
-        words = [word(key, value, dataset, seed) for key, value in {**values, "seed": seed}.items()]
-        files = _files_told(words) if entry.model == "Scores" else ""
-        runs.append(SuiteRun(entry.name, entry.model, dataset, seed, tuple(words), made_of + files))
+def read_suite(path: Path) -> SuiteFile:
+    """Read the YAML and check its form and the names in it.
+
+    Raises:
+        UserError: names the file and the key.
+    """
+    file = SuiteFile(**typed(SuiteFile, read_yaml(path), str(path)))
+    for number, entry in enumerate(file.models):
+        values = {str(key): value for key, value in (entry if isinstance(entry, dict) else {"model": entry}).items()}
+        row = Row(**typed(Row, values, f"{path}: models"))
+        if not row.model:
+            raise UserError(f"{path}: models: {values} has no model; add model: NAME")
+        row.name = row.name or row.model
+        row.datasets, row.seeds = row.datasets or file.datasets, row.seeds or file.seeds
+        file.models[number] = row
+    if file.against and file.base:
+        raise UserError(f"{path}: 'against' and 'base' exclude each other; leave one out")
+    compared = [*file.against, *([file.base] if file.base else [])]
+    _check_known("row", compared, [row.name for row in file.rows], f"{path}: against, base")
+    try:
+        known = set().union(*(row.keys() for row in file.rows))
+        file.settings = with_config(file.settings, [step for row in file.rows for step in pipeline(row.model)])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    for settings in (file.settings, *file.of_dataset.values()):
+        _check_keys(settings, NOT_SETTINGS, known, str(path))
+    for row in file.rows:
+        _check_keys(row.settings, NOT_SETTINGS, {*known, *row.settings}, str(path))  # the plan finds unknown ones
+    return file
+
+
+def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str], with_inputs: bool) -> List[SuiteRun]:
+    """A row's runs on one data set: settings of the suite < of the data set < of the row < of the command line."""
+    known = row.keys()
+    shared = {**file.settings, **file.of_dataset.get(dataset, {})}
+    try:
+        own = with_config(row.settings, pipeline(row.model))
+        values = {**{key: value for key, value in shared.items() if key in known}, **own}
+        texts = {key: _text(key, value) for key, value in values.items()}
+        texts.update({key: text for key, text in given.items() if key in known})
+        runs = []
+        for seed in row.seeds:
+            words = [f"{key}={text}" for key, text in {**texts, "seed": "{seed}"}.items()]
+            words = [word.replace("{dataset}", dataset).replace("{seed}", str(seed)) for word in words]
+            runs.append(SuiteRun(row.name, row.model, dataset, seed, tuple(words)))
+        planned = plan(row.model, dataset, runs[0].words)
+        if with_inputs:
+            check_inputs(planned)
+    except UserError as error:
+        reason = str(error).removeprefix("command line: ")
+        raise UserError(f"{row.name} on {dataset}: {reason}") from error
     return runs
 
 
-def _files_told(words: Sequence[str]) -> str:
-    """Size and time of each file of scores that a run ranks, so that a run of others is not taken as done."""
-    values = split_overrides(words)
-    files = [Path(values[key]) for key in scores.FILES if key in values]
-    return "".join(f"-{stat.st_size}-{stat.st_mtime_ns}" for stat in (file.stat() for file in files if file.is_file()))
+def _text(key: str, value: Any) -> str:
+    """A value of a YAML as the command line gives it: text in quotes only where it would be read as something else."""
+    if isinstance(value, str):
+        with suppress(UserError):
+            if split_overrides([f"{key}={value}"])[key] == value:
+                return value
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _check_run(path: Path, entry: Entry, dataset: str, values: Mapping[str, Any], of_yaml: Mapping[str, Any]) -> str:
-    """Digest of what makes a run of any seed: settings that are not default, and the file of a user's model.
+def _names(text: str) -> List[str]:
+    """Names as they were typed: in ``rows=[1.10,on]`` there are no numbers."""
+    found = yaml.load(text, Loader=yaml.BaseLoader)
+    return list(found) if isinstance(found, list) else [found]
 
-    Args:
-        values: the row's settings, of the YAML and the command line.
-        of_yaml: those of the YAML alone; where they are in order, the fault is the command line's.
-    """
 
-    def planned_with(settings: Mapping[str, Any]) -> Planned:
-        words = [word(key, value, dataset, SEED) for key, value in {**settings, "seed": SEED}.items()]
-        return plan(entry.model, dataset, words)
+def _check_known(what: str, names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise a `UserError` for a name that is not known."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where}: unknown {what} '{name}'{nearest(name, known)}; available: {', '.join(known)}")
 
-    try:
-        planned = planned_with(values)
-    except UserError as error:
-        at_fault = "command line"
-        try:
-            planned_with(of_yaml)
-        except UserError:
-            at_fault = str(path)
-        told = str(error).replace("command line: ", "", 1)
-        raise UserError(f"{at_fault}: {entry.name} on {dataset}: {told}") from error
-    source = pipeline(entry.model)[-1].source
-    made_of: List[Any] = [source and checksum(source)]
-    for step, settings in planned:
-        default = as_dict(type(settings)())
-        made_of.append([step.name, {k: v for k, v in as_dict(settings).items() if v != default[k]}])
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+
+def _check_keys(keys: Iterable[str], refused: Mapping[str, str], known: Set[str], where: str) -> None:
+    """Raise a `UserError` for a setting that a suite sets itself, or that none of its models has."""
+    for key in keys:
+        if key in refused:
+            raise UserError(f"{where}: '{key}' is not a setting of a suite: {refused[key]}")
+        if key not in known:
+            raise UserError(f"{where}: setting '{key}': no model of the suite has it{nearest(key, known)}")

@@ -1,225 +1,192 @@
-"""The tables of a suite, from the runs that are done: Markdown, LaTeX, CSV and HTML.
+"""Tables of a suite's finished runs, as Markdown, LaTeX, CSV and HTML.
 
     python -m reproduce.table quickstart
-    python -m reproduce.table bili dataset=Bili_Food data_dir=DIR/{dataset} --masked     the words of reproduce.run
+    python -m reproduce.table figures dataset=Bili_Food 'rows=[SASRec,"ADRec, ours"]' base=SASRec
+    python -m reproduce.table figures --masked
 
-Of several data sets HIT@10 and NDCG@10 side by side. Per data set: it in short; mean ± standard deviation over seeds,
-best bold, second underlined; the suite's own rows (its ``against``) compared with the strongest other row by each
-metric, or with base=ROW all rows with that one, over users, and over users and seeds; published values in a table of
-their own, with source and protocol; accuracy against cost; NDCG@10 by groups of targets and users; coverage and Gini
-of what is recommended.
+For each data set: quality (mean ± standard deviation over seeds, best bold, second underlined); the suite's own rows
+compared with the strongest other row, or all rows with base, by a bootstrap over users and seeds (significance.py);
+cost of training; quality by groups of users; coverage and Gini of the recommended items; published values.
 
-Writes <results_dir>/suites/<suite>/table.{md,tex,csv,html}; a part of the suite, or masked metrics, have files of
-        their own: table-<set>-seeds-<…>-rows-<…>-masked.*
+Reads:  <results_dir>/suites/<suite>/runs.csv, which reproduce.run writes, the runs' folders, the prepared data set
+Writes: <results_dir>/suites/<suite>/table.{md,tex,csv,html}; for a part of the suite table-<part>.*, and with --masked
+        table-masked.*
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 import numpy as np
+import pandas as pd
 
 from common.dataset import Dataset, load_dataset
-from common.errors import UserError, run_script
-from common.files import read_text, write_text
-from reproduce.comparison import compared, uncompared
-from reproduce.formats import Cell, Table, as_csv, latex, markdown, page
-from reproduce.ranks import coverage_and_gini, gain, groups, read_ranks, same_targets
-from reproduce.rows import Row, collect, history_of, incomplete, runs_listed
-from reproduce.run import Asked, command_line
-from reproduce.suite import Suite
-from reproduce.test import MASKED, METRICS, mean_and_deviation
+from common.errors import run_script
+from common.files import write_text
+from reproduce.formats import BEST, Table, as_csv, best_and_second, latex, markdown, mean_and_std, page
+from reproduce.ranks import METRICS, check_same_targets, coverage_and_gini, groups
+from reproduce.rows import Results, Row, Selection, command_line, history_of
+from reproduce.significance import compare_means, holm, resampled_means
 
 PUBLISHED = Path(__file__).parent / "published.csv"
+NONE = "–"
 
 
-def _marks(means: Sequence[float]) -> List[str]:
-    """Best and second of a column; equal values, as printed, share the mark."""
-    printed = [round(mean, 4) for mean in means]
-    ranked = sorted(set(printed), reverse=True)
-    names = dict(zip(ranked, ("best", "second")))
-    return [names.get(value, "") for value in printed]
+def overview(results: Results, split: str) -> Table:
+    """HIT@10 and NDCG@10 of all data sets in one table."""
+    names = list(dict.fromkeys(row.name for row in results.rows))
+    columns, marks = {"model": names}, {}
+    for dataset in results.datasets:
+        for metric in ("hit@10", "ndcg@10"):
+            values = {row.name: row.values(split, metric) for row in results.of(dataset)}
+            column = f"{dataset} {metric.upper()}"
+            columns[column] = [mean_and_std(values[name]) if name in values else NONE for name in names]
+            marks[column] = best_and_second([float(np.mean(values.get(name, np.nan))) for name in names])
+    return Table(f"All data sets: test, {history_of(split)}", pd.DataFrame(columns), marks)
 
 
-def _protocol(rows: List[Row], split: str) -> str:
-    """What the numbers of a table are."""
-    seeds = sorted({run.seed for row in rows for run in row.runs})
-    over = "mean ± standard deviation over seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
-    return f"test, all items ranked, {history_of(split)}, {over}"
-
-
-def quality(rows: List[Row], suite: Suite, split: str) -> Table:
-    """The main table: each metric's mean and standard deviation over seeds."""
-    cells = [[Cell(row.name, anchor=row.anchor), Cell(f"{len(row.runs)}", anchor=row.anchor)] for row in rows]
+def quality(results: Results, dataset: str, split: str) -> Table:
+    """Mean and standard deviation over seeds of each metric."""
+    rows = results.of(dataset)
+    columns = {"model": [row.name for row in rows], "seeds": [str(len(row.seeds)) for row in rows]}
+    marks = {}
     for metric in METRICS:
         values = [row.values(split, metric) for row in rows]
-        for line, row, own, mark in zip(cells, rows, values, _marks([float(np.mean(v)) for v in values])):
-            line.append(Cell(mean_and_deviation(own), mark, row.anchor))
-    title = f"{rows[0].dataset}: {_protocol(rows, split)}"
-    notes = [*incomplete(rows, suite, [rows[0].dataset]), *uncompared(rows, suite)]
-    return Table(title, ["model", "seeds", *(m.upper() for m in METRICS)], cells, notes)
+        columns[metric.upper()] = [mean_and_std(own) for own in values]
+        marks[metric.upper()] = best_and_second([float(np.mean(own)) for own in values])
+    title = f"{dataset}: test, all items ranked, {history_of(split)}"
+    return Table(title, pd.DataFrame(columns), marks, results.unfinished(dataset))
 
 
-def _short(values: Sequence[float]) -> str:
-    """A metric's mean and deviation in few signs: ``.1932 ± .0029``; none that four digits do not show."""
-    return re.sub(r"\b0\.", ".", mean_and_deviation(list(values)).replace(" ± 0.0000", ""))
-
-
-def overview(rows: List[Row], suite: Suite, split: str) -> Table:
-    """One table of several data sets: HIT@10 and NDCG@10 of each, as papers print them."""
-    names, datasets = (list(dict.fromkeys(getattr(row, of) for row in rows)) for of in ("name", "dataset"))
-    header, columns = ["model"], []
-    for dataset in datasets:
-        on_it = {row.name: row for row in rows if row.dataset == dataset}
-        for metric in ("hit@10", "ndcg@10"):
-            values = {name: row.values(split, metric) for name, row in on_it.items()}
-            marks = dict(zip(values, _marks([float(np.mean(v)) for v in values.values()])))
-            header.append(f"{dataset} {metric.upper()}")
-            cells = {n: Cell(_short(v), marks[n], on_it[n].anchor) for n, v in values.items()}
-            columns.append([cells.get(name, Cell("–")) for name in names])
-    lines = [[Cell(name), *line] for name, line in zip(names, zip(*columns))]
-    return Table(
-        f"{', '.join(datasets)}: {_protocol(rows, split)}", header, lines, incomplete(rows, suite, suite.datasets)
-    )
-
-
-def in_short(rows: List[Row]) -> Table:
-    """One data set at a glance: validation, test by both protocols, seconds."""
-    columns = {"valid NDCG@10": ("valid", "ndcg@10")}
-    for split, told in (("test", ""), ("test_masked", ", masked")):
-        columns.update({f"{metric.upper()}{told}": (split, metric) for metric in ("hit@10", "ndcg@10")})
-    lines = [[Cell(row.name, anchor=row.anchor), Cell(f"{len(row.runs)}")] for row in rows]
-    for split, metric in columns.values():
-        values = [row.values(split, metric) for row in rows]
-        marks = _marks([float(np.mean(v)) for v in values]) if split != "valid" else [""] * len(rows)
-        for line, own, mark in zip(lines, values, marks):
-            line.append(Cell(_short(own), mark))
-    for line, row in zip(lines, rows):
-        line.append(Cell(f"{np.mean([result['seconds'] for result in row.results]):,.0f}"))
-    return Table(f"{rows[0].dataset}: in short", ["model", "seeds", *columns, "train s"], lines)
-
-
-def operations_of(result: Mapping[str, Any]) -> Optional[float]:
-    """Floating-point operations of a run's training, by its metrics.json; None where they were not counted."""
-    of_epoch = result.get("operations_per_epoch")
-    return None if of_epoch is None else of_epoch * result["epochs"]
-
-
-def cost(rows: List[Row], split: str) -> Table:
-    """Accuracy, on test by ``split`` and on validation, against cost."""
-
-    def mean(row: Row, of: Callable[[Dict[str, Any]], Optional[float]], form: str) -> str:
-        values = [of(result) for result in row.results]
-        known = [value for value in values if value is not None]
-        return form.format(float(np.mean(known))) if len(known) == len(values) else "–"
-
+def comparison(results: Results, dataset: str, split: str) -> Optional[Table]:
+    """The suite's own rows against the strongest other row of each metric, or all rows against the base."""
+    ours, others = results.sides(dataset)
+    if not ours or not others:
+        return None
+    rows = [*ours, *others]
+    ranks = {row.name: row.ranks(split) for row in rows}
+    check_same_targets(ranks)
+    gains = {(name, metric): one.gains(metric) for name, one in ranks.items() for metric in METRICS}
+    means = {key: float(values.mean()) for key, values in gains.items()}
+    strongest = {metric: max(others, key=lambda row: means[row.name, metric]).name for metric in METRICS}
+    family = [(row.name, metric, strongest[metric]) for row in ours for metric in METRICS]
+    needed = list(dict.fromkeys((name, metric) for own, metric, other in family for name in (own, other)))
+    drawn = dict(zip(needed, resampled_means([gains[key] for key in needed])))
     lines = []
-    for row in rows:
-        texts = [
-            row.name,
-            mean(row, lambda r: r[split]["ndcg@10"], "{:.4f}"),
-            mean(row, lambda r: r["valid"]["ndcg@10"], "{:.4f}"),
-            mean(row, lambda r: r.get("parameters", {}).get("trained"), "{:,.0f}"),
-            mean(row, lambda r: r.get("parameters", {}).get("frozen"), "{:,.0f}"),
-            mean(row, lambda r: r.get("epochs"), "{:.0f}"),
-            mean(row, lambda r: r.get("seconds"), "{:.0f}"),
-            mean(row, operations_of, "{:.3g}"),
-        ]
-        lines.append([Cell(text, anchor=row.anchor) for text in texts])
-    header = ["model", "NDCG@10", "valid NDCG@10", "trained", "frozen", "epochs", "train s", "operations"]
-    notes = [
-        f"NDCG@10: of test, {history_of(split)}; valid NDCG@10: history unmasked. Epochs are chosen on validation, "
-        "history unmasked, by each run's valid_metric.",
-        "Seconds and operations of the chosen run's training alone; its search and what it starts from (SICSRec: the "
-        "ID encoder; Ensemble: both models) are not in them. Seconds: of this machine, with validation.",
-        "Operations: floating-point, forward and backward, counted by torch on one batch (common/operations.py) and "
-        "scaled to all epochs, a multiplication and an addition as two; validation and element-wise work not counted.",
-    ]
-    return Table(f"{rows[0].dataset}: accuracy against cost", header, lines, notes)
-
-
-def by_groups(rows: List[Row], dataset: Dataset, split: str) -> Table:
-    """NDCG@10 by popularity of the target and length of the history; coverage and Gini of the top ten."""
-    ranks = {row.name: [read_ranks(folder, split == "test_masked") for folder in row.folders] for row in rows}
-    same_targets([(name, one) for name, runs in ranks.items() for one in runs])
-    masks = groups(dataset, ranks[rows[0].name][0])
-    columns: List[List[float]] = [[] for _ in masks]
-    ends = []
-    for row in rows:
-        for column, mask in zip(columns, masks.values()):
-            values = [gain(one.ranks[mask], "ndcg@10").mean() for one in ranks[row.name]] if mask.any() else [np.nan]
-            column.append(float(np.mean(values)))
-        tops = [np.load(f / "top.npy", allow_pickle=False) for f in row.folders if (f / "top.npy").is_file()]
-        spread = [coverage_and_gini(top, dataset.n_items) for top in tops]
-        ends.append([f"{value:.3f}" for value in np.mean(spread, axis=0)] if spread else ["–", "–"])
-    lines = [[Cell(row.name, anchor=row.anchor)] for row in rows]
-    for column in columns:
-        for line, row, value, mark in zip(lines, rows, column, _marks(column)):
-            line.append(Cell("–", "", row.anchor) if np.isnan(value) else Cell(f"{value:.4f}", mark, row.anchor))
-    for line, row, end in zip(lines, rows, ends):
-        line += [Cell(text, anchor=row.anchor) for text in end]
-    header = ["model", *(f"{key} ({int(mask.sum())})" for key, mask in masks.items()), "coverage", "Gini"]
+    for own, metric, other in family:
+        a, b = (own, metric), (other, metric)
+        found = compare_means(means[a] - means[b], drawn[a], drawn[b])
+        relative = f"{100 * found.difference / means[b]:+.2f} %" if means[b] else NONE
+        bounds = f"{found.low:+.4f} to {found.high:+.4f}"
+        lines.append([own, metric.upper(), other, f"{found.difference:+.4f}", relative, bounds, found.p])
+    frame = pd.DataFrame(lines, columns=["model", "metric", "against", "difference", "relative", "95 % interval", "p"])
+    adjusted = holm(frame["p"].tolist())
+    frame["p"] = [f"{p:.2g}" for p in adjusted]
+    against = results.base or "the strongest other row of each metric on test"
     note = (
-        f"NDCG@10 of each group of test users (their number in brackets), {history_of(split)}. Targets: items in "
-        "thirds of the training interactions, the popular ones first. Coverage, Gini: of the ten items each user is "
-        "shown, history unmasked."
+        "Bootstrap over users and seeds; over users alone for a row with one seed. p is two-sided, with Holm's "
+        "correction over this table, and bold below 0.05. The intervals are not corrected."
     )
-    return Table(f"{dataset.name}: by groups", header, lines, [note])
+    marks = {"p": [BEST if p < 0.05 else "" for p in adjusted]}
+    return Table(f"{dataset}: against {against}, {history_of(split)}", frame, marks, [note])
+
+
+def cost(results: Results, dataset: str) -> Table:
+    """Validation and the cost of training; means over seeds."""
+
+    def operations(result: Mapping[str, Any]) -> Optional[float]:
+        per_epoch: Optional[float] = result["operations_per_epoch"]
+        return None if per_epoch is None else per_epoch * result["epochs"]
+
+    measures: Dict[str, Callable[[Mapping[str, Any]], Optional[float]]] = {
+        "valid NDCG@10": lambda result: result["valid"]["ndcg@10"],
+        "trained": lambda result: result["parameters"]["trained"],
+        "frozen": lambda result: result["parameters"]["frozen"],
+        "epochs": lambda result: result["epochs"],
+        "train s": lambda result: result["seconds"],
+        "operations": operations,
+    }
+    formats = dict(zip(measures, ("{:.4f}", "{:,.0f}", "{:,.0f}", "{:.0f}", "{:,.0f}", "{:.3g}")))
+    rows = results.of(dataset)
+    columns = {"model": [row.name for row in rows]}
+    for name, measure in measures.items():
+        values = [[measure(result) for result in row.results] for row in rows]
+        columns[name] = [NONE if None in own else formats[name].format(np.mean(own)) for own in values]  # type: ignore[arg-type]
+    note = (
+        "Trained and frozen parameters. Seconds and floating-point operations are those of the run's training, without "
+        "its search and the runs that it starts from. Validation: history unmasked."
+    )
+    return Table(f"{dataset}: validation and cost", pd.DataFrame(columns), {}, [note])
+
+
+def by_groups(results: Results, dataset: Dataset, split: str) -> Table:
+    """NDCG@10 by popularity of the target and length of the history; coverage and Gini of the top ten."""
+    rows = results.of(dataset.name)
+    ranks = {row.name: row.ranks(split) for row in rows}
+    check_same_targets(ranks)
+    gains = {name: one.gains("ndcg@10").mean(axis=0) for name, one in ranks.items()}
+    columns, marks = {"model": list(gains)}, {}
+    for group, mask in groups(dataset, ranks[rows[0].name]).items():
+        values = [float(gain[mask].mean()) if mask.any() else np.nan for gain in gains.values()]
+        column = f"{group} ({int(mask.sum())})"
+        columns[column] = [NONE if np.isnan(value) else f"{value:.4f}" for value in values]
+        marks[column] = best_and_second(values)
+    spread = np.array([_coverage_and_gini(row, dataset.n_items) for row in rows])
+    for place, name in enumerate(("coverage", "Gini")):
+        columns[name] = [NONE if np.isnan(value) else f"{value:.3f}" for value in spread[:, place]]
+    note = (
+        "NDCG@10 of groups of test users (group size in parentheses). Targets are grouped into thirds of the training "
+        "interactions, most popular items first. Coverage and Gini: the ten recommended items, history unmasked."
+    )
+    return Table(f"{dataset.name}: by groups, {history_of(split)}", pd.DataFrame(columns), marks, [note])
+
+
+def _coverage_and_gini(row: Row, n_items: int) -> np.ndarray:
+    """Means over the runs with top.npy (2,); NaN if there is none."""
+    tops = [np.load(path, allow_pickle=False) for path in (f / "top.npy" for f in row.folders) if path.is_file()]
+    spread = [coverage_and_gini(top, n_items) for top in tops]
+    return np.mean(spread, axis=0) if spread else np.full(2, np.nan)
 
 
 def published(dataset: str) -> Optional[Table]:
-    """Published values of a data set, never in one table with ours: their data or protocol differ."""
-    found = [row for row in csv.DictReader(io.StringIO(read_text(PUBLISHED))) if row["dataset"] == dataset]
-    columns = ["model", "HIT@10", "NDCG@10", "source", "protocol"]
-    lines = [[Cell(row[column] or "–") for column in columns] for row in found]
-    return Table(f"{dataset}: published by others", columns, lines) if found else None
+    """Published values of a data set, in a table of their own because their data or protocol differ."""
+    found = pd.read_csv(PUBLISHED, dtype=str).fillna(NONE)
+    found = found[found["dataset"] == dataset].drop(columns="dataset")
+    return None if found.empty else Table(f"{dataset}: published values", found)
 
 
-def make(asked: Asked, split: str) -> Path:
-    """Write the four files; returns their folder."""
-    tables: List[Table] = []
-    everything: List[Row] = []
-    for name in asked.suite.datasets:
-        rows = collect(asked.suite, asked.results_dir, name)
-        if not rows:
-            continue
-        everything += rows
-        made = [
-            in_short(rows),
-            quality(rows, asked.suite, split),
-            compared(rows, asked.suite, split),
-            published(name),
-            cost(rows, split),
-            by_groups(rows, load_dataset(Path(asked.datasets_dir) / name, name), split),
-        ]
-        tables += [table for table in made if table is not None]
-    if len({row.dataset for row in everything}) > 1:
-        tables.insert(0, overview(everything, asked.suite, split))
-    if not tables:
-        on = ", ".join(asked.suite.datasets)
-        raise UserError(
-            f"no run of {asked.suite.name} on {on} is done; python -m reproduce.run with the same words runs them"
-        )
-    home = Path(asked.results_dir) / "suites" / asked.suite.name
-    name = f"table{asked.selection}"
-    listed = [runs_listed(everything, asked.results_dir, home, as_html) for as_html in (False, True)]
-    write_text(home / f"{name}.md", f"{markdown(tables)}\n{listed[0]}")
-    write_text(home / f"{name}.tex", latex(tables))
-    write_text(home / f"{name}.csv", as_csv(tables))
-    write_text(home / f"{name}.html", page(asked.suite.name, tables, listed[1]))
-    print(markdown(tables))
-    print(f"written to {home}/{name}.md, .tex, .csv and .html")
-    return home
+def runs_table(results: Results) -> Table:
+    """Every selected run: state, command, folder."""
+    frame = results.runs[["row", "dataset", "seed", "state", "folder", "command"]].astype(str)
+    return Table("Runs", frame.reset_index(drop=True))
+
+
+def tables_of(results: Results, dataset: str, split: str) -> List[Table]:
+    """The tables of one data set."""
+    found = [
+        quality(results, dataset, split),
+        comparison(results, dataset, split),
+        cost(results, dataset),
+        by_groups(results, load_dataset(results.datasets_dir / dataset, dataset), split),
+        published(dataset),
+    ]
+    return [table for table in found if table is not None]
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """Collect and write."""
-    asked = command_line(__doc__, argv, {"--masked": MASKED})
-    make(asked, "test_masked" if asked.flags.masked else "test")
+    """Write and print the tables."""
+    _, results, split = command_line(Selection, __doc__, argv)
+    tables = [overview(results, split)] if len(results.datasets) > 1 else []
+    for dataset in results.datasets:
+        tables += tables_of(results, dataset, split)
+    print(markdown(tables))
+    tables.append(runs_table(results))
+    stem = f"table{results.suffix}"
+    texts = {"md": markdown(tables), "tex": latex(tables), "csv": as_csv(tables), "html": page(results.suite, tables)}
+    for ending, text in texts.items():
+        write_text(results.home / f"{stem}.{ending}", text)
+    print(f"{results.home / stem}.md, .tex, .csv, .html")
 
 
 if __name__ == "__main__":

@@ -1,190 +1,229 @@
-"""Test what was trained: every run of a model on a data set, as a table of mean ± std over seeds.
+"""Test the trained runs of a model on a data set; print mean ± standard deviation over seeds.
 
     bash run_test.sh                                the quickstart: SICSRec on ml-100k
-    bash run_test.sh SICSRec Bili_Food              all runs, those of the ID encoder above them
+    bash run_test.sh SICSRec Bili_Food              all runs, after those of the ID encoder
     bash run_test.sh SICSRec Bili_Food alpha=0.2    only runs with this setting
 
-A run is tested once, with its best epoch on validation; the result stays in its metrics.json.
-Writes <results_dir>/<model>/<dataset>/table.{md,csv}; of some runs table-seed-7.*, with --masked table-masked.*
+Each run is tested once, with the checkpoint that is best on validation; its metrics.json keeps the result.
+Writes <results_dir>/<model>/<dataset>/table.{md,csv}; of selected runs table-alpha=0.2.*, with --masked table-masked.*
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
-from adrec import test_main as adrec_test
-from adrec.settings import SWITCHES as ADREC_SWITCHES
-from common.device import Compute, pick_compute
+import pandas as pd
+
 from common.errors import UserError, nearest, run_script
-from common.features import MODALITIES
-from common.files import read_json, read_text, write_text
-from common.processes import Processes
-from common.settings import PrecisionSettings, as_dict, build, help_of_settings, setting, split_overrides, typed
-from reproduce import scores
-from reproduce.formats import aligned, name_part
-from reproduce.lineage import OTHER_SCHEMAS, lineage_of_run, schema_of
-from reproduce.steps import ID, pipeline
+from common.files import checksum, read_json, read_text, write_text
+from common.settings import (
+    PrecisionSettings,
+    as_dict,
+    build,
+    help_of_settings,
+    read_yaml,
+    setting,
+    split_overrides,
+    typed,
+)
+from reproduce.pipeline import Step, pipeline
+from reproduce.ranks import METRICS
 from reproduce.train import command_line, read_command_line
-from stage2_sequence_preference_learning.evaluation import test_run
-from stage2_sequence_preference_learning.settings import CHECKPOINTS, NOT_SHAPING
-from stage2_sequence_preference_learning.settings import SWITCHES as STAGE2_SWITCHES
 
-SWITCHES = (*STAGE2_SWITCHES, *ADREC_SWITCHES)
-METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 MASKED = "the metrics with the history masked (NineRec's protocol)"
-UNTOLD = ("dataset", "seed", "variant", "precision", "modalities")  # told elsewhere, or alike in all rows
+CHECKPOINTS = ("id_checkpoint", "text_checkpoint")  # settings that name other runs, which are inputs too
+NOT_IN_LABEL = ("dataset", "seed", "variant", "precision", *CHECKPOINTS)
+MODALITIES = ("text", "image")
 
 
 @dataclass
 class Settings(PrecisionSettings):
-    """Where runs lie; any setting of the model may be given too, and picks the runs that have it."""
+    """Where the runs are. Any setting of the model may be given too and selects the runs that have it."""
 
-    results_dir: str = setting("results", "where runs lie")
+    results_dir: str = setting("results", "folder of the runs")
 
 
 @dataclass
 class Run:
-    """A trained run: its folder, recipe and results."""
+    """A trained run."""
 
+    step: Step
     folder: Path
-    made_from: Dict[str, Any]
-    result: Dict[str, Any]
+    made_from: Dict[str, Any]  # made.json
+    result: Dict[str, Any]  # metrics.json
 
     def label(self) -> str:
-        """Model, variant, and what differs from the model's defaults."""
-        settings, schema = self.made_from["settings"], schema_of(self.result["model"])
-        defaults = {**as_dict(schema()), "processes": 1}
-        switched = settings.get("variant") == "paper"
-        told = [settings["variant"]] if "variant" in settings else []
-        if "modalities" in settings and settings["modalities"] != defaults["modalities"]:
-            told.append("+".join(settings["modalities"]))
+        """Model, variant, and the settings that differ from the model's defaults."""
+        settings, inputs = self.made_from["settings"], self.made_from["inputs"]
+        variant, seed = settings.get("variant"), settings["seed"]
+        defaults = {**as_dict(self.step.schema(**({"variant": variant} if variant else {}))), "processes": 1}
+        parts = [variant] if variant else []
         for key, value in settings.items():
-            usual = switched if key in SWITCHES else defaults.get(key)
-            if key not in (*UNTOLD, *CHECKPOINTS) and value != usual:
-                told.append(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}")
-        for source in {
-            Path(entry["path"]).parent for name, entry in self.made_from["inputs"].items() if name in MODALITIES
-        }:
-            name = re.sub(r"-seed\d+$", "", source.name)
-            if name != settings.get("dataset"):
-                told.append(f"features of {name}/")
-        if self.result["model"] == "SICSRec" and "id_encoder" not in self.made_from["inputs"]:
-            told.append("pretrain_id=none")
-        return self.result["model"] + (f" ({', '.join(told)})" if told else "")
+            default = defaults.get(key)
+            if default is None and isinstance(value, bool):  # a switch, which follows the variant
+                default = variant == "paper"
+            if key not in NOT_IN_LABEL and value != default:
+                text = f"{value:.4g}" if isinstance(value, float) else f"{value}"
+                parts.append("+".join(value) if key == "modalities" else f"{key}={text}")
+        folders = {Path(inputs[name]["path"]).parent.name for name in MODALITIES if name in inputs}
+        names = sorted(folders - {self.result["dataset"], variant})
+        parts += [f"features of {any_seed(name, seed)}/" for name in names]
+        if self.step.name == "SICSRec" and "id_encoder" not in inputs:
+            parts.append("pretrain_id=none")
+        return f"{self.step.name} ({', '.join(parts)})" if parts else self.step.name
 
-    def kind(self) -> str:
-        """What runs that differ by their seed alone have in common."""
-        return repr(lineage_of_run(self.result["model"], self.folder, self.made_from))
+    def test(self, datasets_dir: str, compute: Any) -> None:
+        """Test the run, unless that was done before."""
+        if self.step.name == "ADRec":
+            from adrec.test_main import test_run as test_adrec
+
+            self.result = test_adrec(self.folder, datasets_dir, compute)
+        elif self.step.name == "Scores":
+            from reproduce.scores import test_run as test_scores
+
+            self.result = test_scores(self.folder, datasets_dir, compute)
+        else:
+            import reproduce.baseline  # noqa: F401  registers the baselines
+            from common.processes import Processes
+            from stage2_sequence_preference_learning.evaluation import test_run
+
+            self.result = test_run(self.folder, datasets_dir, compute, Processes())
 
 
-def find_runs(results_dir: str, model: str, dataset: str, wanted: Dict[str, Any]) -> List[Run]:
-    """Finished runs whose settings are as wanted, in the order of their names; what a run does not tell, is default.
+def without_seed(content: Any) -> Any:
+    """Settings without seeds and the checkpoints of other runs."""
+    if isinstance(content, dict):
+        return {k: without_seed(v) for k, v in content.items() if k not in ("seed", *CHECKPOINTS)}
+    return [without_seed(value) for value in content] if isinstance(content, list) else content
+
+
+def any_seed(name: str, seed: int) -> str:
+    """The name of a file or folder with ``{seed}`` in place of the seed."""
+    return re.sub(rf"(?<!\d){seed}(?!\d)", "{seed}", name)
+
+
+def lineage(made_from: Mapping[str, Any], seed: int, results_dir: Path) -> Dict[str, Any]:
+    """What runs have in common that differ by their seed alone.
+
+    It is the record without seeds. In place of an input it has the lineage of the step that made it, where that left
+    a record; else, of features and scores, the path, if the seed is part of it; else the checksum.
+    """
+    inputs: Dict[str, Any] = {}
+    for name, entry in sorted(made_from["inputs"].items()):
+        path = Path(entry["path"])
+        moved = results_dir.joinpath(*path.parts[-4:])  # a checkpoint of results that were moved
+        record = record_of(path, entry["sha256"]) or record_of(moved, entry["sha256"])
+        if record is not None:
+            inputs[name] = lineage(record, seed, results_dir)
+        else:
+            end = "/".join(path.parts[-2:])
+            named = any_seed(end, seed) if name in (*MODALITIES, "scores", "valid_scores") else end
+            inputs[name] = named if named != end else entry["sha256"]
+    return {"step": made_from["step"], "settings": without_seed(made_from["settings"]), "inputs": inputs}
+
+
+def record_of(path: Path, sha256: str) -> Optional[Dict[str, Any]]:
+    """The record of the step that made a file or folder, if both are there and the content is still the same."""
+    if not path.exists() or checksum(path) != sha256:
+        return None
+    for record in (path.with_suffix(".json"), *(path.with_name(f"{name}.json") for name in ("made", "sft", "summary"))):
+        if record.is_file():
+            content: Dict[str, Any] = read_json(record)
+            return content
+    return None
+
+
+def find_runs(step: Step, results_dir: Path, dataset: str, wanted: Mapping[str, Any]) -> List[Run]:
+    """The finished runs with the wanted settings, in the order of their names.
 
     Raises:
-        UserError: a setting that the model does not have, or a value that it does not admit.
+        UserError: a value that the setting does not allow.
     """
-    folder = Path(results_dir) / model / dataset
-    wanted = typed(schema_of(model), wanted, "command line")  # 007 is a word, and 7 what it says
+    wanted = typed(step.schema, wanted, "command line")
     runs = []
-    for path in sorted(folder.glob("*/metrics.json")):
-        run = Run(path.parent, read_json(path.parent / "made.json"), read_json(path))
-        settings = {**as_dict(schema_of(model)()), **run.made_from["settings"]}
+    for path in sorted((results_dir / step.name / dataset).glob("*/metrics.json")):
+        run = Run(step, path.parent, read_json(path.with_name("made.json")), read_json(path))
+        settings = {**read_yaml(path.with_name("settings.yaml")), **run.made_from["settings"]}
         if all(settings[key] == value for key, value in wanted.items()):
             runs.append(run)
     return runs
 
 
-def test_all(runs: List[Run], datasets_dir: str, compute: Compute) -> None:
-    """Test the runs that have not been tested."""
+def table(runs: List[Run], split: str, results_dir: Path) -> pd.DataFrame:
+    """A row for the runs that differ by their seed alone: test metrics, validation, epochs, seconds of training."""
+    lines = []
     for run in runs:
-        if run.result["model"] in OTHER_SCHEMAS:
-            module = adrec_test if run.result["model"] == "ADRec" else scores
-            run.result = module.test_run(run.folder, datasets_dir, compute)
-        else:
-            run.result = test_run(run.folder, datasets_dir, compute, Processes())
-
-
-def mean_and_deviation(values: List[float]) -> str:
-    """Over seeds; of one value there is no deviation."""
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{spread}"
-
-
-def table(runs: List[Run], split: str) -> List[List[str]]:
-    """Header and one row per kind of run: label, seeds, test metrics, validation, seconds of training."""
-    kinds: Dict[str, List[Run]] = {}
-    for run in runs:
-        kinds.setdefault(run.kind(), []).append(run)
-    rows = [["model", "seeds", *(m.upper() for m in METRICS), "valid HIT@10", "valid NDCG@10", "epochs", "train s"]]
-    labels = [group[0].label() for group in kinds.values()]
-    for label, alike in zip(labels, kinds.values()):
-        group = list({run.made_from["settings"]["seed"]: run for run in reversed(alike)}.values())[::-1]
-        valid = [statistics.fmean(run.result["valid"][m] for run in group) for m in ("hit@10", "ndcg@10")]
-        epochs = statistics.fmean(run.result["epochs"] for run in group)
-        seconds = statistics.fmean(run.result["seconds"] for run in group)
-        again = f" ({len(alike)} runs)" if len(alike) > len(group) else ""  # of a seed, the first counts
-        row = [
-            label if labels.count(label) == 1 else f"{label}: {group[0].folder.name}",
-            f"{len(group)}{again}",
-            *(mean_and_deviation([run.result[split][m] for run in group]) for m in METRICS),
-        ]
-        rows.append([*row, *(f"{value:.4f}" for value in valid), f"{epochs:.0f}", f"{seconds:.0f}"])
-    return rows
+        seed, result = run.made_from["settings"]["seed"], run.result
+        lines.append(
+            {
+                "group": repr(lineage(run.made_from, seed, results_dir)),
+                "model": run.label(),
+                "folder": run.folder.name,
+                "seed": seed,
+                **{metric.upper(): result[split][metric] for metric in METRICS},
+                **{f"valid {metric.upper()}": result["valid"][metric] for metric in ("hit@10", "ndcg@10")},
+                "epochs": result["epochs"],
+                "train s": result["seconds"],
+            }
+        )
+    every = pd.DataFrame(lines)
+    groups = every.drop_duplicates(["group", "seed"]).groupby("group", sort=False)  # of a seed, the first run counts
+    first, mean, std = groups.first(), groups.mean(numeric_only=True), groups.std(numeric_only=True)
+    n_seeds, n_runs = groups.size(), every.groupby("group", sort=False).size()
+    shared = first["model"].duplicated(keep=False)
+    found = pd.DataFrame({"model": first["model"].where(~shared, first["model"] + ": " + first["folder"])})
+    found["seeds"] = [f"{n}" if n == all_runs else f"{n} ({all_runs} runs)" for n, all_runs in zip(n_seeds, n_runs)]
+    for metric in (m.upper() for m in METRICS):
+        found[metric] = [f"{m:.4f}" + ("" if s != s else f" ± {s:.4f}") for m, s in zip(mean[metric], std[metric])]
+    for column, digits in {"valid HIT@10": 4, "valid NDCG@10": 4, "epochs": 0, "train s": 0}.items():
+        found[column] = [f"{value:.{digits}f}" for value in mean[column]]
+    return found.reset_index(drop=True)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Find the runs, test them, print and write the table."""
     parser = command_line(__doc__)
-    picking = "any setting that shapes a run's numbers, such as alpha=0.2 or seed=7, picks the runs that have it"
-    parser.epilog = help_of_settings(Settings, "settings (key=value):", ["dataset"]) + f"\n{picking}"
+    parser.epilog = help_of_settings(Settings, "settings (key=value):", ["dataset"])
+    parser.epilog += "\nany setting of the model, such as alpha=0.2 or seed=7, selects the runs that have it"
     parser.add_argument("--masked", action="store_true", help=MASKED)
     arguments = read_command_line(parser, argv)
-    steps, dataset = pipeline(arguments.model), arguments.dataset
-    model = steps[-1].name
-    trained = dict.fromkeys([ID.name, model] if ID in steps else [model])
+    *earlier, final = pipeline(arguments.model)
     values = split_overrides(arguments.overrides)
-    own = {k: v for k, v in values.items() if k in as_dict(Settings())}
-    wanted = {k: v for k, v in values.items() if k not in own}
-    known = {*(set(as_dict(schema_of(model)())) - set(NOT_SHAPING)), *as_dict(Settings())}
+    own = {key: value for key, value in values.items() if key in as_dict(Settings())}
+    wanted = {key: value for key, value in values.items() if key not in own}
     for key in wanted:
-        if key not in known:
-            if key == "masked":
-                raise UserError("--masked, without a value, prints the metrics with the history masked")
-            raise UserError(
-                f"'{key}' neither picks runs nor says where they lie{nearest(key, known)} "
-                f"(run_test.sh takes {', '.join(sorted(known))})"
-            )
-    settings = build(Settings, {**own, "dataset": dataset})
+        if key not in final.keys:
+            raise UserError(f"'{key}' is not a setting of {final.name}{nearest(key, final.keys)} (see --help)")
+    settings = build(Settings, {**own, "dataset": arguments.dataset})
+    results_dir = Path(settings.results_dir)
+    runs: List[Run] = []
+    for step in [*(step for step in earlier if step.name == "ID_SeqEncoder"), final]:
+        known = {key: value for key, value in wanted.items() if key in step.keys}
+        runs += find_runs(step, results_dir, settings.dataset, known)
+    if not any(run.step == final for run in runs):
+        again = f"train with: bash run_train.sh {arguments.model} {settings.dataset}"
+        raise UserError(f"{results_dir}: no trained run of {final.name} on {settings.dataset}; {again}")
+
+    from common.device import pick_compute  # torch is imported after the command line was checked
+
     compute = pick_compute(settings.device, settings.precision)
-    runs = []
-    for name in trained:
-        has = {k: v for k, v in wanted.items() if k in as_dict(schema_of(name)())}
-        runs += find_runs(settings.results_dir, name, dataset, has)
-    if not any(run.result["model"] == model for run in runs):
-        raise UserError(
-            f"no trained run of {model} on {dataset} in {settings.results_dir}; "
-            f"train with: bash run_train.sh {arguments.model} {dataset}"
-        )
-    test_all(runs, settings.datasets_dir, compute)
-    rows = table(runs, "test_masked" if arguments.masked else "test")
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    folder = Path(settings.results_dir) / model / dataset
-    name = f"table{''.join(f'-{name_part(key, str(value))}' for key, value in wanted.items())}"
-    name += "-masked" if arguments.masked else ""
-    write_text(folder / f"{name}.csv", text.getvalue())
-    write_text(folder / f"{name}.md", aligned(rows))
+    for run in runs:
+        run.test(settings.datasets_dir, compute)
+    found = table(runs, "test_masked" if arguments.masked else "test", results_dir)
+    selected = [f"{key}={value}" for key, value in wanted.items()]
+    name = re.sub(r"[^\w.=-]+", "_", "-".join(["table", *selected, *(["masked"] if arguments.masked else [])]))
+    path = results_dir / final.name / settings.dataset / name
+    text = found.to_markdown(index=False, disable_numparse=True) + "\n"
+    write_text(path.with_name(f"{name}.md"), text)
+    write_text(path.with_name(f"{name}.csv"), found.to_csv(index=False, lineterminator="\n"))
     n_users = len(read_text(runs[-1].folder / "ranks.csv").splitlines()) - 1
     history = "masked" if arguments.masked else "unmasked"
-    print(f"{dataset}: test, {n_users} users, all items ranked, history {history}, ties at their mean rank")
-    print(aligned(rows), end="")
-    print(f"written to {folder}/{name}.md and .csv")
+    print(f"{settings.dataset}: test, {n_users} users, all items ranked, history {history}, ties at their mean rank")
+    print(text, end="")
+    print(f"written to {path}.md and .csv")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Train a model on a data set, every step from the raw files on; steps whose output stands are skipped.
+"""Train a model on a data set, from the raw files on. Steps that are up to date are skipped.
 
     bash run_train.sh                                       the quickstart: SICSRec on ml-100k
     bash run_train.sh SICSRec Bili_Food data_dir=DIR        DIR holds NineRec's raw files, or prepared ones
-    bash run_train.sh SICSRec Bili_Food data_dir=DIR features_dir=DIR2     with stage 1's features at hand
-    bash run_train.sh ADRec Scientific data_dir=DIR         text alone
+    bash run_train.sh SICSRec Bili_Food data_dir=DIR features_dir=DIR2     features are in DIR2: no stage 1
+    bash run_train.sh ADRec Scientific data_dir=DIR
     bash run_train.sh SICSRec ml-100k alpha=0.4 sft_content_encoder.epochs=3
     bash run_train.sh ADRec Scientific config=adrec/ours.yaml      settings from a YAML
 
-key=value goes to every step that has the key, step.key=value to one step. epochs, learning_rate and
-temperature without a step are stage 2's; those of stage 1 are sft_content_encoder.epochs and so on.
+key=value goes to each step that has the key, step.key=value to one step. epochs, learning_rate and temperature
+without a step are those of stage 2; sft_content_encoder.epochs and so on are those of stage 1.
 """
 
 from __future__ import annotations
@@ -16,29 +16,25 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from common.arguments import Parser
-from common.errors import UserError, run_script
-from common.features import check_there, features_path
-from common.files import checksum, write_json
-from common.settings import REPOSITORY, build, read_yaml, split_overrides, typed
-from reproduce.steps import ID, PIPELINES, Step, pipeline, route
-from stage1_content_modality_semantic_alignment import llm_driven_sample, sft_content_encoder
-from stage1_content_modality_semantic_alignment.feature_export import ExportSettings
-from stage1_content_modality_semantic_alignment.paths import strategy_of
-from stage1_content_modality_semantic_alignment.strategy import seed_suffix
-from stage2_sequence_preference_learning import SICSRec_main1
-from stage2_sequence_preference_learning.search_space import check_space
+from common.errors import UserError, nearest, run_script
+from common.files import write_json
+from common.settings import REPOSITORY, CommonSettings, as_dict, build, read_yaml, split_overrides, typed
+from reproduce.pipeline import PIPELINES, SCRIPTS, STAGE_1, Step, pipeline, route
 
-Planned = List[Tuple[Step, Any]]
+BUILT_IN = "ml-100k"  # the recbole package contains it
+Plan = List[Tuple[Step, CommonSettings]]
 
 
-def with_config(values: Mapping[str, Any], steps: Sequence[Step] = ()) -> Dict[str, Any]:
-    """Settings of the YAML that ``config`` names, as seen from here or from the project's folder; the others win.
+def with_config(values: Mapping[str, Any], steps: Sequence[Step]) -> Dict[str, Any]:
+    """Replace the key ``config`` by the settings in that YAML; the other values win over these.
+
+    The path is relative to the current folder, or else to the project's.
 
     Raises:
-        UserError: no such file, or none of the steps (if given) knows one of its keys.
+        UserError: no such file, or it has a key or value that the steps do not allow.
     """
     given = dict(values)
     name = given.pop("config", None)
@@ -46,146 +42,96 @@ def with_config(values: Mapping[str, Any], steps: Sequence[Step] = ()) -> Dict[s
         return given
     path = Path(str(name)) if Path(str(name)).is_file() else REPOSITORY / str(name)
     from_file = read_yaml(path)
-    asked = list(steps) or [step for steps_of_one in PIPELINES.values() for step in steps_of_one]
     try:
-        routed = route(asked, from_file)
+        routed = route(steps, from_file)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    for step in asked:
+    for step in steps:
         typed(step.schema, routed[step.name], str(path))
     return {**from_file, **given}
 
 
-def plan(model: str, dataset: str, words: Sequence[str]) -> Planned:
-    """Each step with its settings, checked before any of them runs."""
+def plan(model: str, dataset: str, words: Sequence[str]) -> Plan:
+    """The steps that are needed, each with its checked settings.
+
+    Raises:
+        UserError: an unknown model, or settings that are unknown, not allowed or contradict each other.
+    """
     steps = pipeline(model)
     values = with_config(split_overrides(words), steps)
     if "dataset" in values:
-        raise UserError("the data set is the second argument: run_train.sh MODEL DATASET [key=value …]")
+        raise UserError("dataset is the second argument: run_train.sh MODEL DATASET [key=value …]")
     routed = route(steps, values)
-    final = build(steps[-1].schema, {**routed[steps[-1].name], "dataset": dataset}, steps[-1].configs)
+    planned: Dict[Step, Any] = {}
+    for step in reversed(steps):
+        if step.name == "ID_SeqEncoder" and model == "SICSRec":  # has the widths and heads of the step after it
+            planned[step] = steps[-1].script.id_settings(planned[steps[-1]], routed[step.name])
+        else:
+            planned[step] = build(step.schema, {**routed[step.name], "dataset": dataset}, step.configs)
+    final = as_dict(planned[steps[-1]])
+    if final.get("n_trials"):
+        from stage2_sequence_preference_learning.search_space import check_space
 
-    def settings_of(step: Step) -> Any:
-        if model == "SICSRec" and step is ID:  # shares widths and heads with the step after it
-            return SICSRec_main1.id_settings(final, routed[ID.name])
-        return build(step.schema, {**routed[step.name], "dataset": dataset}, step.configs)
-
-    planned = [*((step, settings_of(step)) for step in steps[:-1]), (steps[-1], final)]
-    if getattr(final, "n_trials", 0):
-        check_space(final)
-    _name_strategy(planned)
-    needed = [(step, settings) for step, settings in planned if _is_needed(step, final)]
-    _name_features(needed)
-    if any(getattr(settings, "losses", None) == [] for _, settings in needed):
-        needed = [(step, settings) for step, settings in needed if step.script is not llm_driven_sample]
-    return needed
-
-
-def _name_strategy(planned: Planned) -> None:
-    """Every step of stage 1 works on the pairs that this run's selector chooses."""
-    with_strategy = [settings for _, settings in planned if hasattr(settings, "strategy")]
-    if not with_strategy:
-        return
-    chooses = with_strategy[0]
-    drawn = chooses.sample is not None or chooses.selector == "random"  # the pairs themselves depend on the seed
-    for settings in with_strategy[1:]:
-        settings.strategy = settings.strategy or strategy_of(chooses)
-    chooses.strategy = strategy_of(chooses)
-    for settings in with_strategy if drawn else []:
-        settings.strategy += seed_suffix(chooses.seed)
+        check_space(planned[steps[-1]])
+    skipped: Set[str] = set()
+    if final.get("features_dir") is not None:
+        skipped.update(STAGE_1)
+    for modality, export in (("text", "use_finetune_bert"), ("image", "use_finetune_swinbase")):
+        if modality not in final.get("modalities", []):
+            skipped.add(export)
+    if any(step.name == "sft_content_encoder" and settings.losses == [] for step, settings in planned.items()):
+        skipped.add("llm_driven_sample")
+    if final.get("pretrain_id") is not None:
+        skipped.add("ID_SeqEncoder")
+    return [(step, planned[step]) for step in steps if step.name not in skipped]
 
 
-def _name_features(planned: Planned) -> None:
-    """Features of other pairs, losses or modalities than the data set's YAMLs say get a folder, known to stage 2."""
-    final = planned[-1][1]
-    exports = [(step, settings) for step, settings in planned if isinstance(settings, ExportSettings)]
-    for _, tuning in [one for one in planned if isinstance(one[1], sft_content_encoder.Settings)]:
-        for _, export in exports:
-            export.modalities = export.modalities or tuning.modalities
-    for step, export in exports:
-        if export.features_dir is None:
-            usual = build(step.schema, {"dataset": export.dataset, "variant": export.variant}, step.configs)
-            if export.encoders_name != usual.encoders_name:
-                export.features_dir = str(export.dataset_dir / export.encoders_name)
-    folders = sorted({export.features_dir or "null" for _, export in exports})
-    if len(folders) > 1:
-        raise UserError(f"features_dir: {' and '.join(folders)}: text and image features go into one folder")
-    if folders and folders != ["null"]:
-        final.features_dir = folders[0]
-
-
-def _is_needed(step: Step, final: Any) -> bool:
-    if step is ID and getattr(final, "pretrain_id", None) is not None:
-        return False
-    if step.needs_features and final.features_dir is not None:
-        return False
-    return not step.modality or step.modality in final.modalities
-
-
-def run_plan(planned: Planned, force: bool) -> Tuple[Path, Dict[str, float]]:
-    """Run the steps in order; SICSRec starts from ID encoders trained with the settings of the step before it.
-
-    Returns:
-        The last step's folder, and each step's seconds.
+def check_inputs(planned: Plan) -> None:
+    """Check what can be checked before the first step: that the data set and finished features can be found.
 
     Raises:
-        UserError: of a step, or another run replaced the features that this one made.
+        UserError: names the missing folder or file, and the setting to change.
     """
-    check_finished_features(planned)
-    step_1: Dict[str, Any] = {}
+    settings, final = as_dict(planned[0][1]), as_dict(planned[-1][1])
+    folder, dataset = Path(settings["datasets_dir"]), settings["dataset"]
+    if settings["data_dir"] is None and dataset != BUILT_IN and not (folder / dataset).is_dir():
+        names = [BUILT_IN, *(path.name for path in folder.glob("*") if path.is_dir())]
+        raise UserError(
+            f"no data set '{dataset}' in {folder}{nearest(dataset, names)}; set data_dir=FOLDER of its files"
+        )
+    if final.get("features_dir") is not None:
+        from common.features import check_there, features_path
+
+        for modality in final["modalities"]:
+            check_there(features_path(Path(final["features_dir"]), dataset, modality))
+
+
+def run_plan(planned: Plan, force: bool) -> Tuple[Path, Dict[str, float]]:
+    """Run the steps in their order.
+
+    Returns:
+        The folder of the last step's run, and each step's seconds.
+
+    Raises:
+        UserError: from `check_inputs` or a step.
+    """
+    check_inputs(planned)
+    settings_of: Dict[str, Any] = {step.name: settings for step, settings in planned}
     seconds: Dict[str, float] = {}
-    exported: Dict[Path, str] = {}
     for number, (step, settings) in enumerate(planned, start=1):
         print(f"== {number}/{len(planned)} {step.name}", flush=True)
         start = time.perf_counter()
-        if number == len(planned):
-            _refuse_replaced(exported)
-        if step.script is llm_driven_sample:
-            for tuning in (one for _, one in planned if isinstance(one, sft_content_encoder.Settings)):
-                sft_content_encoder.check_inputs(tuning)
-        made = step.script.run(settings, force, **(step_1 if step.name == "SICSRec" else {}))
-        if step is ID:
-            step_1 = {"step_1": settings}
-        if isinstance(settings, ExportSettings):
-            path = features_path(settings.features_folder, settings.dataset, step.modality)
-            exported[path] = checksum(path)
+        if step.name == "llm_driven_sample":  # are the covers and encoders there, before an LLM is asked for hours?
+            Step("sft_content_encoder").script.check_inputs(settings_of["sft_content_encoder"])
+        shared = {"step_1": settings_of["ID_SeqEncoder"]} if "ID_SeqEncoder" in settings_of else {}
+        folder: Path = step.script.run(settings, force, **(shared if step.name == "SICSRec" else {}))
         seconds[step.name] = round(time.perf_counter() - start, 2)
         print(f"   {seconds[step.name]:.1f} s", flush=True)
-    return made, seconds
-
-
-def check_finished_features(planned: Planned) -> None:
-    """Whether the features that features_dir names are there; those that a step makes come later.
-
-    Raises:
-        UserError: names the file and the cures.
-    """
-    final = planned[-1][1]
-    made_here = any(isinstance(settings, ExportSettings) for _, settings in planned)
-    if getattr(final, "features_dir", None) is not None and not made_here:
-        for modality in final.modalities:
-            check_there(features_path(Path(final.features_dir), final.dataset, modality))
-
-
-def _refuse_replaced(exported: Mapping[Path, str]) -> None:
-    """Stop where the features are no longer those that this run made, such as of another seed: folders are shared."""
-    for path, digest in exported.items():
-        if checksum(path) != digest:  # reproduce.run tries again what ends with these words
-            raise UserError(f"{path}: another run is writing here, and replaced what this one made; start it again")
-
-
-def _help_epilog() -> str:
-    lines: Dict[str, None] = {}
-    for model, steps in PIPELINES.items():
-        lines[f"steps of {model}: {' → '.join(step.name for step in steps)}"] = None
-    for step in dict.fromkeys((*PIPELINES["SICSRec"], *PIPELINES["ADRec"])):
-        lines[f"settings of {step.name}: {', '.join(step.keys)}"] = None
-    lines["--help of each script tells what its settings mean; --print-config what they are"] = None
-    return "\n".join(lines)
+    return folder, seconds
 
 
 def command_line(doc: Optional[str]) -> Parser:
-    """MODEL, DATASET and words of settings; the quickstart without any."""
+    """The parser of MODEL, DATASET and settings; without any it is the quickstart."""
     parser = Parser(doc)
     parser.add_argument("model", nargs="?", default="SICSRec", help=", ".join(PIPELINES))
     parser.add_argument("dataset", nargs="?", default="ml-100k")
@@ -194,10 +140,10 @@ def command_line(doc: Optional[str]) -> Parser:
 
 
 def read_command_line(parser: Parser, argv: Optional[List[str]]) -> argparse.Namespace:
-    """Parse it.
+    """Parse the command line.
 
     Raises:
-        UserError: a setting stands where model or data set should.
+        UserError: a setting where the model or the data set belongs.
     """
     arguments = parser.parse_intermixed_args(argv)
     if "=" in arguments.model + arguments.dataset:
@@ -205,12 +151,18 @@ def read_command_line(parser: Parser, argv: Optional[List[str]]) -> argparse.Nam
     return arguments
 
 
+def _help_epilog() -> str:
+    steps = [f"steps of {model}: {' → '.join(names)}" for model, names in PIPELINES.items()]
+    scripts = [f"    python -m {module} --help" for module in SCRIPTS.values()]
+    return "\n".join([*steps, "settings of each step:", *scripts, "    python -m reproduce.baseline MODEL --help"])
+
+
 def main(argv: Optional[List[str]] = None) -> None:
     """Plan, then run."""
     parser = command_line(__doc__)
     parser.epilog = _help_epilog()
-    parser.add_argument("--force", action="store_true", help="do every step again though its output stands")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write folder and seconds of each step here (JSON)")
+    parser.add_argument("--force", action="store_true", help="do every step again, though it is up to date")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the run's folder and seconds here (JSON)")
     arguments = read_command_line(parser, argv)
     folder, seconds = run_plan(plan(arguments.model, arguments.dataset, arguments.overrides), arguments.force)
     if arguments.record is not None:

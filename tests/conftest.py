@@ -30,17 +30,9 @@ def small_suite(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run_small_suite(tmp_path_factory.mktemp("suite"))
 
 
-@pytest.fixture(scope="session")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The suite of tests/reported.py, run once; a test that changes its files puts them back."""
-    from reported import run_suite
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The YAML of a suite with results (tests/helpers/reported.py)."""
+    from reported import write_results
 
-    return run_suite(tmp_path_factory.mktemp("report"))
-
-
-@pytest.fixture(scope="session")
-def page(ran: Any) -> str:
-    """The suite's page."""
-    from reported import made_page
-
-    return made_page(ran)
+    return write_results(tmp_path_factory.mktemp("results"))

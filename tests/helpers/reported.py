@@ -1,84 +1,125 @@
-"""What the tests of the report share: a suite on the tiny data set, run in this process, and its page."""
+"""A suite's results without training: run folders and runs.csv on the tiny data set, and the report page of them."""
 
 from __future__ import annotations
 
-import json
+import csv
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Dict, List, Sequence
 
+import numpy as np
 import torch
-from stage2_helpers import make_ready
-from tiny import N_ITEMS, tiny_sequences, tiny_titles
+from tiny import N_ITEMS, N_USERS, make_tiny_dataset, tiny_sequences, tiny_titles
 
 from common.dataset import write_dataset
 from common.features import features_path, save_features
 from common.files import recipe, write_json
-from reproduce import report, train
-from reproduce.suite import SuiteRun, load_suite
-from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, write_rows
-from stage1_content_modality_semantic_alignment.paths import pairs_dir
+from reproduce import report
+from reproduce.ranks import METRICS, Ranks
 
 EVIL = """</script><script>alert("x")</script> & 'quoted'"""
 PAIRS = [(0, 5), (1, 6), (0, 5)]
-SUITE = """
+ROWS = {"Pop": "Pop", "plain": "SASRec", "text <b>": "SASRec", "ours": "SICSRec"}  # row → model
+SUITE = f"""
 datasets: [Tiny]
-seeds: [1]
-against: [wide]
-settings: {max_seq_length: 10, train_batch_size: 16, inner_size: 8, precision: fp32, epochs: 3, stopping_step: 5}
+seeds: [1, 2]
+against: [ours]
 models:
-  - Pop
-  - {model: SASRec, name: narrow, settings: {hidden_size: 8}}
-  - {model: SASRec, name: wide, settings: {hidden_size: 16}}
-  - {model: ItemKNN, name: searched, settings: {n_trials: 2, search_seed: 1}}
-  - {model: SASRecText, name: "text <b>", settings: {hidden_size: 8, modalities: [text]}}
+{"".join(f'  - {{model: {model}, name: "{row}"}}' + chr(10) for row, model in ROWS.items())}
 """
 
 
-Ran = Tuple[Path, List[str], List[SuiteRun]]
+def write_run(folder: Path, seed: int, ranks: Sequence[float], top: np.ndarray, masked: Sequence[float]) -> None:
+    """A tested run of the tiny data set's users; ``top`` is (users, 10)."""
+    folder.mkdir(parents=True)
+    targets = [items[-1] for items in tiny_sequences()]
+    lines = [f"{user},{item},{a},{b}" for user, (item, a, b) in enumerate(zip(targets, ranks, masked))]
+    (folder / "ranks.csv").write_text("\n".join(["user,item,rank,rank_masked", *lines]) + "\n")
+    np.save(folder / "top.npy", top.astype(np.int32))
+    result = {"seed": seed, "valid": {"ndcg@10": 0.25}, "epochs": 3, "seconds": 60.0, "operations_per_epoch": 2e9}
+    result["parameters"] = {"trained": 1000 * seed, "frozen": 0}
+    for split, values in (("test", ranks), ("test_masked", masked)):
+        of_users = Ranks(np.arange(N_USERS), np.array(targets), np.array([values], dtype=float))
+        result[split] = {metric: float(of_users.gains(metric).mean()) for metric in METRICS}
+    write_json(folder / "metrics.json", result)
+    (folder / "settings.yaml").write_text(f"seed: {seed}\n")
+    (folder / "train.log").write_text("epoch 0\n")
 
 
-def run_suite(folder: Path) -> Ran:
-    """Run the suite in this process; returns the folder, the words that name the suite, and its runs."""
-    home = make_ready(folder / "d")
+def write_history(folder: Path, values: Sequence[float]) -> None:
+    """A history.csv whose validation NDCG@10 are these; the highest is the best."""
+    best = int(np.argmax(values))
+    lines = [f"{n + 1},{8 * (n + 1)},1.5,{3 - n},0.5,{v},{v},{int(n == best)}" for n, v in enumerate(values)]
+    header = "epoch,step,seconds,train/rec,train/reg,valid/ndcg@10,valid/hit@10,best"
+    (folder / "history.csv").write_text("\n".join([header, *lines]) + "\n")
+
+
+def write_results(home: Path) -> Path:
+    """Data set, features, pairs, YAML, run folders and runs.csv in ``home``; returns the YAML's path.
+
+    Pop has one list for all users. "ours" ranks every target first with seed 1 and second with seed 2.
+    """
+    tiny = make_tiny_dataset(home / "datasets")
     titles_cn, titles_en = tiny_titles()
     titles_en[3] = EVIL
-    write_dataset(home, "Tiny", dict(enumerate(tiny_sequences())), zip(titles_cn, titles_en))
-    write_rows(pairs_path(pairs_dir(home, "hand"), "id"), PAIRS)
-    before = features_path(home / "before_stage1", "Tiny", "text")
-    save_features(before, torch.randn(N_ITEMS, 6), recipe("test", {"model": "m"}, {}))
-    (folder / "mine.yaml").write_text(SUITE)
-    words = [f"datasets_dir={folder / 'd'}", f"results_dir={folder / 'r'}", f"features_dir={home}", "device=cpu"]
-    values = dict(word.split("=", 1) for word in words)
-    runs = load_suite(str(folder / "mine.yaml"), settings=values).runs
-    for run in runs:
-        made, _ = train.run_plan(train.plan(run.model, run.dataset, run.words), force=False)
-        write_json(run.ledger(str(folder / "r")), {"state": "done", "folder": str(made)})
-    return folder, [str(folder / "mine.yaml"), *words], runs
+    write_dataset(tiny, "Tiny", dict(enumerate(tiny_sequences())), zip(titles_cn, titles_en))
+    (tiny / "pairs" / "hand").mkdir(parents=True)
+    (tiny / "pairs" / "hand" / "item_pairs_id.txt").write_text("".join(f"{a},{b}\n" for a, b in PAIRS))
+    text = {
+        "after": features_path(tiny, "Tiny", "text"),
+        "before": features_path(tiny / "features" / "before_stage1", "Tiny", "text"),
+    }
+    for number, path in enumerate(text.values()):
+        vectors = torch.randn(N_ITEMS, 6, generator=torch.Generator().manual_seed(number))
+        save_features(path, vectors, recipe("test", {"model": "m"}, {}))
+    generator = np.random.default_rng(0)
+    targets = [items[-1] for items in tiny_sequences()]
+    lines: List[Dict[str, object]] = []
+    for seed in (1, 2):
+        for row, model in ROWS.items():
+            folder = home / "results" / model / "Tiny" / f"{row[:4].strip()}-{seed}"
+            top = np.stack([generator.permutation(N_ITEMS)[:10] for _ in range(N_USERS)])
+            ranks = generator.integers(1, N_ITEMS + 1, N_USERS).astype(float)
+            if row == "Pop":
+                top = np.tile(np.arange(10), (N_USERS, 1))
+            if row == "ours":
+                ranks = np.full(N_USERS, float(seed))
+                top = np.stack([np.insert([i for i in range(11) if i != t][:9], seed - 1, t) for t in targets])
+            write_run(folder, seed, ranks, top, np.maximum(1, ranks - 1))
+            write_json(folder / "made.json", {"inputs": {"text": {"path": str(text["after"])}}})
+            if row != "Pop":
+                write_history(folder, [0.1, 0.1 * seed + 0.2, 0.2])
+            lines.append({"row": row, "model": model, "dataset": "Tiny", "seed": seed, "state": "done", "seconds": 60})
+            lines[-1].update(folder=str(folder), command=f"bash run_train.sh {model} Tiny seed={seed}", log="x.log")
+    write_runs(home, lines)
+    path = home / "mine.yaml"
+    path.write_text(SUITE)
+    return path
 
 
-def made_page(ran: Ran, *more: str) -> str:
-    """The page, with further words."""
-    folder, words, _ = ran
-    report.main([*words, *more])
+def write_runs(home: Path, lines: Sequence[Dict[str, object]]) -> None:
+    """runs.csv of the suite "mine"."""
+    path = home / "results" / "suites" / "mine" / "runs.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def words_of(suite: Path, *more: str) -> List[str]:
+    """The command line of `reproduce.table`, `reproduce.figure` and `reproduce.report`."""
+    home = suite.parent
+    return [str(suite), f"results_dir={home / 'results'}", f"datasets_dir={home / 'datasets'}", *more]
+
+
+def made_page(suite: Path, *more: str) -> str:
+    """The report page."""
+    report.main(words_of(suite, *more))
     name = "report-masked.html" if "--masked" in more else "report.html"
-    return (folder / "r" / "suites" / "mine" / name).read_text(encoding="utf-8")
+    return (suite.parent / "results" / "suites" / "mine" / name).read_text(encoding="utf-8")
 
 
-def data_of(page: str) -> Dict[str, Any]:
-    """What page.js reads."""
-    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    found: Dict[str, Any] = json.loads(text)
-    return found
-
-
-def folder_of(ran: Ran, name: str) -> Path:
-    """The folder of a row's run."""
-    (run,) = (run for run in ran[2] if run.name == name)
-    return Path(run.state(str(ran[0] / "r"))["folder"])
-
-
-def charts(page: str) -> Dict[str, List[List[Any]]]:
-    """The figures' numbers of each chart by id, one list a choice."""
-    found = re.findall(r'<div class="plots" id="mine-[a-z]+-([\w-]+)" data-picks="([^"]*)"', page)
-    return {name: json.loads(picks.replace("&#34;", '"')) for name, picks in found}
+def text_of(page: str) -> str:
+    """The page without markup."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))

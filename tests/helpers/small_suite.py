@@ -1,4 +1,4 @@
-"""What the tests of suites and of their tables share: a suite of two runs that end well and one that fails."""
+"""A suite of four runs that finish and one that fails, for the tests of suites and tables."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ models: [Pop, Markov, {FAILS}, SASRec, {ADREC}]
 
 
 def write(folder: Path, text: str) -> str:
-    """A suite's YAML."""
+    """Write a suite's YAML and return its path."""
     path = folder / "mine.yaml"
     path.write_text(text)
     return str(path)
 
 
 def run_small_suite(folder: Path) -> Tuple[Path, List[str]]:
-    """Run it in processes of its own; the folder, and the words of reproduce.run and reproduce.table."""
+    """Run the suite in processes; returns its folder and the words of reproduce.run."""
     make_ready(folder / "d")
     words = [write(folder, SUITE), f"datasets_dir={folder / 'd'}", f"results_dir={folder / 'r'}", "device=cpu"]
     with pytest.raises(UserError, match="1 of 5 runs failed"):

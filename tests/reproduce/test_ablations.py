@@ -1,32 +1,26 @@
-"""The ablations of SICSRec: what is dropped is absent, what is frozen stays, and the full method is as it was."""
+"""The ablations of SICSRec: dropped parts are absent, frozen weights stay, losses train what they reach."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Set
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from stage1_helpers import make_tiny_run, question_of
 from stage2_helpers import SMALL, make_model
-from tiny import N_ITEMS, make_tiny_dataset
 
 from common.errors import UserError
-from common.features import features_path, load_features, save_features
-from common.files import read_json, write_json
-from common.settings import split_overrides
+from common.files import read_json
 from reproduce import test as test_script
-from reproduce import train
-from reproduce.run import HELD
-from reproduce.suite import load_suite
-from stage1_content_modality_semantic_alignment import sft_content_encoder, use_finetune_bert
+from reproduce.pipeline import Step
+from stage1_content_modality_semantic_alignment import sft_content_encoder
 from stage1_content_modality_semantic_alignment.llm.selectors import RandomSelector
 from stage1_content_modality_semantic_alignment.losses import LOSSES, alignment_losses
-from stage2_sequence_preference_learning import SICSRec_main1, recbole_process
+from stage2_sequence_preference_learning import SICSRec_main1
 from stage2_sequence_preference_learning.data import TrainLoader
-from stage2_sequence_preference_learning.settings import ABLATIONS, SICSRecSettings, resolve_switches, shaping
+from stage2_sequence_preference_learning.settings import SICSRecSettings
 
 OF_BRANCH = {
     "id": ("LayerNorm.", "trm_encoder."),
@@ -85,10 +79,10 @@ def test_each_trains_from_the_id_encoder_and_is_tested(
 ) -> None:
     settings = settings_of(datasets_dir, results, **values)
     run = SICSRec_main1.run(settings)
-    found = json.loads((run / "metrics.json").read_text())
+    found = read_json(run / "metrics.json")
     assert 0 <= found["test"]["hit@10"] <= 1 and found["operations_per_epoch"] > 0
-    told = json.loads((run / "made.json").read_text())["settings"]
-    assert {key: told[key] for key in ABLATIONS if key in told} == {k: v for k, v in values.items() if k in ABLATIONS}
+    recorded = {**vars(SICSRecSettings()), **read_json(run / "made.json")["settings"]}
+    assert (recorded["branches"], recorded["id_tuning"]) == (settings.branches, settings.id_tuning)
     assert (found["parameters"]["frozen"] == 0) == (settings.branches == "content" or settings.id_tuning == "full")
     weights = torch.load(run / "best.pth", weights_only=True)["state_dict"]
     assert len(list((results / "ID_SeqEncoder" / "Tiny").iterdir())) == 1  # all start from the same
@@ -100,27 +94,7 @@ def test_each_trains_from_the_id_encoder_and_is_tested(
         same = torch.equal(weights[name], started[name])
         assert same == (settings.id_tuning != "full") or name.endswith("key.bias"), name
     wanted = {"branches": settings.branches, "id_tuning": settings.id_tuning}
-    assert [found.folder for found in test_script.find_runs(str(results), "SICSRec", "Tiny", wanted)] == [run]
-
-
-def test_runs_are_picked_by_what_a_value_means_however_it_is_spelled(tmp_path: Path) -> None:
-    folder = tmp_path / "SICSRec" / "Tiny" / "one"
-    write_json(folder / "made.json", {"settings": {"learning_rate": 0.001, "seed": 7}, "inputs": {}})
-    write_json(folder / "metrics.json", {"model": "SICSRec"})
-    for words, count in (("learning_rate=1e-3", 1), ("seed=007", 1), ("seed=8", 0)):
-        found = test_script.find_runs(str(tmp_path), "SICSRec", "Tiny", split_overrides([words]))
-        assert len(found) == count, words
-    with pytest.raises(UserError, match="id_tuning"):
-        test_script.find_runs(str(tmp_path), "SICSRec", "Tiny", {"id_tuning": "frozn"})
-
-
-def test_the_full_methods_runs_keep_their_names() -> None:
-    full = shaping(resolve_switches(SICSRecSettings()))
-    assert not set(ABLATIONS) & set(full)
-    assert shaping(resolve_switches(SICSRecSettings(id_tuning="full"))) == {**full, "id_tuning": "full"}
-
-
-# --- stage 1 ---
+    assert [found.folder for found in test_script.find_runs(Step("SICSRec"), results, "Tiny", wanted)] == [run]
 
 
 def test_only_the_losses_asked_for_are_taken() -> None:
@@ -131,14 +105,17 @@ def test_only_the_losses_asked_for_are_taken() -> None:
     assert list(alignment_losses({"image": pair}, 0.05, LOSSES)) == ["i2i"]
 
 
+def weights_of(folder: Path) -> Dict[str, torch.Tensor]:
+    """All weights in the safetensors of a folder."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{file.parent.name}/{name}": weight for file in files for name, weight in load_file(file).items()}
+
+
 @pytest.mark.parametrize("losses", [["t2t"], ["i2i", "t2i"]])
 def test_fine_tuning_moves_what_its_losses_reach(tmp_path: Path, losses: List[str]) -> None:
-    from test_sft_content_encoder import weights_of
-
     settings = make_tiny_run(tmp_path, losses=losses, epochs=1)
     sft_content_encoder.run(settings)
-    assert settings.finetuned_dir.name == f"hand-{'+'.join(losses)}"
-    before, after = weights_of(tmp_path / "models"), weights_of(settings.finetuned_dir)
+    before, after = weights_of(tmp_path / "models"), weights_of(Path(settings.finetune_dir))
     moved = {name.split("/")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == ({"bert"} if losses == ["t2t"] else {"bert", "swin"})
 
@@ -148,27 +125,11 @@ def test_losses_that_the_modalities_do_not_allow_are_refused(tmp_path: Path) -> 
         make_tiny_run(tmp_path, losses=["i2i", "t2i"], modalities=["text"]).check()
 
 
-def test_without_losses_the_encoders_are_the_pretrained_ones_and_no_pairs_are_read(tmp_path: Path, capsys: Any) -> None:
-    from test_sft_content_encoder import weights_of
-
+def test_without_losses_the_encoders_are_the_pretrained_ones_and_no_pairs_are_read(tmp_path: Path) -> None:
     settings = make_tiny_run(tmp_path, losses=[], strategy="no-such-pairs")
     sft_content_encoder.run(settings)
-    before, after = weights_of(tmp_path / "models"), weights_of(settings.finetuned_dir)
+    before, after = weights_of(tmp_path / "models"), weights_of(Path(settings.finetune_dir))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    sft_content_encoder.run(dataclasses.replace(settings, strategy="others", epochs=9))
-    assert "stands" in capsys.readouterr().out
-    export = use_finetune_bert.Settings(
-        dataset="Tiny",
-        datasets_dir=settings.datasets_dir,
-        finetune_dir=settings.finetune_dir,
-        losses=[],
-        device="cpu",
-        title_language="en",
-        max_text_tokens=40,
-    )
-    use_finetune_bert.run(export)
-    assert export.features_folder == settings.dataset_dir / "pretrained"
-    assert load_features(features_path(export.features_folder, "Tiny", "text"), 15).shape[0] == 15
 
 
 def test_random_pairs_depend_on_seed_and_prompt_alone() -> None:
@@ -178,61 +139,3 @@ def test_random_pairs_depend_on_seed_and_prompt_alone() -> None:
     assert [RandomSelector(2).choose(question) for question in questions] != answers
     drawn = [answer.split("-")[0] for answer in answers]
     assert set(drawn) == {"7", "8", "9"} and max(map(drawn.count, "789")) < 25
-
-
-def folders(*words: str) -> Set[Any]:
-    """Where the exports write and where the model reads."""
-    planned = [settings for step, settings in train.plan("SICSRec", "Bili_Food", words)]
-    return {settings.features_dir for settings in planned if hasattr(settings, "features_dir")}
-
-
-def test_each_row_of_the_suite_has_features_of_its_own() -> None:
-    runs = [run for run in load_suite("ablation-sicsrec", seeds=[2024]).runs if run.model == "SICSRec"]
-    where = {run.name: folders(*run.words) for run in runs}
-    assert all(len(folder) == 1 for folder in where.values())  # each reads what it writes
-    home = "datasets/Bili_Food/"
-    assert where["without t2t"] == {f"{home}paper-i2i+t2i"}
-    assert where["text alone"] == {f"{home}paper-text"}
-    own = ("without t2t", "without i2i", "without t2i", "pairs by TF-IDF", "random pairs", "without stage 1")
-    own += ("text alone", "image alone")
-    assert len({next(iter(where[name])) for name in own}) == len(own)
-    assert all(where[name] == {None} for name in where if name not in own)  # the full method's
-    assert "llm_driven_sample" not in [step.name for step, _ in train.plan("SICSRec", "Bili_Food", ["losses=[]"])]
-    others = [folders(*run.words) for run in load_suite("ablation-sicsrec", seeds=[1]).runs if run.model == "SICSRec"]
-    assert not set().union(*others) & set().union(*where.values())  # nor do seeds share them
-
-
-def test_stage_1s_ablations_lie_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = make_tiny_dataset(tmp_path / "source")
-    words = [f"data_dir={source}", f"datasets_dir={tmp_path / 'd'}", f"finetune_dir={tmp_path / 'f'}", "device=cpu"]
-    words += ["text_model=small", "modalities=[text]", "sft_content_encoder.epochs=1"]
-    words += ["tfidf_threshold=0.01", "sft_content_encoder.learning_rate=0.1", f"results_dir={tmp_path / 'r'}"]
-    words += ["hidden_size=8", "inner_size=8", "epochs=1"]
-    rows = (["selector=tfidf"], ["selector=random", "strategy=random"], ["losses=[]"])
-    runs = [train.run_plan(train.plan("Content_SeqEncoder", "Tiny", [*words, *row]), force=False) for row in rows]
-    assert len({folder for folder, _ in runs}) == 3
-    capsys.readouterr()
-    for row in rows:
-        train.run_plan(train.plan("Content_SeqEncoder", "Tiny", [*words, *row]), force=False)
-    assert "written: " not in capsys.readouterr().out
-
-
-def test_features_that_another_run_replaced_meanwhile_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Settings that names do not tell of share stage 1's folders; reproduce.run tries again what another holds up."""
-    source = make_tiny_dataset(tmp_path / "source")
-    words = [f"data_dir={source}", f"datasets_dir={tmp_path / 'd'}", f"finetune_dir={tmp_path / 'f'}", "device=cpu"]
-    words += ["text_model=small", "modalities=[text]", "losses=[]", f"results_dir={tmp_path / 'r'}"]
-    planned = train.plan("Content_SeqEncoder", "Tiny", words)
-    path = features_path(planned[-1][1].features_dir, "Tiny", "text")
-    split = recbole_process.run
-
-    def split_while_another_exports(*arguments: Any) -> None:
-        split(*arguments)
-        save_features(path, load_features(path, N_ITEMS) + 1, read_json(path.with_suffix(".json")))
-
-    monkeypatch.setattr(recbole_process, "run", split_while_another_exports)
-    with pytest.raises(UserError, match=HELD):
-        train.run_plan(planned, force=False)
-    assert not (tmp_path / "r").exists()

@@ -1,65 +1,59 @@
-"""run_train.sh and run_test.sh: settings reach the right steps, and the whole way runs on tiny data."""
+"""run_train.sh and run_test.sh: settings reach the right steps, and the whole pipeline runs on tiny data."""
+
+from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any, Dict, List
 
 import pytest
 from tiny import make_tiny_dataset
 
 from common.errors import UserError
-from common.files import checksum, write_json, write_text
 from common.settings import REPOSITORY
-from reproduce import test as test_script
 from reproduce import train
-from reproduce.steps import pipeline, route
+from reproduce.pipeline import PIPELINES, SCRIPTS, STAGE_1, Step, pipeline, route
+from stage1_content_modality_semantic_alignment import llm_driven_sample
 
 SMALL = ["hidden_size=8", "inner_size=8", "epochs=2", "device=cpu", "sft_content_encoder.epochs=1"]
 
 
-def bash(script, *words, **environment):
-    return subprocess.run(
-        ["bash", str(REPOSITORY / script), *words],
-        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
+def bash(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(REPOSITORY / script), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def names(planned):
-    return [step.name for step, _ in planned]
+def planned(*words: str, model: str = "SICSRec", dataset: str = "ml-100k") -> Dict[str, Any]:
+    """Step → its settings, in order."""
+    return {step.name: settings for step, settings in train.plan(model, dataset, words)}
 
 
-def test_plain_keys_reach_every_step_that_knows_them():
-    routed = route(pipeline("SICSRec"), {"seed": 7, "alpha": 0.5})
-    assert routed["SICSRec"] == {"seed": 7, "alpha": 0.5}
-    assert routed["sft_content_encoder"] == {"seed": 7}
-    assert routed["recbole_process"] == {}
-
-
-def test_epochs_are_stage_2s_unless_named():
-    routed = route(pipeline("SICSRec"), {"epochs": 3, "sft_content_encoder.epochs": 1, "ID_SeqEncoder.epochs": 9})
-    assert [routed[s]["epochs"] for s in ("sft_content_encoder", "ID_SeqEncoder", "SICSRec")] == [1, 9, 3]
-    assert "epochs" not in route(pipeline("SICSRec"), {"epochs": 3})["sft_content_encoder"]
+def test_each_step_of_each_pipeline_has_settings() -> None:
+    assert {step for steps in PIPELINES.values() for step in steps} - set(PIPELINES) <= set(SCRIPTS)
+    for model in PIPELINES:
+        assert all({"dataset", "datasets_dir"} <= set(step.keys) for step in pipeline(model))
 
 
 @pytest.mark.parametrize(
-    ("model", "words", "message"),
+    ("values", "step", "expected"),
     [
-        ("SASRec", ["hidden_size=65"], "hidden_size=65 is not a multiple of n_heads=2"),
-        ("SICSRec", ["n_heads=3"], "hidden_size=256 is not a multiple of n_heads=3"),
-        ("CORE", ["n_heads=3"], "embedding_size=64 is not a multiple"),
-        ("SICSRec", ["modalities=[text]", "losses=[i2i]"], "none of them can be taken"),
-        ("SICSRec", ["targets=all"], "'targets' is 'all'; it must be last, every"),
-        ("SICSRec", ["run=a/b"], "run=a/b: is not the name of a folder"),
-        ("ADRec", ["run=../b"], "is not the name of a folder"),
-        ("ADRec", ["offset_dropout=0.5"], "offset_dropout=0.5 has no effect without item_offsets=true"),
-        ("ADRec", ["train_text=false", "text_learning_rate=0.1"], "no effect without train_text=true"),
+        ({"seed": 7, "alpha": 0.5}, "SICSRec", {"seed": 7, "alpha": 0.5}),
+        ({"seed": 7, "alpha": 0.5}, "sft_content_encoder", {"seed": 7}),
+        ({"seed": 7, "alpha": 0.5}, "recbole_process", {}),
+        ({"strategy": "a"}, "llm_driven_sample", {"strategy": "a"}),
+        ({"strategy": "a"}, "use_finetune_bert", {"strategy": "a"}),
+        ({"epochs": 3}, "sft_content_encoder", {}),  # a plain key that both stages have is that of stage 2
+        ({"epochs": 3}, "ID_SeqEncoder", {"epochs": 3}),
+        ({"sft_content_encoder.epochs": 1, "epochs": 3}, "sft_content_encoder", {"epochs": 1}),
+        ({"SICSRec.epochs": 9, "epochs": 3}, "SICSRec", {"epochs": 9}),
+        ({"SICSRec.epochs": 9, "epochs": 3}, "ID_SeqEncoder", {"epochs": 3}),
     ],
 )
-def test_values_that_do_not_go_together_stop_before_the_first_step(model, words, message):
-    with pytest.raises(UserError, match=message):
-        train.plan(model, "ml-100k", words)
+def test_settings_reach_the_steps_that_have_them(values: Dict[str, Any], step: str, expected: Dict[str, Any]) -> None:
+    assert route(pipeline("SICSRec"), values)[step] == expected
 
 
 @pytest.mark.parametrize(
@@ -70,67 +64,75 @@ def test_values_that_do_not_go_together_stop_before_the_first_step(model, words,
         ("SICSRec.alhpa", "has no setting 'alhpa'; did you mean 'alpha'"),
     ],
 )
-def test_unknown_keys_are_refused(key, message):
+def test_unknown_keys_are_errors(key: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         route(pipeline("SICSRec"), {key: 1})
 
 
-def test_steps_that_are_not_needed_are_left_out():
-    all_steps = names(train.plan("SICSRec", "ml-100k", []))
-    assert all_steps == [step.name for step in pipeline("SICSRec")]
-    text_only = names(train.plan("SICSRec", "ml-100k", ["modalities=[text]"]))
-    assert "use_finetune_swinbase" not in text_only and "use_finetune_bert" in text_only
-    with_features = names(train.plan("SICSRec", "ml-100k", ["features_dir=x"]))
-    assert with_features == ["prepare_dataset", "recbole_process", "ID_SeqEncoder", "SICSRec"]
-    assert "ID_SeqEncoder" not in names(train.plan("SICSRec", "ml-100k", ["pretrain_id=x"]))
-    assert names(train.plan("ID_SeqEncoder", "ml-100k", [])) == ["prepare_dataset", "recbole_process", "ID_SeqEncoder"]
+@pytest.mark.parametrize(
+    ("model", "words", "message"),
+    [
+        ("SASRec", ["hidden_size=65"], "hidden_size=65 is not a multiple of n_heads=2"),
+        ("SICSRec", ["n_heads=3"], "hidden_size=256 is not a multiple of n_heads=3"),
+        ("CORE", ["n_heads=3"], "embedding_size=64 is not a multiple"),
+        ("SICSRec", ["modalities=[text]", "losses=[i2i]"], "losses"),
+        ("SICSRec", ["run=a/b"], "run=a/b: .* the name of a folder"),
+        ("SICSRec", ["ID_SeqEncoder.hidden_size=128"], "both steps"),
+        ("SICSRec", ["ID_SeqEncoder.seed=7"], "both steps"),
+        ("SICSRec", ["n_trials=2", "search_space={alhpa: [1]}"], "search_space: .*'alhpa'; did you mean 'alpha'"),
+        ("SICSRec", ["dataset=x"], "second argument"),
+        ("SICSRecc", [], "unknown model 'SICSRecc'; did you mean 'SICSRec'"),
+        ("ADRec", ["offset_dropout=0.5"], "offset_dropout=0.5 has no effect without item_offsets=true"),
+    ],
+)
+def test_settings_that_do_not_go_together_stop_before_the_first_step(
+    model: str, words: List[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train.plan(model, "ml-100k", words)
 
 
-def test_both_steps_share_their_width():
-    planned = {step.name: settings for step, settings in train.plan("SICSRec", "ml-100k", ["SICSRec.n_heads=4"])}
-    assert planned["ID_SeqEncoder"].n_heads == planned["SICSRec"].n_heads == 4
-    words = ["n_heads=3", "SICSRec.hidden_size=300"]  # 256, step 1's by itself, has no third
-    both = train.plan("SICSRec", "ml-100k", words)[-2:]
-    assert [(settings.hidden_size, settings.n_heads) for _, settings in both] == 2 * [(300, 3)]
+@pytest.mark.parametrize(
+    ("words", "skipped"),
+    [
+        ([], []),
+        (["modalities=[text]"], ["use_finetune_swinbase"]),
+        (["losses=[]"], ["llm_driven_sample"]),
+        (["features_dir=x"], STAGE_1),
+        (["pretrain_id=x"], ["ID_SeqEncoder"]),
+    ],
+)
+def test_steps_that_are_not_needed_are_skipped(words: List[str], skipped: List[str]) -> None:
+    assert list(planned(*words)) == [name for name in PIPELINES["SICSRec"] if name not in skipped]
 
 
-def test_from_files_to_table_and_again(tmp_path):
-    source = make_tiny_dataset(tmp_path / "source")
-    folders = [f"datasets_dir={tmp_path / 'd'}", f"results_dir={tmp_path / 'r'}"]
-    words = ["SICSRec", "Tiny", f"data_dir={source}", *folders, f"finetune_dir={tmp_path / 'f'}", *SMALL]
-    words += ["selector=tfidf", "text_model=small", "image_model=small", "tfidf_threshold=0.01"]
-    first = bash("run_train.sh", *words)
-    assert first.returncode == 0, first.stderr + first.stdout
-    second = bash("run_train.sh", *words)
-    assert second.returncode == 0, second.stderr
-    assert "epoch 0" in first.stdout and "epoch 0" not in second.stdout
-    for step in pipeline("SICSRec"):
-        assert f" {step.name}\n" in second.stdout
-    table = bash("run_test.sh", "SICSRec", "Tiny", *folders, "device=cpu")
-    assert table.returncode == 0, table.stderr
-    rows = [line for line in table.stdout.splitlines() if line.startswith("|")]
-    assert [row.split("|")[1].split()[0] for row in rows[2:]] == ["ID_SeqEncoder", "SICSRec"]
-    home = tmp_path / "r" / "SICSRec" / "Tiny"
-    masked = bash("run_test.sh", "SICSRec", "Tiny", *folders, "device=cpu", "alpha=.20", "--masked")
-    assert masked.returncode == 0 and "history masked" in masked.stdout and (home / "table.csv").is_file()
-    assert (home / "table-alpha-.20-masked.csv").read_text() != (home / "table.csv").read_text()
-    wrong = bash("run_test.sh", "SICSRec", "Tiny", *folders, "aplha=1")
-    assert wrong.returncode == 1 and "did you mean 'alpha'" in wrong.stderr
-
-
-def test_errors_are_one_line_and_leave_nothing(tmp_path):
-    for words, message in (
-        (["SICSRecc"], "did you mean 'SICSRec'"),
-        (["alpha=1"], "name MODEL and DATASET before settings"),
-        (["SICSRec", "ml-100k", "dataset=x"], "second argument"),
-        (["SICSRec", "Nothing", f"datasets_dir={tmp_path / 'd'}"], "data_dir"),
+def test_both_steps_of_stage_2_have_the_same_sizes() -> None:
+    for words, expected in (
+        (["SICSRec.n_heads=4"], (256, 4)),
+        (["n_heads=3", "SICSRec.hidden_size=300"], (300, 3)),  # the default of step 1, 256, has no third
     ):
-        failed = bash("run_train.sh", *words)
-        assert failed.returncode == 1 and message in failed.stderr and "Traceback" not in failed.stderr
-    told = bash("run_test.sh", "--help").stdout
-    assert "--masked" in told and "llm_driven_sample" not in told
-    nothing = bash("run_test.sh", "SICSRec", "Nothing", f"results_dir={tmp_path}")
-    assert nothing.returncode == 1 and "train with: bash run_train.sh SICSRec Nothing" in nothing.stderr
+        settings = planned(*words)
+        for name in ("ID_SeqEncoder", "SICSRec"):
+            assert (settings[name].hidden_size, settings[name].n_heads) == expected
+
+
+def test_config_stands_for_the_settings_of_a_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("momentum: 0.5\nqueue_size: 77\n")
+    words = [f"config={own}", "queue_size=8"]
+    settings = planned(*words, model="ADRec")["ADRec"]
+    assert (settings.momentum, settings.queue_size) == (0.5, 8)  # the command line wins
+    for text, message in (
+        ("momentun: 0.5", "own.yaml: unknown setting 'momentun'; did you mean 'momentum'"),
+        ("momentum: 7", "own.yaml: setting 'momentum' is 7.0; it must be from 0 to 1"),
+    ):
+        own.write_text(text)
+        with pytest.raises(UserError, match=message):
+            planned(*words, model="ADRec")
+    with pytest.raises(UserError, match="none.yaml: no such settings file"):
+        planned("config=none.yaml", model="ADRec")
+    monkeypatch.chdir(tmp_path)  # a path of the project is found from any folder
+    assert planned("config=adrec/ours.yaml", model="ADRec")["ADRec"].item_offsets
 
 
 @pytest.mark.parametrize(
@@ -140,54 +142,82 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path):
         (["modalities=[text]", "text_model=/none"], "/none: no such"),
     ],
 )
-def test_covers_and_encoders_are_looked_for_before_an_llm_is_asked(tmp_path, monkeypatch, words, message):
-    make_tiny_dataset(tmp_path / "d", covers=False)
-    monkeypatch.setattr(train.llm_driven_sample, "run", lambda *_: pytest.fail("was asked"))
-    planned = train.plan("SICSRec", "Tiny", [f"datasets_dir={tmp_path / 'd'}", f"data_dir={tmp_path / 'd'}", *words])
+def test_covers_and_encoders_are_looked_for_before_an_llm_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: List[str], message: str
+) -> None:
+    make_tiny_dataset(tmp_path, covers=False)
+    monkeypatch.setattr(llm_driven_sample, "run", lambda *_: pytest.fail("was asked"))
+    steps = train.plan("SICSRec", "Tiny", [f"datasets_dir={tmp_path}", f"data_dir={tmp_path}", *words])
     with pytest.raises(UserError, match=message):
-        train.run_plan(planned, force=False)
+        train.run_plan(steps, force=False)
 
 
-def test_what_both_steps_share_is_told_to_both(tmp_path):
-    words = [f"datasets_dir={tmp_path}", "hidden_size=64"]
-    for word in ("ID_SeqEncoder.hidden_size=128", "ID_SeqEncoder.seed=7"):
-        with pytest.raises(UserError, match="ID_SeqEncoder.* both steps share it"):
-            train.plan("SICSRec", "Tiny", [*words, word])
-    planned = {step.name: settings for step, settings in train.plan("SICSRec", "Tiny", words)}
-    assert [planned[name].hidden_size for name in ("ID_SeqEncoder", "SICSRec")] == [64, 64]
+def test_missing_data_and_features_are_errors_before_the_first_step(tmp_path: Path) -> None:
+    folder = f"datasets_dir={tmp_path / 'd'}"
+    for dataset, words, message in (
+        ("ml100k", [], "no data set 'ml100k' in .*did you mean 'ml-100k'.*data_dir=FOLDER"),
+        ("ml-100k", ["features_dir=none"], "none/ml-100k_text_llm_stage1.pth: .*reproduce.standin"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train.run_plan(train.plan("SICSRec", dataset, [folder, *words]), force=False)
+    assert not (tmp_path / "d").exists()
 
 
-def test_features_go_where_stage_2_looks(tmp_path):
-    words = [f"datasets_dir={tmp_path}", "modalities=[text]", f"use_finetune_bert.features_dir={tmp_path / 'own'}"]
-    assert train.plan("SICSRec", "Tiny", words)[-1][1].features_dir == str(tmp_path / "own")
-    with pytest.raises(UserError, match="text and image features go into one folder"):
-        train.plan("SICSRec", "Tiny", [words[0], words[2]])
+def test_from_files_to_a_table_and_again(tmp_path: Path) -> None:
+    source = make_tiny_dataset(tmp_path / "source")
+    folders = [f"datasets_dir={tmp_path / 'd'}", f"results_dir={tmp_path / 'r'}"]
+    words = ["SICSRec", "Tiny", f"data_dir={source}", *folders, f"finetune_dir={tmp_path / 'f'}", *SMALL]
+    words += ["selector=tfidf", "strategy=tfidf", "text_model=small", "image_model=small", "tfidf_threshold=0.01"]
+    first = bash("run_train.sh", *words)
+    assert first.returncode == 0, first.stderr + first.stdout
+    second = bash("run_train.sh", *words)
+    assert second.returncode == 0, second.stderr
+    assert "epoch 0" in first.stdout and "epoch 0" not in second.stdout
+    assert all(f" {step}\n" in second.stdout for step in PIPELINES["SICSRec"])
+    table = bash("run_test.sh", "SICSRec", "Tiny", *folders, "device=cpu")
+    assert table.returncode == 0, table.stderr
+    rows = [line for line in table.stdout.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].split()[0] for row in rows[2:]] == ["ID_SeqEncoder", "SICSRec"]
+    home = tmp_path / "r" / "SICSRec" / "Tiny"
+    masked = bash("run_test.sh", "SICSRec", "Tiny", *folders, "device=cpu", "alpha=.20", "--masked")
+    assert masked.returncode == 0 and "history masked" in masked.stdout
+    assert (home / "table-alpha=.20-masked.csv").read_text() != (home / "table.csv").read_text()
 
 
-def run_of(folder, seed, **settings):
-    encoder = folder / f"id{seed}" / "best.pth"
-    write_text(encoder, str(seed))
-    write_json(encoder.with_name("made.json"), {"settings": {"seed": seed}, "inputs": {}})
-    write_json(encoder.with_name("metrics.json"), {"model": "ID_SeqEncoder"})
-    started_from = {"id_encoder": {"path": str(encoder), "sha256": checksum(encoder)}}
-    made = {"settings": {"seed": seed, "variant": "paper", **settings}, "inputs": started_from}
-    metrics = dict.fromkeys(test_script.METRICS, seed / 10)
-    result = {
-        "model": "SICSRec",
-        "test": metrics,
-        "valid": {"hit@10": 0.5, "ndcg@10": 0.25},
-        "epochs": 4,
-        "seconds": 2.0,
-    }
-    return test_script.Run(folder, made, result)
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    for script, words, message in (
+        ("run_train.sh", ["SICSRecc"], "did you mean 'SICSRec'"),
+        ("run_train.sh", ["alpha=1"], "name MODEL and DATASET before settings"),
+        ("run_test.sh", ["SICSRec", "Nothing", f"results_dir={tmp_path}"], "bash run_train.sh SICSRec Nothing"),
+        ("run_test.sh", ["SICSRec", "ml-100k", "aplha=1"], "did you mean 'alpha'"),
+    ):
+        failed = bash(script, *words)
+        assert failed.returncode == 1 and message in failed.stderr and failed.stderr.count("\n") == 1
 
 
-def test_table_takes_mean_and_deviation_over_seeds(tmp_path):
-    runs = [run_of(tmp_path, seed, processes=1) for seed in (1, 3)]
-    runs += [run_of(tmp_path, 2, alpha=0.1 + 0.2, processes=1), run_of(tmp_path, 2, processes=2)]
-    rows = test_script.table(runs, "test")
-    assert [row[0] for row in rows[1:]] == [f"SICSRec (paper{told})" for told in ("", ", alpha=0.3", ", processes=2")]
-    assert rows[1][1:3] == ["2", "0.2000 ± 0.1414"]  # of 0.1 and 0.3: √(2 · 0.1² / (2 − 1))
-    assert rows[2][1:3] == ["1", "0.2000"] and rows[2][-4:] == ["0.5000", "0.2500", "4", "2"]
-    again = test_script.table([*runs[:2], run_of(tmp_path, 3, processes=1)], "test")  # a seed run under another name
-    assert again[1][1:3] == ["2 (3 runs)", "0.2000 ± 0.1414"]
+def test_stage_1s_ablations_are_kept_side_by_side_by_their_strategies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_tiny_dataset(tmp_path / "source")
+    words = [f"data_dir={source}", f"datasets_dir={tmp_path / 'd'}", f"finetune_dir={tmp_path / 'f'}", "device=cpu"]
+    words += ["text_model=small", "modalities=[text]", "sft_content_encoder.epochs=1", f"results_dir={tmp_path / 'r'}"]
+    words += [
+        "tfidf_threshold=0.01",
+        "sft_content_encoder.learning_rate=0.1",
+        "hidden_size=8",
+        "inner_size=8",
+        "epochs=1",
+    ]
+    rows = (["selector=tfidf", "strategy=tfidf"], ["selector=random", "strategy=random"], ["losses=[]", "strategy=pre"])
+    plans = [train.plan("Content_SeqEncoder", "Tiny", [*words, *row]) for row in rows]
+    first = [train.run_plan(steps, force=False)[0] for steps in plans]
+    assert len(set(first)) == 3
+    capsys.readouterr()
+    assert [train.run_plan(steps, force=False)[0] for steps in plans] == first
+    assert "written: " not in capsys.readouterr().out
+
+
+def test_a_step_is_imported_when_its_settings_are_needed() -> None:
+    code = "import sys; from reproduce.pipeline import Step; Step('ADRec'); print('adrec.main' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n" and Step("ADRec").keys

@@ -10,7 +10,7 @@ import pytest
 from elsewhere import SMALL, only, read, words_of
 
 from common.errors import UserError
-from reproduce import baseline, scores
+from reproduce import baseline, run, scores
 from stage2_sequence_preference_learning import evaluate
 
 
@@ -66,6 +66,27 @@ def test_items_without_a_score_come_last(words: List[str], tmp_path: Path) -> No
     assert {int(item) > 2 for _, item, _, _ in lines} == {True, False}
     for _, item, found, _ in lines:
         assert float(found) == (int(item) + 1 if int(item) < 3 else (4 + n_items) / 2)
+
+
+def test_a_suite_has_scores_from_elsewhere_beside_other_models(words: List[str], tmp_path: Path) -> None:
+    for split in ("test", "valid"):
+        np.save(tmp_path / f"Tiny-1-{split}.npy", np.random.default_rng(0).normal(size=(12, 15)))
+    files = {split: f"{tmp_path}/{{dataset}}-{{seed}}-{split}.npy" for split in ("test", "valid")}
+    settings = f"{{scores: '{files['test']}', valid_scores: '{files['valid']}'}}"
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        f"datasets: [Tiny]\nseeds: [1]\nmodels: [Pop, {{model: Scores, name: Mine, settings: {settings}}}]"
+    )
+    given = [str(suite), *words[2:], "max_seq_length=10", "epochs=1"]
+    folders = []
+    for _ in range(2):
+        run.main(given)
+        records = run.read_records(tmp_path / "r" / "suites" / "s" / "runs.csv").values()
+        assert [record["state"] for record in records] == ["done", "done"]
+        folders.append([record["folder"] for record in records])
+        again = np.load(tmp_path / "Tiny-1-test.npy")
+        np.save(tmp_path / "Tiny-1-test.npy", -again)  # other scores are another run
+    assert folders[0][0] == folders[1][0] and folders[0][1] != folders[1][1]
 
 
 def in_row_2(value: float) -> Callable[[Path], None]:

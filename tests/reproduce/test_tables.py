@@ -1,299 +1,240 @@
-"""A suite's tables, by hand: what the runs measured, what is compared with what, tests over users and seeds."""
+"""Tables and figures of a suite: what the runs measured, comparisons, selections, formats."""
+
+from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
+import pandas as pd
 import pytest
-from scipy import stats
+from PIL import Image
+from reported import ROWS, words_of
 
 from common.dataset import Dataset
 from common.errors import UserError
+from common.files import read_json
 from common.ranking import train_counts
-from reproduce import comparison, formats, run, significance, suite, table
-from reproduce.ranks import Ranks, coverage_and_gini, gain, groups
-from reproduce.rows import Row, collect
+from reproduce import figure, formats, report, table
+from reproduce.ranks import METRICS, Ranks, coverage_and_gini, groups
+from reproduce.rows import Results, Row, Selection, read_results
 
-COLUMNS = ("ndcg@10", "valid ndcg@10", "trained", "frozen", "epochs", "seconds", "operations")
+HOME = Path("results/suites/mine")
 
 
-def test_table_holds_what_the_runs_measured_and_leads_to_them(small_suite, capsys):
-    folder, words = small_suite
-    table.main(words)
-    home = folder / "r" / "suites" / "mine"
-    (metrics,) = (folder / "r" / "Markov" / "Tiny").glob("*/metrics.json")
-    measured = json.loads(metrics.read_text())["test"]
-    for name in ("table.md", "table.tex", "table.csv", "table.html"):
-        assert f"{measured['ndcg@10']:.4f}" in (home / name).read_text()
-    page = (home / "table.html").read_text()
-    assert "Against " in page and "metrics.json" in page and "python -m reproduce.train Markov Tiny" in page
+def cells(suite: Path, name: str, start: str, home: Path = HOME) -> List[Dict[str, str]]:
+    """The rows of the first table whose title starts so, as the CSV file has them."""
+    text = (suite.parent / home / name).read_text()
+    (block,) = [part for part in text.split("\n\n") if part.splitlines()[1].lstrip('"').startswith(start)][:1]
+    return list(csv.DictReader(block.splitlines()))
+
+
+def ranks_of(ranks: Sequence[Sequence[float]], items: Sequence[int] = (5, 6, 7, 8)) -> Ranks:
+    return Ranks(np.arange(len(items)), np.array(items), np.array(ranks, dtype=float))
+
+
+def results_of(rows: Dict[str, Ranks], monkeypatch: pytest.MonkeyPatch, against: Sequence[str] = ()) -> Results:
+    """Results of rows with these ranks on data set D."""
+    made = []
+    for name, ranks in rows.items():
+        measured = [{"test": {m: float(gain.mean()) for m, gain in zip(METRICS, of_seed)}} for of_seed in
+                    zip(*(ranks.gains(metric) for metric in METRICS))]  # fmt: skip
+        made.append(Row(name, "D", list(range(len(measured))), [Path(name)], measured))
+    monkeypatch.setattr(Row, "ranks", lambda self, split: rows[self.name])
+    runs = pd.DataFrame({"dataset": ["D"], "row": ["x"], "state": ["done"]})
+    return Results("s", list(against), None, runs, made, Path(), "", Path())
+
+
+def test_the_tables_hold_what_the_runs_measured(results: Path) -> None:
+    table.main(words_of(results))
+    home = results.parent / HOME
+    for row, model in ROWS.items():
+        folders = [results.parent / "results" / model / "Tiny" / f"{row[:4].strip()}-{seed}" for seed in (1, 2)]
+        values = [read_json(folder / "metrics.json")["test"]["ndcg@10"] for folder in folders]
+        (line,) = [line for line in cells(results, "table.csv", "Tiny: test") if line["model"] == row]
+        assert line["NDCG@10"] == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" and line["seeds"] == "2"
+        assert all(f"{np.mean(values):.4f}" in (home / f"table.{end}").read_text() for end in ("md", "tex", "html"))
+    costs = cells(results, "table.csv", "Tiny: validation and cost")
+    assert [line["model"] for line in costs] == list(ROWS)
+    assert costs[3] == {**costs[0], "model": "ours"} and costs[0]["operations"] == "6e+09"
+    assert costs[0]["trained"] == "1,500" and costs[0]["train s"] == "60" and costs[0]["epochs"] == "3"
+    grouped = cells(results, "table.csv", "Tiny: by groups")
+    assert grouped[0]["coverage"] == "0.667" and grouped[0]["Gini"] == "0.333"  # Pop: the same 10 of 15 items for all
     text = (home / "table.md").read_text()
-    links = [part.split(")")[0] for part in text.split("](")[1:]]
-    assert links and all(link.startswith("#") or (home / link).is_file() for link in links)
-    assert "Tiny: by groups" in text and "coverage" in text
-    table.main([*words, "dataset=Tiny", "--masked"])  # another table, in files of its own
-    assert "history masked" in (home / "table-Tiny-masked.md").read_text() and (home / "table.md").read_text() == text
+    assert "bash run_train.sh SICSRec Tiny seed=2" in text and "Not complete" not in text
 
 
-def test_every_model_tells_what_it_costs_and_how_it_does_by_groups(small_suite):
-    folder, words = small_suite
-    table.main(words)
-    lines = list(csv.reader((folder / "r" / "suites" / "mine" / "table.csv").read_text().splitlines()))
-    costs = {line[1]: dict(zip(COLUMNS, line[2:])) for line in lines if line[0] == "Tiny: accuracy against cost"}
-    assert set(costs) == {"Pop", "Markov", "SASRec", "ADRec"}
-    for name in ("SASRec", "ADRec"):
-        assert "–" not in costs[name].values() and float(costs[name]["operations"]) > 0
-        assert int(costs[name]["trained"].replace(",", "")) > 0
-    assert costs["Pop"]["operations"] == "–" and costs["Pop"]["trained"] == "0"
-    grouped = [line for line in lines if line[0] == "Tiny: by groups"]
-    assert [line[1] for line in grouped] == ["Pop", "Markov", "SASRec", "ADRec"]
-    assert all(float(cell) >= 0 for line in grouped for cell in line[-2:])
+def test_own_rows_are_compared_with_the_strongest_other_row(results: Path) -> None:
+    table.main(words_of(results))
+    lines = cells(results, "table.csv", "Tiny: against the strongest")
+    assert [(line["model"], line["metric"]) for line in lines] == [("ours", metric.upper()) for metric in METRICS]
+    others = {line["model"]: float(line["HIT@10"][:6]) for line in cells(results, "table.csv", "Tiny: test")}
+    del others["ours"]
+    assert lines[1]["against"] == max(others, key=lambda name: others[name])
+    assert float(lines[1]["difference"]) == pytest.approx(1 - max(others.values()), abs=1e-4)
+    assert float(lines[0]["p"]) < 0.05
 
 
-def test_a_base_is_compared_with_all_others(small_suite):
-    folder, words = small_suite
-    text = (folder / "mine.yaml").read_text().replace("against: [Markov]", "base: Pop")
-    other = folder / "based.yaml"
-    other.write_text(text)
-    table.main([str(other), *words[1:]])
-    page = (folder / "r" / "suites" / "based" / "table.csv").read_text()
-    assert page.count("Tiny: against Pop,Markov,") == 5 and "Tiny: against Pop,Pop" not in page
-    assert page.count("Tiny: against Pop,ADRec") == 5
-    table.main([*words, "rows=[Markov,SASRec]", "base=Markov"])  # any two rows of any suite
-    text = (folder / "r" / "suites" / "mine" / "table-rows-Markov-SASRec-base-Markov.csv").read_text()
-    assert text.count("Tiny: against Markov,SASRec,") == 5 and "Pop" not in text
+def test_a_base_is_compared_with_all_other_rows(results: Path) -> None:
+    table.main(words_of(results, "base=Pop", "rows=[Pop,ours,plain]"))
+    lines = cells(results, "table-rows-Pop-ours-plain-base-Pop.csv", "Tiny: against Pop")
+    assert [line["model"] for line in lines] == 5 * ["plain"] + 5 * ["ours"]  # the order of the suite
+    assert {line["against"] for line in lines} == {"Pop"}
 
 
-def test_a_table_of_some_rows_does_not_take_the_place_of_the_whole(small_suite):
-    folder, words = small_suite
-    whole = folder / "r" / "suites" / "mine" / "table.md"
-    table.main(words)
-    before = whole.read_text()
-    table.main([*words, "rows=[Pop,Markov]"])
-    assert whole.read_text() == before and "SASRec" not in whole.with_name("table-rows-Pop-Markov.md").read_text()
-    part = whole.with_name("table-rows-Pop-Markov.md").read_text()
-    asked = [run.asked_for(words[0], [*words[1:], "rows=[Pop,Markov]", *more], None) for more in ([], ["epochs=1"])]
-    names = [one.selection for one in asked]
-    assert names[0] != names[1] and part
+def test_a_part_of_the_suite_has_files_of_its_own(results: Path) -> None:
+    table.main(words_of(results))
+    home = results.parent / HOME
+    whole = (home / "table.md").read_text()
+    table.main(words_of(results, "seeds=2", "dataset=Tiny", "--masked"))
+    part = (home / "table-Tiny-seeds-2-masked.md").read_text()
+    assert (home / "table.md").read_text() == whole
+    assert "history masked" in part and "history masked" not in whole
+    measured = read_json(results.parent / "results" / "Pop" / "Tiny" / "Pop-2" / "metrics.json")["test_masked"]
+    first = cells(results, "table-Tiny-seeds-2-masked.csv", "Tiny: test")[0]
+    assert first["MRR"] == f"{measured['mrr']:.4f}" and first["seeds"] == "1"
 
 
-def test_signs_that_tex_does_not_print_are_spelled():
-    text = formats.latex([formats.Table("t", ["p < 0.05"], [[formats.Cell("-1 … 2 – 3")]])])
-    assert "p $<$ 0.05" in text and "-1 \\dots{} 2 -- 3" in text
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rows=[Pip]"], "rows=Pip: not in .*runs.csv; did you mean 'Pop'"),
+        (["base=our"], "base=our: .* did you mean 'ours'"),
+        (["seeds=[3]"], "seeds=3: not in"),
+        (["row=[Pop]"], "unknown setting 'row'; did you mean 'rows'"),
+        (["results_dir=elsewhere"], r"elsewhere/suites/mine/runs.csv: no such file; run the suite with"),
+    ],
+)
+def test_wrong_words_are_reported(results: Path, words: List[str], message: str) -> None:
+    given = [word for word in words_of(results) if word.split("=")[0] != words[0].split("=")[0]]
+    with pytest.raises(UserError, match=message):
+        table.main([*given, *words])
 
 
-def test_popularity_is_counted_over_training_rows_alone():
+def test_runs_that_are_not_finished_or_not_tested(results: Path, tmp_path: Path) -> None:
+    runs = pd.read_csv(results.parent / HOME / "runs.csv")
+    selection = Selection(str(tmp_path))
+    home = tmp_path / "suites" / "mine"
+    home.mkdir(parents=True)
+    runs.loc[runs["row"].eq("plain") & runs["seed"].eq(2), "state"] = "failed"
+    runs.loc[runs["row"].eq("ours"), "state"] = "waiting"
+    runs.to_csv(home / "runs.csv", index=False)
+    found = read_results(str(results), selection)
+    assert [(row.name, row.seeds) for row in found.rows] == [("Pop", [1, 2]), ("plain", [1]), ("text <b>", [1, 2])]
+    assert found.unfinished("Tiny") == ["Not complete: plain (1 of 2 runs), ours (0 of 2 runs)."]
+    assert table.comparison(found, "Tiny", "test") is None
+    runs.assign(state="failed").to_csv(home / "runs.csv", index=False)
+    with pytest.raises(UserError, match="no selected run is finished"):
+        read_results(str(results), selection)
+    (tmp_path / "metrics.json").write_text('{"valid": {}}')
+    runs.assign(state="done", folder=tmp_path).to_csv(home / "runs.csv", index=False)
+    with pytest.raises(UserError, match="trained but not tested"):
+        read_results(str(results), selection)
+
+
+def test_each_metric_has_its_own_strongest_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"sharp": ranks_of([[1, 1, 99, 99]]), "wide": ranks_of([[9, 9, 9, 99]]), "ours": ranks_of([[2, 2, 9, 99]])}
+    found = table.comparison(results_of(rows, monkeypatch, ["ours"]), "D", "test")
+    assert found is not None
+    lines = found.frame.set_index("metric")
+    assert lines.loc["HIT@10", ["against", "difference", "p"]].tolist() == ["wide", "+0.0000", "1"]
+    assert lines.loc["MRR", "against"] == lines.loc["NDCG@10", "against"] == "sharp"
+    rows["sharp"] = ranks_of([[1, 1, 1, 1]], items=(5, 6, 7, 9))
+    for make in (table.comparison, lambda results, *_: table.by_groups(results, Dataset("D", *6 * [None]), "test")):  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="were tested on different users or items"):
+            make(results_of(rows, monkeypatch, ["ours"]), "D", "test")
+
+
+def test_several_data_sets_have_one_overview() -> None:
+    def row(name: str, dataset: str, value: float) -> Row:
+        return Row(name, dataset, [1], [], [{"test": dict.fromkeys(METRICS, value)}])
+
+    rows = [row("a", "D", 0.1), row("b", "D", 0.3), row("b", "E", 0.2)]
+    made = table.overview(Results("s", [], None, pd.DataFrame(), rows, Path(), "", Path()), "test")
+    assert list(made.frame) == ["model", "D HIT@10", "D NDCG@10", "E HIT@10", "E NDCG@10"]
+    assert made.frame.to_numpy().tolist() == [
+        ["a", "0.1000", "0.1000", "–", "–"],
+        ["b", *2 * ["0.3000"], *2 * ["0.2000"]],
+    ]
+    assert made.marks["D HIT@10"] == ["second", "best"] and made.marks["E HIT@10"] == ["", "best"]
+
+
+def test_gains_are_the_metrics() -> None:
+    ranks = ranks_of([[1.0, 3.0, 10.5, 40.0]])
+    assert ranks.gains("hit@10").tolist() == [[1, 1, 0, 0]]
+    assert ranks.gains("ndcg@5").tolist() == [[1, 0.5, 0, 0]]
+    assert ranks.gains("mrr")[0, 3] == 1 / 40
+
+
+def test_popularity_is_counted_over_training_interactions() -> None:
     lists = [[0, 0, 1, 3, 0], [1, 2, 1], [0, 2, 3, 3]]  # the second user has no training row
     sequences = [np.array(items) for items in lists]
     assert train_counts(sequences, 4).tolist() == [3, 1, 1, 0]
     dataset = Dataset("D", Path(), [0, 1, 2], sequences, [""] * 4, [""] * 4, None)
-    ranks = Ranks(np.arange(3), np.array([0, 1, 3]), np.ones(3))
-    found = groups(dataset, ranks)
+    found = groups(dataset, ranks_of([[1, 1, 1]], items=(0, 1, 3)))
     assert found["popular targets"].tolist() == [True, False, False]
-    assert (found["middling targets"] | found["rare targets"]).tolist() == [False, True, True]
-    assert found["history ≤ 5"].all()
+    assert (found["medium targets"] | found["rare targets"]).tolist() == [False, True, True]
+    assert found["history 1-5"].all()
+    with pytest.raises(UserError, match="tested on other data"):
+        groups(dataset, ranks_of([[1, 1, 1]], items=(0, 1, 2)))
 
 
-def test_gains_are_the_metrics():
-    ranks = np.array([1.0, 3.0, 10.5, 40.0])
-    assert gain(ranks, "hit@10").tolist() == [1, 1, 0, 0]
-    assert gain(ranks, "ndcg@5").tolist() == [1, 0.5, 0, 0]
-    assert gain(ranks, "mrr")[3] == 1 / 40
-
-
-def test_comparison_and_holm_by_hand():
-    generator = np.random.default_rng(0)
-    theirs = generator.random(400)
-    ours = theirs + 0.05 + 0.1 * generator.standard_normal(400)
-    found = significance.over_users(ours[None], theirs[None])
-    assert found.low < found.difference < found.high and found.low > 0
-    half = 1.96 * np.std(ours - theirs) / 20  # the normal interval of a mean
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
-    assert found.p == stats.ttest_rel(ours, theirs).pvalue
-    assert significance.over_users(ours[None], ours[None]).p == 1.0
-    assert significance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-
-
-def test_a_test_over_seeds_too_is_that_of_the_sum_of_a_normal_and_a_t():
-    generator = np.random.default_rng(0)
-    ours = 0.02 * generator.random((3, 1)) + 0.3 * generator.random((3, 500))  # (seeds, users)
-    theirs = 0.02 * generator.random((2, 1)) + 0.3 * generator.random((2, 500))
-    known = significance.SeedVariance(0.008**2, 4)
-    found = significance.over_users_and_seeds(ours, theirs, known)
-    differences = ours.mean(axis=0) - theirs.mean(axis=0)
-    own = [np.var(runs.mean(axis=1), ddof=1) for runs in (ours, theirs)]
-    assert min(own) < 0.008**2 < max(own)  # one of each kind
-    error = (max(own[0], 0.008**2) / 3 + max(own[1], 0.008**2) / 2) ** 0.5
-    drawn = generator.standard_normal(1_000_000) * differences.std(ddof=1) / 500**0.5
-    drawn += error * generator.standard_t(4, 1_000_000)
-    assert found.difference == pytest.approx(differences.mean())
-    assert found.high - found.difference == pytest.approx(np.quantile(np.abs(drawn), 0.95), rel=0.01)
-    assert found.p == pytest.approx(np.mean(np.abs(drawn) > abs(found.difference)), abs=0.003)
-    one = significance.over_users_and_seeds(ours[:1], theirs, known)  # of one run, the table's variance
-    assert one.high - one.low > found.high - found.low
-    assert significance.over_users_and_seeds(ours[:1], theirs, significance.SeedVariance(0.0, 0)) is None
-
-
-def test_a_test_over_seeds_too_where_one_part_is_all():
-    users, none = np.array([0.1, 0.0, 0.4, 0.3] * 50), np.zeros((3, 200))
-    known = significance.SeedVariance(0.1**2, 2)
-    counted = significance.over_users_and_seeds(np.tile(users, (3, 1)), none, known)  # no deviation over seeds
-    error = users.std(ddof=1) / 200**0.5
-    assert counted.p == pytest.approx(2 * stats.norm.sf(users.mean() / error), rel=0.01)
-    means = np.array([0.1, 0.2, 0.6])
-    alone = significance.over_users_and_seeds(np.tile(means[:, None], 200), none, known)  # none over users
-    assert alone.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue, rel=0.01)
-    assert alone.high == pytest.approx(0.3 + stats.t.ppf(0.975, 2) * means.std(ddof=1) / 3**0.5, rel=0.01)
-    same = np.tile(users, (3, 1))
-    assert significance.over_users_and_seeds(same, same, known).p == significance.over_users(same, same).p == 1.0
-    third = np.tile(users / 3, (6, 1))  # whose mean rounds otherwise than that of five
-    assert significance.over_users(third, third[:5]).p == 1.0
-    assert significance.over_users(np.array([[0.5]]), np.array([[0.2]])).p == 1.0  # one user
-
-
-def test_the_variance_of_a_table_is_the_mean_of_rows_that_vary():
-    found = significance.variance_over_seeds([[0.1, 0.3], [0.2, 0.2, 0.5], [0.4], [0.3, 0.3]])
-    assert found.variance == pytest.approx((1 * 0.02 + 2 * 0.03) / 3) and found.freedom == 3
-    assert significance.variance_over_seeds([[0.1], [0.2, 0.2]]) == significance.SeedVariance(0.0, 0)
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.7])
-def test_models_that_differ_by_their_seeds_alone_are_rarely_told_apart(spread):
-    generator = np.random.default_rng(0)
-    called = np.zeros(2)
-    for _ in range(300):  # a table of eight rows, three seeds, whose deviations over seeds are alike, or are not
-        deviations = 0.05 * np.exp(spread * generator.standard_normal(8))
-        of_runs = deviations[:, None] * generator.standard_normal((8, 3))
-        users = generator.random(300)
-        ours, theirs = (users + own[:, None] + 0.05 * generator.standard_normal((3, 300)) for own in of_runs[:2])
-        table_of = significance.variance_over_seeds(of_runs)
-        found = significance.over_users(ours, theirs), significance.over_users_and_seeds(ours, theirs, table_of)
-        called += [one.p < 0.05 for one in found]
-    assert called[0] > 150 and called[1] <= 20  # of 300: seeds as they are call most of them different
-
-
-def test_one_correction_for_all_tests_of_a_table():
-    one = significance.Comparison(0.1, 0.0, 0.2, 0.012)
-    texts, below = comparison._told([one, None, None, None, None])
-    assert texts[0] == ["+0.0000 … +0.2000", "0.06"] and texts[1] == ["–", "–"] and below == 5 * [False]
-
-
-def test_coverage_and_gini_by_hand():
+def test_coverage_and_gini_by_hand() -> None:
     assert coverage_and_gini(np.array([[0, 1], [2, 3]]), 4) == (1.0, 0.0)
     coverage, gini = coverage_and_gini(np.array([[0], [0]]), 4)
     assert coverage == 0.25 and gini == 0.75  # all on one of four: (n - 1) / n
 
 
-def test_best_and_second_are_marked_in_every_format():
-    marks = table._marks([0.1, 0.30001, 0.3, 0.2])
-    assert marks == ["", "best", "best", "second"]
-    made = formats.Table("t", ["m", "x"], [[formats.Cell("a_b", "", "a"), formats.Cell("0.1 ± 0.2", "best", "a")]])
-    odd = formats.Table("t", ["m"], [[formats.Cell("<b>a [1] \\\\ 2^3", "", "a")]])
-    assert "[\\<b>a \\[1\\] " in formats.markdown([odd]) and "2\\textasciicircum{}3" in formats.latex([odd])
-    assert "[a_b](#a)" in formats.markdown([made]) and "**0.1 ± 0.2**" in formats.markdown([made])
-    assert "a\\_b & \\textbf{0.1 $\\pm$ 0.2}" in formats.latex([made])
-    assert "<a href='#a'><b>0.1 ± 0.2</b></a>" in formats.page("t", [made], "")
+def test_marks_and_escapes_of_every_format() -> None:
+    assert formats.best_and_second([0.1, 0.30001, 0.3, 0.2, np.nan]) == ["", "best", "best", "second", ""]
+    assert formats.mean_and_std([0.1, 0.2]) == "0.1500 ± 0.0707" and formats.mean_and_std([0.5]) == "0.5000"
+    frame = pd.DataFrame({"model": ["a_b", "<b>|[1] 2^3"], "p < 0.05": ["0.1 ± 0.2", "– 3"]})
+    made = formats.Table("t", frame, {"p < 0.05": ["best", "second"]}, ["note"])
+    markdown, latex, page = formats.markdown([made]), formats.latex([made]), formats.page("t", [made])
+    assert "**0.1 ± 0.2**" in markdown and "<u>– 3</u>" in markdown and r"\<b>\|\[1\] 2^3" in markdown
+    assert (
+        r"a\_b & \textbf{0.1 $\pm$ 0.2} \\" in latex and r"$<$b$>$|[1] 2\textasciicircum{}3 & \underline{-- 3}" in latex
+    )
+    assert r"\toprule" in latex and "p $<$ 0.05" in latex
+    assert "<b>0.1 ± 0.2</b>" in page and "&lt;b&gt;|[1]" in page
+    assert formats.as_csv([made]).splitlines() == ["table,model,p < 0.05", "t,a_b,0.1 ± 0.2", "t,<b>|[1] 2^3,– 3"]
 
 
-def test_published_values_tell_source_and_protocol():
-    rows = table.published("Bili_Food").rows
-    assert all(cell.text for row in rows for cell in row)
+def test_published_values_have_source_and_protocol() -> None:
+    found = table.published("Bili_Food")
+    assert found is not None and (found.frame != "").all().all() and "protocol" in found.frame
     assert table.published("Tiny") is None
 
 
-def row_of(folder, name, ranks, items=(5, 6, 7, 8)):
-    home = folder / name
-    home.mkdir()
-    lines = [f"{user},{item},{rank},{rank}" for user, (item, rank) in enumerate(zip(items, ranks))]
-    (home / "ranks.csv").write_text("\n".join(["user,item,rank,rank_masked", *lines]))
-    values = {metric: float(gain(np.array(ranks, float), metric).mean()) for metric in table.METRICS}
-    return Row(name, "D", [], [home], [{"test": values}])
+def test_the_figure_is_sorted_and_highlights_the_own_rows(results: Path) -> None:
+    figure.main(words_of(results, "metric=hit@10"))
+    with Image.open(results.parent / HOME / "Tiny-hit@10.png") as image:
+        assert image.size[0] == 1120
+    found = read_results(str(results), Selection(*[word.split("=")[1] for word in words_of(results)[1:]]))
+    drawn = figure.draw(found, "Tiny", "test")
+    (axes,) = drawn.axes
+    means = [np.mean(row.values("test", "ndcg@10")) for row in found.rows]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [found.rows[place].name for place in np.argsort(means)]
+    lines = {label: line.get_xdata() for label, line in zip(labels, axes.lines[::2])}
+    for row, mean in zip(found.rows, means):
+        low, high = lines[row.name]
+        assert low < mean < high
+    own = [label.get_text() for label in axes.get_yticklabels() if label.get_color() == figure.OWN]
+    assert own == ["ours"]
 
 
-def test_each_metric_has_its_own_strongest(tmp_path):
-    sharp, wide, ours = (
-        row_of(tmp_path, name, ranks)
-        for name, ranks in (("sharp", [1, 1, 99, 99]), ("wide", [9, 9, 9, 99]), ("ours", [2, 2, 9, 99]))
-    )
-    against = suite.Suite("s", [], ["ours"])
-    lines = [[cell.text for cell in line] for line in comparison.compared([sharp, wide, ours], against, "test").rows]
-    told = {metric: (other, difference) for _, metric, other, difference, *_ in lines}
-    assert told["HIT@10"] == ("wide", "+0.0000") and told["MRR"][0] == "sharp"
-    assert told["NDCG@10"][0] == "sharp" and len({line[0] for line in lines}) == 1
-    other = row_of(tmp_path, "other", [1, 1, 1, 1], items=(5, 6, 7, 9))
-    with pytest.raises(UserError, match="'ours' and 'other' were tested on other users or targets"):
-        comparison.compared([other, ours], against, "test")
-    with pytest.raises(UserError, match="'ours' and 'other' were tested on other users or targets"):
-        table.by_groups([ours, other], None, "test")
-
-
-def measured(name, dataset, seed, value):
-    return Row(
-        name,
-        dataset,
-        [suite.SuiteRun(name, name, dataset, seed, ())],
-        [],
-        [{"test": dict.fromkeys(table.METRICS, value)}],
-    )
-
-
-def test_several_data_sets_stand_side_by_side():
-    rows = [measured("a", "D", 1, 0.1), measured("b", "D", 1, 0.3), measured("b", "E", 1, 0.2)]
-    planned = [
-        suite.SuiteRun(n, n, d, s, ()) for n, d, s in [("a", "D", 1), ("b", "D", 1), ("b", "D", 2), ("a", "E", 1)]
-    ]
-    made = table.overview(rows, suite.Suite("s", planned, []), "test")
-    assert made.header == ["model", "D HIT@10", "D NDCG@10", "E HIT@10", "E NDCG@10"]
-    lines = [[(cell.text, cell.mark) for cell in line] for line in made.rows]
-    assert lines[0] == [("a", ""), *2 * [(".1000", "second")], *2 * [("–", "")]]
-    assert lines[1] == [("b", ""), *2 * [(".3000", "best")], *2 * [(".2000", "best")]]
-    assert made.title == "D, E: test, all items ranked, history unmasked, seed 1"
-    assert made.notes == ["Not complete on D: b (1 of 2 runs).", "Not complete on E: a (0 of 1 runs)."]
-
-
-def test_a_metric_in_few_signs():
-    assert table._short([0.1932]) == ".1932" and table._short([0.5, 0.5]) == ".5000"
-    assert table._short([0.1, 0.2]) == ".1500 ± .0707" and table._short([1.0]) == "1.0000"
-
-
-@pytest.mark.parametrize(
-    ("against", "base", "told"),
-    [
-        (
-            ["a"],
-            None,
-            ["Nothing is compared: the suite's own rows are a, and no other row is done or asked for."],
-        ),
-        (
-            ["b"],
-            None,
-            ["Nothing is compared: the suite's own rows are b, and none of them is done or asked for."],
-        ),
-        (
-            [],
-            None,
-            ["Nothing is compared: the suite's YAML names no row in against, and no base."],
-        ),
-        ([], "a", ["Nothing is compared with a, the suite's base: all rows but it are missing."]),
-        ([], "b", ["Nothing is compared with b, the suite's base: it is not done or not asked for."]),
-    ],
-)
-def test_a_table_without_a_comparison_says_why(against, base, told):
-    rows, of = [measured("a", "D", 1, 0.1)], suite.Suite("s", [], against, base)
-    assert table.quality(rows, of, "test").notes == told and comparison.compared(rows, of, "test") is None
-    rows.append(measured("b", "D", 2, 0.1))
-    assert bool(comparison.uncompared(rows, of)) == (not against and base is None)
-    assert "mean ± standard deviation over seeds" in table.quality(rows, of, "test").title
-
-
-def test_a_run_that_was_not_tested_is_named(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.json").write_text("{}")
-    run_of = suite.SuiteRun("Pop", "Pop", "Tiny", 1, ())
-    run_of.ledger(str(tmp_path)).parent.mkdir()
-    run_of.ledger(str(tmp_path)).write_text(json.dumps({"state": "done", "folder": str(tmp_path / "run")}))
-    with pytest.raises(
-        UserError, match="Pop, seed 1, is trained and not tested; bash run_test.sh Pop Tiny results_dir="
-    ):
-        collect(suite.Suite("s", [run_of], []), str(tmp_path), "Tiny")
+def test_tables_figure_and_report_of_a_suite_that_was_run(small_suite: Tuple[Path, List[str]]) -> None:
+    folder, words = small_suite
+    given = [word for word in words if word.partition("=")[0] in (words[0], "results_dir", "datasets_dir")]
+    table.main(given)
+    lines = cells(folder / "mine.yaml", "table.csv", "Tiny: validation and cost", Path("r/suites/mine"))
+    assert [line["model"] for line in lines] == ["Pop", "Markov", "SASRec", "ADRec"]
+    assert all(float(line["operations"]) > 0 and int(line["trained"].replace(",", "")) > 0 for line in lines[2:])
+    assert lines[0]["operations"] == "–" and lines[0]["trained"] == "0"
+    figure.main(given)
+    report.main([*given, "users=2"])
+    assert (folder / "r" / "suites" / "mine" / "Tiny-ndcg@10.png").is_file()
+    page = (folder / "r" / "suites" / "mine" / "report.html").read_text(encoding="utf-8")
+    assert page.count('<details class="user"') == 2 and "vectors of ADRec" in page
