@@ -14,11 +14,6 @@ if TYPE_CHECKING:  # torch is imported where it is needed: settings need the pat
 MODALITIES = ("text", "image")
 
 
-def features_dir(dataset_dir: Path, strategy: str) -> Path:
-    """The default folder of the features that a strategy of stage 1 makes."""
-    return dataset_dir / "features" / strategy
-
-
 def features_path(folder: Path, dataset: str, modality: str) -> Path:
     """``modality`` is ``text`` or ``image``."""
     return Path(folder) / f"{dataset}_{modality}_llm_stage1.pth"

@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 from typing import List, Optional
 
-from common.arguments import Parser
 from common.errors import UserError, run_script
+from common.settings import Parser
+from reproduce.baseline import find
 from reproduce.pipeline import PIPELINES, pipeline
 
 
@@ -34,13 +35,14 @@ def main(argv: Optional[List[str]] = None) -> None:
 
         of_adrec.main(words[2:])
         return
-    import reproduce.baseline  # noqa: F401  registers the baselines
+    from reproduce.baselines.ensemble import MODELS
     from stage2_sequence_preference_learning import evaluate, recommend
 
+    models = find(words[1]).models() if ".py:" in words[1] else MODELS
     if what == "evaluate":
-        evaluate.main(words[2:])
+        evaluate.main(words[2:], models)
     else:
-        recommend.main(words[2:], model)
+        recommend.main(words[2:], model, models)
 
 
 if __name__ == "__main__":

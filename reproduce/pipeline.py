@@ -12,14 +12,13 @@ from common.errors import UserError, nearest
 from common.settings import CommonSettings
 from reproduce.baselines.settings import SCHEMAS
 
-# step → the module of its script, which has Settings, CONFIGS (the folder of its YAMLs) and run(settings, force)
+# step → the module of its script: Settings, CONFIGS (the folder of its YAMLs), and run or train (settings, force)
 SCRIPTS = {
     "prepare_dataset": "stage1_content_modality_semantic_alignment.prepare_dataset",
     "llm_driven_sample": "stage1_content_modality_semantic_alignment.llm_driven_sample",
     "sft_content_encoder": "stage1_content_modality_semantic_alignment.sft_content_encoder",
     "use_finetune_bert": "stage1_content_modality_semantic_alignment.use_finetune_bert",
     "use_finetune_swinbase": "stage1_content_modality_semantic_alignment.use_finetune_swinbase",
-    "recbole_process": "stage2_sequence_preference_learning.recbole_process",
     "ID_SeqEncoder": "stage2_sequence_preference_learning.id_encoder_main1",
     "Content_SeqEncoder": "stage2_sequence_preference_learning.content_encoder_main1",
     "SICSRec": "stage2_sequence_preference_learning.SICSRec_main1",
@@ -29,13 +28,13 @@ SCRIPTS = {
 STAGE_1 = ("llm_driven_sample", "sft_content_encoder", "use_finetune_bert", "use_finetune_swinbase")
 NEEDS_FEATURES = [name for name, schema in SCHEMAS.items() if "modalities" in schema.__dataclass_fields__]
 PIPELINES: Dict[str, Tuple[str, ...]] = {
-    "SICSRec": ("prepare_dataset", *STAGE_1, "recbole_process", "ID_SeqEncoder", "SICSRec"),
-    "Content_SeqEncoder": ("prepare_dataset", *STAGE_1, "recbole_process", "Content_SeqEncoder"),
-    "ID_SeqEncoder": ("prepare_dataset", "recbole_process", "ID_SeqEncoder"),
+    "SICSRec": ("prepare_dataset", *STAGE_1, "ID_SeqEncoder", "SICSRec"),
+    "Content_SeqEncoder": ("prepare_dataset", *STAGE_1, "Content_SeqEncoder"),
+    "ID_SeqEncoder": ("prepare_dataset", "ID_SeqEncoder"),
     "ADRec": ("prepare_dataset", "ADRec"),
-    "Scores": ("prepare_dataset", "recbole_process", "Scores"),
+    "Scores": ("prepare_dataset", "Scores"),
     **{
-        baseline: ("prepare_dataset", *(STAGE_1 if baseline in NEEDS_FEATURES else ()), "recbole_process", baseline)
+        baseline: ("prepare_dataset", *(STAGE_1 if baseline in NEEDS_FEATURES else ()), baseline)
         for baseline in SCHEMAS
     },
 }
@@ -48,15 +47,16 @@ class Step:
     """One script. It is imported when its settings are needed."""
 
     name: str
+    model: str = ""  # FILE.py:CLASS of a user's model
 
     @property
     def script(self) -> Any:
         """The module; for a baseline an object with the same names."""
         if self.name in SCRIPTS:
             return importlib.import_module(SCRIPTS[self.name])
-        from reproduce.baseline import Baseline
+        from reproduce.baseline import find
 
-        return Baseline(self.name)
+        return find(self.model or self.name)
 
     @property
     def schema(self) -> Type[CommonSettings]:
@@ -83,11 +83,10 @@ def pipeline(model: str) -> List[Step]:
         UserError: no such model.
     """
     if ".py:" in model:
-        from reproduce.baseline import known
+        from reproduce.baseline import find
 
-        own = Step(known(model))
-        names: Tuple[str, ...] = ("prepare_dataset", *(STAGE_1 if "modalities" in own.keys else ()), "recbole_process")
-        return [*map(Step, names), own]
+        own = Step(find(model).name, model)
+        return [*map(Step, ("prepare_dataset", *(STAGE_1 if "modalities" in own.keys else ()))), own]
     if model not in PIPELINES:
         available = f"available: {', '.join(PIPELINES)}, or FILE.py:CLASS"
         raise UserError(f"unknown model '{model}'{nearest(model, PIPELINES)}; {available}")

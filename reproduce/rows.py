@@ -12,10 +12,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, TypeVar
 import pandas as pd
 from omegaconf import ListConfig
 
-from common.arguments import Parser
 from common.errors import UserError, nearest
 from common.files import read_json
-from common.settings import help_of_settings, setting, split_overrides, typed
+from common.settings import Parser, help_of_settings, setting, split_overrides, typed
 from reproduce.ranks import Ranks, read_ranks
 from reproduce.suite import read_suite, suite_names, suite_path
 

@@ -26,10 +26,9 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from common.arguments import Parser
 from common.errors import UserError, run_script
 from common.files import exclusive, read_json, read_text, write_text
-from common.settings import REPOSITORY
+from common.settings import REPOSITORY, Parser
 from reproduce.suite import Suite, SuiteRun, load_suite, suite_names
 
 COLUMNS = ["row", "model", "dataset", "seed", "state", "seconds", "folder", "command", "log"]
@@ -52,7 +51,7 @@ def read_records(path: Path) -> Dict[Key, Record]:
 
 def update_records(path: Path, changed: Dict[Key, Record]) -> None:
     """Replace or append some rows of runs.csv, while other processes may do the same."""
-    with exclusive(path.parent, wait=True):
+    with exclusive(path.parent):
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -20,7 +20,7 @@ import pandas as pd
 from common.errors import UserError, nearest, run_script
 from common.files import checksum, read_json, read_text, write_text
 from common.settings import (
-    PrecisionSettings,
+    DeviceSettings,
     as_dict,
     build,
     help_of_settings,
@@ -40,7 +40,7 @@ MODALITIES = ("text", "image")
 
 
 @dataclass
-class Settings(PrecisionSettings):
+class Settings(DeviceSettings):
     """Where the runs are. Any setting of the model may be given too and selects the runs that have it."""
 
     results_dir: str = setting("results", "folder of the runs")
@@ -75,22 +75,16 @@ class Run:
             parts.append("pretrain_id=none")
         return f"{self.step.name} ({', '.join(parts)})" if parts else self.step.name
 
-    def test(self, datasets_dir: str, compute: Any) -> None:
-        """Test the run, unless that was done before."""
-        if self.step.name == "ADRec":
-            from adrec.test_main import test_run as test_adrec
+    def test(self, places: Mapping[str, str]) -> None:
+        """Test the run, unless that was done before.
 
-            self.result = test_adrec(self.folder, datasets_dir, compute)
-        elif self.step.name == "Scores":
-            from reproduce.scores import test_run as test_scores
-
-            self.result = test_scores(self.folder, datasets_dir, compute)
-        else:
-            import reproduce.baseline  # noqa: F401  registers the baselines
-            from common.processes import Processes
-            from stage2_sequence_preference_learning.evaluation import test_run
-
-            self.result = test_run(self.folder, datasets_dir, compute, Processes())
+        Args:
+            places: device, results_dir and datasets_dir.
+        """
+        if "test" not in self.result:
+            own = {**read_yaml(self.folder / "settings.yaml"), **places, "run": self.folder.name, "test": True}
+            self.step.script.train(build(self.step.schema, own))  # it is trained, so this only tests
+            self.result = read_json(self.folder / "metrics.json")
 
 
 def without_seed(content: Any) -> Any:
@@ -207,11 +201,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         again = f"train with: bash run_train.sh {arguments.model} {settings.dataset}"
         raise UserError(f"{results_dir}: no trained run of {final.name} on {settings.dataset}; {again}")
 
-    from common.device import pick_compute  # torch is imported after the command line was checked
-
-    compute = pick_compute(settings.device, settings.precision)
     for run in runs:
-        run.test(settings.datasets_dir, compute)
+        run.test({key: value for key, value in as_dict(settings).items() if key != "dataset"})
     found = table(runs, "test_masked" if arguments.masked else "test", results_dir)
     selected = [f"{key}={value}" for key, value in wanted.items()]
     name = re.sub(r"[^\w.=-]+", "_", "-".join(["table", *selected, *(["masked"] if arguments.masked else [])]))

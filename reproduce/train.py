@@ -18,10 +18,9 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from common.arguments import Parser
 from common.errors import UserError, nearest, run_script
 from common.files import write_json
-from common.settings import REPOSITORY, CommonSettings, as_dict, build, read_yaml, split_overrides, typed
+from common.settings import REPOSITORY, CommonSettings, Parser, as_dict, build, read_yaml, split_overrides, typed
 from reproduce.pipeline import PIPELINES, SCRIPTS, STAGE_1, Step, pipeline, route
 
 BUILT_IN = "ml-100k"  # the recbole package contains it
@@ -62,15 +61,17 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Plan:
     if "dataset" in values:
         raise UserError("dataset is the second argument: run_train.sh MODEL DATASET [key=value …]")
     routed = route(steps, values)
+    if model == "SICSRec":  # trains the ID encoder itself where that is not up to date, with these settings
+        routed[model]["step_1"] = {**routed[model].get("step_1", {}), **routed["ID_SeqEncoder"]}
     planned: Dict[Step, Any] = {}
     for step in reversed(steps):
-        if step.name == "ID_SeqEncoder" and model == "SICSRec":  # has the widths and heads of the step after it
-            planned[step] = steps[-1].script.id_settings(planned[steps[-1]], routed[step.name])
+        if step.name == "ID_SeqEncoder" and model == "SICSRec":
+            planned[step] = steps[-1].script.id_settings(planned[steps[-1]])
         else:
             planned[step] = build(step.schema, {**routed[step.name], "dataset": dataset}, step.configs)
     final = as_dict(planned[steps[-1]])
     if final.get("n_trials"):
-        from stage2_sequence_preference_learning.search_space import check_space
+        from stage2_sequence_preference_learning.search import check_space
 
         check_space(planned[steps[-1]])
     skipped: Set[str] = set()
@@ -123,8 +124,8 @@ def run_plan(planned: Plan, force: bool) -> Tuple[Path, Dict[str, float]]:
         start = time.perf_counter()
         if step.name == "llm_driven_sample":  # are the covers and encoders there, before an LLM is asked for hours?
             Step("sft_content_encoder").script.check_inputs(settings_of["sft_content_encoder"])
-        shared = {"step_1": settings_of["ID_SeqEncoder"]} if "ID_SeqEncoder" in settings_of else {}
-        folder: Path = step.script.run(settings, force, **(shared if step.name == "SICSRec" else {}))
+        script = step.script
+        folder: Path = (script.train if hasattr(script, "train") else script.run)(settings, force)
         seconds[step.name] = round(time.perf_counter() - start, 2)
         print(f"   {seconds[step.name]:.1f} s", flush=True)
     return folder, seconds

@@ -17,7 +17,7 @@ from typing import List, Optional
 
 from common.errors import UserError, run_script
 from common.run import Run
-from common.settings import ComputeSettings, build, parse
+from common.settings import ComputeSettings, build, parse, typed
 from stage2_sequence_preference_learning import id_encoder_main1
 from stage2_sequence_preference_learning.settings import PROPS, IDSettings, NetworkSettings, SICSRecSettings
 
@@ -60,10 +60,11 @@ def id_settings(settings: SICSRecSettings) -> IDSettings:
     """
     names = {f.name for schema in (NetworkSettings, ComputeSettings) for f in fields(schema)} | {"results_dir"}
     shared = {name: getattr(settings, name) for name in sorted(names)}
-    for key, value in settings.step_1.items():
+    own = typed(IDSettings, settings.step_1, "step_1")
+    for key, value in own.items():
         if key in shared and value != shared[key]:
             raise UserError(f"step 1: {key}={value}: both steps need the same; {key}=VALUE sets it for both")
-    return build(IDSettings, {**settings.step_1, **shared}, id_encoder_main1.CONFIGS)
+    return build(IDSettings, {**own, **shared}, id_encoder_main1.CONFIGS)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

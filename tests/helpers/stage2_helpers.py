@@ -34,7 +34,8 @@ def make_ready(folder: Path, name: str = "Tiny") -> Path:
     for modality, width in WIDTHS.items():
         features = torch.randn(n_items, width, generator=generator)
         for strategy in ("paper", "released"):
-            save_features(features_path(features_dir(where, strategy), name, modality), features, recipe("test", {}, {}))
+            path = features_path(features_dir(where, strategy), name, modality)
+            save_features(path, features, recipe("test", {}, {}))
     return where
 
 

@@ -13,7 +13,7 @@ from tiny import make_tiny_dataset, tiny_sequences
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from common.device import pick_compute
+from common.compute import pick_compute
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.llm.answers import VERDICTS

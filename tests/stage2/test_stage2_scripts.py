@@ -1,6 +1,5 @@
 """The real scripts of stage 2 on a tiny budget: killed, repeated, misused, in several processes."""
 
-import json
 import os
 import signal
 import subprocess
