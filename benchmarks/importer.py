@@ -162,7 +162,7 @@ def plot(results: pd.DataFrame, path: Path) -> None:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Measure, and add to the results in the folder."""
-    settings = parse(Settings, __doc__, None, argv, redoes=False).settings
+    settings = parse(Settings, __doc__, None, argv, has_force=False).settings
     path = Path(settings.folder) / "importer.csv"
     results = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     for rows in settings.rows:

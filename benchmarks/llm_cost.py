@@ -84,7 +84,7 @@ def span(values: List[float], form: str) -> str:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Print the table: all data sets, the last target of each user and every one."""
-    settings = parse(Settings, __doc__, None, argv, redoes=False).settings
+    settings = parse(Settings, __doc__, None, argv, has_force=False).settings
     print("| data set | targets | prompts | number | prompt tokens | answer tokens | " + " | ".join(SETUPS) + " |")
     print("|---" * (6 + len(SETUPS)) + "|")
     for targets in ("last", "every"):

@@ -214,7 +214,7 @@ def run(settings: Settings) -> Dict[str, Numbers]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Command line."""
-    run(parse(Settings, __doc__, None, argv, redoes=False).settings)
+    run(parse(Settings, __doc__, None, argv, has_force=False).settings)
 
 
 if __name__ == "__main__":
