@@ -16,7 +16,6 @@ from common.errors import UserError, nearest
 from common.files import read_json
 from common.settings import Parser, help_of_settings, setting, split_overrides, typed
 from reproduce.ranks import Ranks, read_ranks
-from reproduce.suite import read_suite, suite_names, suite_path
 
 TEST, MASKED = "test", "test_masked"  # splits of metrics.json: history unmasked (RecBole, the papers), masked (NineRec)
 
@@ -99,7 +98,7 @@ def history_of(split: str) -> str:
 def command_line(schema: Type[S], doc: Optional[str], argv: Optional[List[str]]) -> Tuple[S, Results, str]:
     """Parse ``SUITE [key=value …] [--masked]`` and read the suite's results: settings, results, split."""
     parser = Parser(doc, help_of_settings(schema, "settings (key=value):"))
-    parser.add_argument("suite", help=f"{', '.join(suite_names())}, or the path of a YAML")
+    parser.add_argument("suite", help="NAME of reproduce/suites/NAME.yaml, or the path of a YAML")
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--masked", action="store_true", help="results with the history masked (NineRec's protocol)")
     arguments: Namespace = parser.parse_intermixed_args(argv)
@@ -119,6 +118,8 @@ def read_results(name: str, selection: Selection) -> Results:
     Raises:
         UserError: the suite was not run, nothing selected is finished, or a selected name is unknown.
     """
+    from reproduce.suite import read_suite, suite_path
+
     path = suite_path(name)
     suite = read_suite(path)
     names = [row.name for row in suite.rows]

@@ -23,7 +23,7 @@ def simulated(generator: np.random.Generator, n_seeds: int, seed_std: float, shi
 
 def test_equal_models_and_a_constant_shift() -> None:
     ours = np.random.default_rng(0).random((3, 100))
-    assert compare(ours, ours[:1].repeat(3, 0)).p < 1
+    assert compare(ours, ours).p > 0.9  # the seeds of both sides are drawn independently
     same = (
         np.random.default_rng(0).random((1, 100)).repeat(6, 0) / 3
     )  # whose means over 6 and 5 seeds round differently
