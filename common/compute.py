@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 from contextlib import contextmanager, nullcontext
@@ -155,6 +156,7 @@ def start_processes(device: str) -> Processes:
         torch.cuda.set_device(local_rank)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if _on_cuda(device) else "gloo")
+        atexit.register(dist.destroy_process_group)  # gloo's threads would abort the process at its end
     return Processes(dist.get_rank(), size, local_rank)
 
 
