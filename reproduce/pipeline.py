@@ -39,7 +39,7 @@ PIPELINES: Dict[str, Tuple[str, ...]] = {
     },
 }
 # stage 1's fine-tuning has these settings too: a plain key means stage 2, sft_content_encoder.KEY means stage 1
-OF_STAGE_2 = ("epochs", "learning_rate", "temperature")
+OF_STAGE_2 = ("epochs", "learning_rate", "train_batch_size", "clip_grad_norm", "log_steps", "temperature")
 
 
 @dataclass(frozen=True)

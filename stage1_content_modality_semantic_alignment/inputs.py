@@ -19,7 +19,7 @@ from common.compute import Compute
 from common.dataset import Dataset
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment.covers import image_size, normalise, read_covers
-from stage1_content_modality_semantic_alignment.llm.pairs import Pair, read_pairs
+from stage1_content_modality_semantic_alignment.llm.pairs import Pair
 from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower, Tower
 from stage1_content_modality_semantic_alignment.settings import covers_folder
 
@@ -102,18 +102,19 @@ def each_item_once(
             bar.update(len(positions))
 
 
-def load_pairs(settings: Settings, dataset: Dataset, towers: Mapping[str, Tower]) -> Tuple[Tensor, Dict[str, RawItems]]:
-    """The pairs, and what the encoders read of the items that occur in them.
+def load_items(
+    settings: Settings, dataset: Dataset, pairs: Sequence[Pair], towers: Mapping[str, Tower]
+) -> Tuple[Tensor, Dict[str, RawItems]]:
+    """What the encoders read of the items that occur in pairs, and the pairs as positions in the list of these items.
 
     Returns:
-        (P, 2) positions of target and similar item in the list of these items; modality → raw inputs.
+        (P, 2) positions of target and similar item; modality → raw inputs.
 
     Raises:
         UserError: the pairs have fewer than two items; or a cover cannot be used, unless ``missing_covers`` is
             ``zero``: its pairs are then left out.
     """
     text, image = towers.get("text"), towers.get("image")
-    pairs = read_pairs(settings.pairs_file, dataset.n_items)
     raw: Dict[str, RawItems] = {}
     if isinstance(image, ImageTower):
         covers, side = covers_folder(settings.dataset_dir), image_size(image.swin.config)

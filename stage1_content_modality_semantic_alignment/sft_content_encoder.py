@@ -23,7 +23,7 @@ from common.errors import UserError, run_script
 from common.features import MODALITIES
 from common.run import MADE, OptimSettings, Run
 from common.settings import parse, setting, switch
-from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path
+from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, read_pairs
 from stage1_content_modality_semantic_alignment.paths import pairs_dir, strategy_of
 from stage1_content_modality_semantic_alignment.settings import LOSSES, EncoderSettings, covers_folder, local_model
 
@@ -105,7 +105,7 @@ def run(settings: Settings, force: bool = False) -> None:
 
         from common.training import fit
         from stage1_content_modality_semantic_alignment.alignment_report import encode_items, write_report
-        from stage1_content_modality_semantic_alignment.inputs import CachedItems, LiveItems, Pairs, load_pairs
+        from stage1_content_modality_semantic_alignment.inputs import CachedItems, LiveItems, Pairs, load_items
         from stage1_content_modality_semantic_alignment.model import (
             ContentModel,
             ItemVectors,
@@ -115,11 +115,12 @@ def run(settings: Settings, force: bool = False) -> None:
         )
 
         dataset = load_dataset(settings.dataset_dir, settings.dataset)
+        pairs = read_pairs(settings.pairs_file, dataset.n_items) if settings.losses else []
         towers = load_towers(settings, dataset)
         if not settings.losses:
             run.outputs = save_encoders(towers, folder)
             return
-        pairs, raw = load_pairs(settings, dataset, towers)
+        positions, raw = load_items(settings, dataset, pairs, towers)
 
         items: Dict[str, ItemVectors] = {}
         for name, tower in towers.items():
@@ -131,14 +132,14 @@ def run(settings: Settings, force: bool = False) -> None:
         torch.manual_seed(settings.seed)  # the adapters' initial weights depend on the seed alone
         model = ContentModel(towers, items, settings).to(run.compute.device)
 
-        n_items = int(pairs.max()) + 1  # each item occurs in a pair
+        n_items = int(positions.max()) + 1  # each item occurs in a pair
         before = encode_items(model, n_items, run.compute)
-        fit(model, Pairs(pairs, settings.train_batch_size, settings.seed), None, settings, run)
+        fit(model, Pairs(positions, settings.train_batch_size, settings.seed), None, settings, run)
         after = encode_items(model, n_items, run.compute)
 
         run.outputs = save_encoders(towers, folder)
         run.outputs["adapters"] = save_adapters(model.adapters, folder)
-        run.outputs["report"] = write_report(folder, before, after, pairs.numpy(), settings)
+        run.outputs["report"] = write_report(folder, before, after, positions.numpy(), settings)
 
 
 def check_inputs(settings: Settings) -> None:

@@ -46,6 +46,7 @@ def test_each_step_of_each_pipeline_has_settings() -> None:
         ({"strategy": "a"}, "llm_driven_sample", {"strategy": "a"}),
         ({"strategy": "a"}, "use_finetune_bert", {"strategy": "a"}),
         ({"epochs": 3}, "sft_content_encoder", {}),  # a plain key that both stages have is that of stage 2
+        ({"train_batch_size": 3}, "sft_content_encoder", {}),
         ({"epochs": 3}, "ID_SeqEncoder", {"epochs": 3}),
         ({"sft_content_encoder.epochs": 1, "epochs": 3}, "sft_content_encoder", {"epochs": 1}),
         ({"SICSRec.epochs": 9, "epochs": 3}, "SICSRec", {"epochs": 9}),

@@ -118,7 +118,7 @@ def test_s3_released_refuses_titles_with_a_comma_and_without_pairs_the_next_step
     for step in (lambda: sft_content_encoder.run(tuning), lambda: pair_report.main(words)):
         with pytest.raises(UserError, match=r"pairs/en/item_pairs_id.txt: holds no pairs; .*answers_checked=true"):
             step()
-    assert not (tmp_path / "f" / "Tiny" / "64" / "en" / "sft.json").exists()
+    assert not (tmp_path / "f" / "Tiny" / "64" / "en" / "made.json").exists()
 
 
 def test_both_ways_and_merged_duplicates_with_their_counts(tmp_path: Path) -> None:
