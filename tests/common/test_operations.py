@@ -1,7 +1,5 @@
 """Operations of a training step, counted by hand; the count runs no hook and leaves no gradient."""
 
-import json
-
 import pytest
 import torch
 from stage2_helpers import make_model
@@ -59,21 +57,9 @@ def test_what_is_frozen_costs_no_backward_pass_to_its_weights():
 @pytest.mark.parametrize("changed", [{"branches": "id"}, {"hidden_size": 4}])
 def test_a_smaller_model_takes_fewer(datasets_dir, changed):
     def of_step(**values):
-        model, _, (split, _, _) = make_model(datasets_dir, "SICSRec", **values)
-        batch, _ = next(iter(TrainLoader(split, 16, seed=0)))
+        model, _, data = make_model(datasets_dir, "SICSRec", **values)
+        loader = TrainLoader(data.train, 16, seed=0)
+        batch, _ = loader.load(loader.epoch(0)[0])
         return operations_of_step(model, lambda: sum(model(batch).values()))
 
     assert 0 < of_step(**changed) < of_step()
-
-
-def test_table_multiplies_by_the_epochs():
-    from reproduce import table
-    from reproduce.rows import Row
-
-    result = {"test": {"ndcg@10": 0.1}, "valid": {"ndcg@10": 0.1}, "epochs": 4, "operations_per_epoch": 2.5e9}
-    rows = [
-        Row("counted", "D", [], [], [json.loads(json.dumps({**result, "operations_per_epoch": None}))]),
-        Row("trained", "D", [], [], [result, {**result, "epochs": 2}]),
-        Row("before operations were counted", "D", [], [], [{**result, "operations_per_epoch": None}, result]),
-    ]
-    assert [row[-1].text for row in table.cost(rows, "test").rows] == ["–", "7.5e+09", "–"]

@@ -45,7 +45,7 @@ def names(model: Any) -> Set[str]:
 @pytest.mark.parametrize("values", STAGE_2[:-1])
 def test_gradients_reach_what_is_left_and_nothing_frozen(datasets_dir: Path, values: Dict[str, str]) -> None:
     full, _, _ = make_model(datasets_dir, "SICSRec")
-    model, settings, (split, _, _) = make_model(datasets_dir, "SICSRec", **values)
+    model, settings, data = make_model(datasets_dir, "SICSRec", **values)
     branches = settings.branches.split("+")
     dropped = tuple(name for branch, own in OF_BRANCH.items() if branch not in branches for name in own)
     expected = {name for name in names(full) if not name.startswith(dropped or "-")}
@@ -54,9 +54,10 @@ def test_gradients_reach_what_is_left_and_nothing_frozen(datasets_dir: Path, val
     assert names(model) == expected
     before = {name: p.clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    for batch, _ in TrainLoader(split, 16, seed=0):
+    loader = TrainLoader(data.train, 16, seed=0)
+    for rows in loader.epoch(0):
         optimizer.zero_grad()
-        sum(model.train()(batch).values()).backward()
+        sum(model.train()(loader.load(rows)[0]).values()).backward()
         optimizer.step()
     for name, parameter in model.named_parameters():
         frozen = name.startswith("trm_encoder.") and "lora" not in name and settings.id_tuning != "full"
@@ -78,7 +79,7 @@ def test_each_trains_from_the_id_encoder_and_is_tested(
     datasets_dir: Path, results: Path, values: Dict[str, Any]
 ) -> None:
     settings = settings_of(datasets_dir, results, **values)
-    run = SICSRec_main1.run(settings)
+    run = SICSRec_main1.train(settings)
     found = read_json(run / "metrics.json")
     assert 0 <= found["test"]["hit@10"] <= 1 and found["operations_per_epoch"] > 0
     recorded = {**vars(SICSRecSettings()), **read_json(run / "made.json")["settings"]}

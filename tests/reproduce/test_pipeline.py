@@ -42,7 +42,7 @@ def test_each_step_of_each_pipeline_has_settings() -> None:
     [
         ({"seed": 7, "alpha": 0.5}, "SICSRec", {"seed": 7, "alpha": 0.5}),
         ({"seed": 7, "alpha": 0.5}, "sft_content_encoder", {"seed": 7}),
-        ({"seed": 7, "alpha": 0.5}, "recbole_process", {}),
+        ({"seed": 7, "alpha": 0.5}, "prepare_dataset", {}),
         ({"strategy": "a"}, "llm_driven_sample", {"strategy": "a"}),
         ({"strategy": "a"}, "use_finetune_bert", {"strategy": "a"}),
         ({"epochs": 3}, "sft_content_encoder", {}),  # a plain key that both stages have is that of stage 2
@@ -75,7 +75,7 @@ def test_unknown_keys_are_errors(key: str, message: str) -> None:
     [
         ("SASRec", ["hidden_size=65"], "hidden_size=65 is not a multiple of n_heads=2"),
         ("SICSRec", ["n_heads=3"], "hidden_size=256 is not a multiple of n_heads=3"),
-        ("CORE", ["n_heads=3"], "embedding_size=64 is not a multiple"),
+        ("CORE", ["n_heads=3"], "hidden_size=64 is not a multiple"),
         ("SICSRec", ["modalities=[text]", "losses=[i2i]"], "losses"),
         ("SICSRec", ["run=a/b"], "run=a/b: .* the name of a folder"),
         ("SICSRec", ["ID_SeqEncoder.hidden_size=128"], "both steps"),
@@ -173,7 +173,7 @@ def test_from_files_to_a_table_and_again(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr + first.stdout
     second = bash("run_train.sh", *words)
     assert second.returncode == 0, second.stderr
-    assert "epoch 0" in first.stdout and "epoch 0" not in second.stdout
+    assert "epoch 1 [" in first.stdout and "epoch 1 [" not in second.stdout
     assert all(f" {step}\n" in second.stdout for step in PIPELINES["SICSRec"])
     table = bash("run_test.sh", "SICSRec", "Tiny", *folders, "device=cpu")
     assert table.returncode == 0, table.stderr
