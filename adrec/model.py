@@ -246,11 +246,10 @@ class ADRec(nn.Module):
 
     def enqueue(self, sequence_keys: Tensor, item_keys: Tensor, batch: Batch) -> None:
         """Put the keys of all processes into the queues."""
-        items, sequence_keys, item_keys = (
-            # if all processes have the same rows, those of the first are enough
-            self.processes.gather_rows(rows)[: len(rows) if batch.same_in_all_processes else None]
-            for rows in (batch.target_items, sequence_keys, item_keys)
-        )
+        parts = [self.processes.gather_rows(rows) for rows in (batch.target_items, sequence_keys, item_keys)]
+        if batch.same_in_all_processes:  # keep the first process's keys
+            parts = [rows[: len(batch)] for rows in parts]
+        items, sequence_keys, item_keys = parts
         self.sequence_queue.push(sequence_keys, items)
         self.item_queue.push(item_keys, items)
 
