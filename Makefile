@@ -47,7 +47,7 @@ types: $(READY)  ## Check types (mypy)
 	@$(RUN) -m mypy $(SOURCES)
 
 doctor:  ## Check packages, device, memory and disk; installs nothing
-	@python="$(RUN)"; [ -x "$$(command -v "$$python")" ] || python="$(BASE)"; "$$python" -m common.doctor
+	@python="$(RUN)"; [ -x "$$(command -v "$$python")" ] || python="$(BASE)"; "$$python" -m reproduce.doctor
 
 environment:  ## Make the environment anew
 	@$(MAKE) --no-print-directory -W requirements.txt ANEW=yes $(STAMP)

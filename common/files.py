@@ -23,17 +23,13 @@ PACKAGES = ("torch", "transformers", "recbole", "optuna", "numpy", "pandas")
 
 
 @contextmanager
-def atomic(path: Path, several_writers: bool = False) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it is renamed to ``path`` when the block ends without an error.
 
     A reader sees the old file or the whole new one, also after SIGKILL or a full disk.
-
-    Args:
-        several_writers: processes may write the same content at once, so each has a temporary path. Otherwise there is
-            one such path, and what a killed process left there is overwritten.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}{os.getpid() if several_writers else ''}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from common.doctor import REPOSITORY, read_requirements
+from reproduce.doctor import REPOSITORY, read_requirements
 
 PYTHON = """#!/bin/bash
 # answers as a Python {version}; "-m venv DIR" copies it to DIR/bin

@@ -1,6 +1,6 @@
 """Checks the environment, the machine and the files of a data set; exit 1 if anything is wrong.
 
-    python -m common.doctor [DATASET] [datasets_dir=DIR] [features_dir=DIR] [finetune_dir=DIR]
+    python -m reproduce.doctor [DATASET] [datasets_dir=DIR] [features_dir=DIR] [finetune_dir=DIR]
 
 Each line is marked "ok", "later" (another step makes it) or "WRONG". Nothing is written. It starts without any package
 installed; what needs packages is imported after they were found.
@@ -213,7 +213,7 @@ def read_words(words: Sequence[str]) -> Tuple[str, Dict[str, Path]]:
             raise UserError(f"unknown setting '{key}'{nearest(key, SETTINGS)}")
         folders[key] = Path(value)
     if len(names) > 1 or any(name.startswith("-") for name in names):
-        raise UserError(f"usage: python -m common.doctor [DATASET] [{'=DIR] ['.join(SETTINGS)}=DIR]")
+        raise UserError(f"usage: python -m reproduce.doctor [DATASET] [{'=DIR] ['.join(SETTINGS)}=DIR]")
     return "".join(names), folders
 
 

@@ -12,10 +12,10 @@ import torch
 from tiny import N_ITEMS, N_USERS, make_tiny_dataset, tiny_sequences
 from transformers import BertConfig, BertModel
 
-from common import doctor
-from common.doctor import REPOSITORY, Report, kernels_serve, main
 from common.errors import UserError
 from common.features import features_path
+from reproduce import doctor
+from reproduce.doctor import REPOSITORY, Report, kernels_serve, main
 
 
 @pytest.fixture
@@ -98,14 +98,14 @@ BARE = """
 import sys
 class NothingInstalled:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] not in ("common", *sys.stdlib_module_names):
+        if name.split(".")[0] not in ("common", "reproduce", *sys.stdlib_module_names):
             raise ImportError(f"{name} is not installed")
 sys.meta_path.insert(0, NothingInstalled())
 import importlib.metadata
 def absent(name):
     raise importlib.metadata.PackageNotFoundError(name)
 importlib.metadata.version = absent
-from common.doctor import main
+from reproduce.doctor import main
 main(["ml-100k"])
 """
 
