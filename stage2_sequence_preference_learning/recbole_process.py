@@ -18,17 +18,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Iterator, List, Optional
 
 from tqdm import tqdm
 
 from common.dataset import Dataset, items_path, load_dataset, sequences_path
 from common.errors import UserError, run_script
-from common.files import atomic, exclusive, recipe, record, up_to_date
+from common.files import atomic, making, recipe, record
 from common.settings import CommonSettings, parse, setting
 
 CONFIGS = Path(__file__).parent / "props" / "recbole_process"
 HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass
@@ -48,69 +49,39 @@ def inter_path(settings: CommonSettings, split: str) -> Path:
     return recbole_folder(settings) / settings.dataset / f"{settings.dataset}.{split}.inter"
 
 
-def train_targets(length: int) -> Sequence[int]:
-    """Places of the training targets in a sequence of ``length``: all but the last two, from the end to the second."""
-    return range(length - 3, 0, -1)
-
-
-def valid_targets(length: int) -> Sequence[int]:
-    """The place before the last."""
-    return (length - 2,)
-
-
-def test_targets(length: int) -> Sequence[int]:
-    """The last place."""
-    return (length - 1,)
-
-
-SPLITS: Dict[str, Callable[[int], Sequence[int]]] = {
-    "train": train_targets,
-    "valid": valid_targets,
-    "test": test_targets,
-}
-
-
 def rows(dataset: Dataset, split: str, max_seq_length: int) -> Iterator[str]:
     """The lines of a split, users in file order, a user's longest history first."""
     tokens = [str(item + 1) for item in range(dataset.n_items)]
     for user, sequence in zip(dataset.users, dataset.sequences):
         words = [tokens[item] for item in sequence.tolist()]
-        for place in SPLITS[split](len(words)):
+        last = len(words) - 1
+        places = {"train": range(last - 2, 0, -1), "valid": [last - 1], "test": [last]}[split]
+        for place in places:
             history = " ".join(words[max(0, place - max_seq_length) : place])
             yield f"{user + 1}\t{history}\t{words[place]}\n"
 
 
 def run(settings: Settings, force: bool = False) -> None:
     """Write the three files, unless they are up to date."""
-    home = settings.dataset_dir
-    inputs = {"sequences": sequences_path(home), "items": items_path(home, settings.dataset)}
-    dataset = load_dataset(home, settings.dataset)
+    home, name = settings.dataset_dir, settings.dataset
+    dataset = load_dataset(home, name)
+    if all(len(sequence) < 4 for sequence in dataset.sequences):
+        raise UserError(f"{sequences_path(home)}: no row for train: no user has four items or more")
+    inputs = {"sequences": sequences_path(home), "items": items_path(home, name)}
     made_from = recipe("recbole_process", {"max_seq_length": settings.max_seq_length}, inputs)
-    record_path = recbole_folder(settings) / "recbole_process.json"
-    if not force and up_to_date(record_path, made_from):
-        print(f"recbole_process: {recbole_folder(settings)} is up to date")
-        return
-    with exclusive(recbole_folder(settings)):
-        record_path.unlink(missing_ok=True)
-        counts = {split: _write_split(settings, dataset, split) for split in SPLITS}
-        record(record_path, made_from, {split: inter_path(settings, split) for split in SPLITS}, {"rows": counts})
-    shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-    print(f"recbole_process: {recbole_folder(settings)}: rows: {shown}")
-
-
-def _write_split(settings: Settings, dataset: Dataset, split: str) -> int:
-    """Write one file, row by row; return the number of rows."""
-    if all(len(SPLITS[split](len(sequence))) == 0 for sequence in dataset.sequences):
-        raise UserError(f"{sequences_path(dataset.folder)}: no row for {split}: no user has four items or more")
-    count = 0
-    with atomic(inter_path(settings, split)) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
-        out.write(HEADER)
-        for row in tqdm(
-            rows(dataset, split, settings.max_seq_length), desc=split, disable=None, unit="row", leave=False
-        ):
-            out.write(row)
-            count += 1
-    return count
+    path = recbole_folder(settings) / "recbole_process.json"
+    with making(path, made_from, force) as needed:
+        if not needed:
+            return
+        path.unlink(missing_ok=True)
+        for split in SPLITS:
+            file = inter_path(settings, split)
+            with atomic(file) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
+                lines = rows(dataset, split, settings.max_seq_length)
+                out.write(HEADER)
+                out.writelines(tqdm(lines, desc=split, disable=None, unit="row", leave=False))
+        record(path, made_from, {split: inter_path(settings, split) for split in SPLITS})
+    print(f"written: {recbole_folder(settings) / name}/{name}.{{{','.join(SPLITS)}}}.inter")
 
 
 def main(argv: Optional[List[str]] = None) -> None:
