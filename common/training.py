@@ -12,8 +12,9 @@ import csv
 import io
 import logging
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, Iterable, List, Optional, Protocol, Tuple
+from typing import Any, Dict, List, Optional, Protocol, Tuple
 
 import numpy as np
 import torch
@@ -80,6 +81,30 @@ class Progress:
         return self.stop or self.epoch >= epochs
 
 
+class TermSums:
+    """Sums of the loss's terms since the last validation. `add` does not wait for the device."""
+
+    def __init__(self) -> None:
+        self.names: List[str] = []
+        self.sums, self.rows = torch.zeros(()), 0
+        self.first_bad = torch.full((), torch.inf)  # the step at which each term was first not finite
+
+    def add(self, terms: Dict[str, Tensor], rows: int, step: int) -> None:
+        """Add the terms of a step, which are means over ``rows``."""
+        self.names = list(terms)
+        values = torch.stack([term.detach().float() for term in terms.values()])
+        self.sums, self.rows = self.sums + values * rows, self.rows + rows
+        self.first_bad = torch.where(values.isfinite(), torch.inf, step).minimum(self.first_bad)
+
+    def means(self, epoch: int) -> Dict[str, float]:
+        """The terms' means over the rows. Raises `Diverged` if a term was not finite."""
+        step = float(self.first_bad.min())
+        if step < torch.inf:
+            bad = ", ".join(name for name, first in zip(self.names, self.first_bad.tolist()) if first == step)
+            raise Diverged(f"epoch {epoch}, step {step:.0f}: the loss is not finite, from its term: {bad}")
+        return dict(zip(self.names, (self.sums / self.rows).tolist()))
+
+
 def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
     """SGD or Adam over the trained parameters, Adam with one fused kernel where torch has one for the device."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -105,8 +130,7 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
     optimizer, scaler = make_optimizer(model, settings), run.compute.scaler()
     validation = settings if isinstance(settings, LoopSettings) else None
     valid_steps = validation.valid_steps if validation else None
-    distributed = run.processes.size > 1
-    stepped = DistributedDataParallel(model, broadcast_buffers=False) if distributed else model
+    stepped = distributed(model) if run.processes.size > 1 else model
     parameters = count_parameters(model)
     logging.info(f"{run.model} on {run.compute.device} in {run.compute.precision}: {run.folder}")
     logging.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} frozen")
@@ -115,61 +139,59 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
     at = resume(model, optimizer, scaler, run)
     writer = SummaryWriter(str(run.folder), purge_step=at.total_steps) if run.processes.first else None
     while not at.is_over(settings.epochs):
-        steps = train.epoch(at.epoch)
-        sums, rows, started = torch.zeros(()), 0, time.perf_counter()
-        first_bad = torch.full((), torch.inf)  # the step at which each term was first not finite
+        steps, sums, started = train.epoch(at.epoch), TermSums(), time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(at.epoch)
-        bar = tqdm(steps[at.step :], desc=f"epoch {at.epoch}", unit="step", leave=False, disable=not_shown(run))
         model.train()
-        for chosen in bar:
-            batch, total = train.load(chosen)
+        for rows in tqdm(steps[at.step :], desc=f"epoch {at.epoch}", unit="step", leave=False, disable=not_shown(run)):
+            batch, total = train.load(rows)
             batch = batch.to(run.compute.device)
             with run.compute.autocast():
                 terms = stepped(batch)
-            loss = sum(terms.values())
             share = len(batch) * run.processes.size / total  # DDP averages over processes: the mean over all rows
 
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss * share).backward()
+            scaler.scale(sum(terms.values()) * share).backward()
             if settings.clip_grad_norm:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
             scaler.step(optimizer)
             scaler.update()
 
+            sums.add(terms, len(batch), at.step)
             at.step, at.total_steps = at.step + 1, at.total_steps + 1
-            values = torch.stack([term.detach().float() for term in terms.values()])
-            sums, rows = sums + values * len(batch), rows + len(batch)
-            due = at.total_steps % settings.log_steps == 0
             ends = at.step == len(steps) or (valid_steps and at.total_steps % valid_steps == 0)
-            first_bad = torch.where(values.isfinite(), torch.inf, at.step - 1).minimum(first_bad)
-            if due or ends:
-                check_finite(terms, first_bad, at)
-            if due and writer:
-                write_scalars(writer, "step", dict(zip(terms, values.tolist())), at.total_steps)
-                writer.add_scalar("learning_rate", optimizer.param_groups[0]["lr"], at.total_steps)
+            if at.total_steps % settings.log_steps == 0:
+                means = sums.means(at.epoch)
+                if writer:
+                    write_scalars(writer, "step", means, at.total_steps)
             if not ends:
                 continue
 
+            means, sums = sums.means(at.epoch), TermSums()
             found = validate(model, valid, run, validation) if validation and valid is not None else {}
             if at.step == len(steps):
                 at.epoch, at.step = at.epoch + 1, 0
             at.seconds, started = at.seconds + time.perf_counter() - started, time.perf_counter()
-            means = dict(zip(terms, (sums / rows).tolist()))
             better = keep_if_best(model, found, at, validation, run) if validation else False
             log_validation(means, found, better, at, len(steps), writer, run)
             save_last(model, optimizer, scaler, at, run)
-            sums, rows = torch.zeros(()), 0
-            model.train()
             if at.is_over(settings.epochs):
                 break
+            model.train()
     if writer:
         writer.close()
-    cost = {"seconds": round(at.seconds, 2), "parameters": parameters}
     operations = operations_per_epoch(model, train, run)
     if run.processes.first:
-        run.write_metrics({**at.best, "epochs": at.epoch + (at.step > 0), **cost, "operations_per_epoch": operations})
+        cost = {"seconds": round(at.seconds, 2), "parameters": parameters, "operations_per_epoch": operations}
+        run.write_metrics({**at.best, "epochs": at.epoch + (at.step > 0), **cost})
+
+
+def distributed(model: nn.Module) -> DistributedDataParallel:
+    """A model whose gradients are averaged over the processes; buffers such as ADRec's queues are equal anyway."""
+    with warnings.catch_warnings():  # torch 2.13 renamed the argument
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def validate(model: Any, valid: Any, run: Run, settings: LoopSettings) -> Dict[str, float]:
@@ -244,14 +266,6 @@ def resume(model: Any, optimizer: torch.optim.Optimizer, scaler: Any, run: Run) 
     at = Progress(**state["progress"])
     logging.info(f"continues after epoch {at.epoch - 1}" if at.step == 0 else f"continues in epoch {at.epoch}")
     return at
-
-
-def check_finite(terms: Iterable[str], first_bad: Tensor, at: Progress) -> None:
-    """Raise `Diverged` if a term was not finite in a step of this epoch."""
-    step = float(first_bad.min())
-    if step < torch.inf:
-        bad = ", ".join(name for name, first in zip(terms, first_bad.tolist()) if first == step)
-        raise Diverged(f"epoch {at.epoch}, step {step:.0f}: the loss is not finite, from its term: {bad}")
 
 
 def log_validation(
