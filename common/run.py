@@ -72,7 +72,7 @@ class OptimSettings(ComputeSettings):
     train_batch_size: int = setting(1024, "predictions per step, over all processes", minimum=1)
     learning_rate: float = setting(1e-3, "learning rate", minimum=0)
     epochs: int = setting(300, "largest number of epochs", minimum=1)
-    clip_grad_norm: Optional[float] = setting(None, "largest gradient norm; null: no clipping", minimum=0)
+    clip_grad_norm: Optional[float] = setting(None, "largest gradient norm; null: no clipping", minimum=1e-6)
     log_steps: int = setting(50, "steps between entries in TensorBoard", minimum=1, shapes=False)
 
     def learning_rate_at(self, epoch: int) -> float:

@@ -137,7 +137,7 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
 
     seed_everything(settings.seed + run.processes.rank)  # each process draws its own dropout
     at = resume(model, optimizer, scaler, run)
-    writer = SummaryWriter(str(run.folder), purge_step=at.total_steps) if run.processes.first else None
+    writer = SummaryWriter(str(run.folder), purge_step=at.total_steps + 1) if run.processes.first else None
     while not at.is_over(settings.epochs):
         steps, sums, started = train.epoch(at.epoch), TermSums(), time.perf_counter()
         for group in optimizer.param_groups:
