@@ -18,25 +18,18 @@ from typing import Any, Dict, List, Mapping, Optional
 import pandas as pd
 
 from common.errors import UserError, nearest, run_script
-from common.files import checksum, read_json, read_text, write_text
-from common.settings import (
-    DeviceSettings,
-    as_dict,
-    build,
-    help_of_settings,
-    read_yaml,
-    setting,
-    split_overrides,
-    typed,
-)
+from common.features import MODALITIES
+from common.files import read_json, read_text, write_text
+from common.run import BEST, MADE
+from common.settings import DeviceSettings, as_dict, build, help_of_settings, read_yaml, setting, split_overrides, typed
+from reproduce.formats import mean_and_std
 from reproduce.pipeline import Step, pipeline
 from reproduce.ranks import METRICS
 from reproduce.train import command_line, read_command_line
 
-MASKED = "the metrics with the history masked (NineRec's protocol)"
 CHECKPOINTS = ("id_checkpoint", "text_checkpoint")  # settings that name other runs, which are inputs too
 NOT_IN_LABEL = ("dataset", "seed", "variant", "precision", *CHECKPOINTS)
-MODALITIES = ("text", "image")
+SEEDED = (*MODALITIES, "scores", "valid_scores")  # inputs whose path may hold the seed
 
 
 @dataclass
@@ -76,22 +69,11 @@ class Run:
         return f"{self.step.name} ({', '.join(parts)})" if parts else self.step.name
 
     def test(self, places: Mapping[str, str]) -> None:
-        """Test the run, unless that was done before.
-
-        Args:
-            places: device, results_dir and datasets_dir.
-        """
+        """Test the run, unless that was done before; ``places`` are device, results_dir and datasets_dir."""
         if "test" not in self.result:
             own = {**read_yaml(self.folder / "settings.yaml"), **places, "run": self.folder.name, "test": True}
             self.step.script.train(build(self.step.schema, own))  # it is trained, so this only tests
             self.result = read_json(self.folder / "metrics.json")
-
-
-def without_seed(content: Any) -> Any:
-    """Settings without seeds and the checkpoints of other runs."""
-    if isinstance(content, dict):
-        return {k: without_seed(v) for k, v in content.items() if k not in ("seed", *CHECKPOINTS)}
-    return [without_seed(value) for value in content] if isinstance(content, list) else content
 
 
 def any_seed(name: str, seed: int) -> str:
@@ -99,35 +81,27 @@ def any_seed(name: str, seed: int) -> str:
     return re.sub(rf"(?<!\d){seed}(?!\d)", "{seed}", name)
 
 
-def lineage(made_from: Mapping[str, Any], seed: int, results_dir: Path) -> Dict[str, Any]:
-    """What runs have in common that differ by their seed alone.
+def without_seed(made_from: Mapping[str, Any], results_dir: Path) -> Dict[str, Any]:
+    """What runs have in common that differ by their seed alone: settings, and inputs by their content.
 
-    It is the record without seeds. In place of an input it has the lineage of the step that made it, where that left
-    a record; else, of features and scores, the path, if the seed is part of it; else the checksum.
+    A checkpoint of another run in ``results_dir`` counts by what that run was made from, and features and scores with
+    the seed in their path by that path.
     """
+    seed = made_from["settings"]["seed"]
     inputs: Dict[str, Any] = {}
-    for name, entry in sorted(made_from["inputs"].items()):
+    for name, entry in made_from["inputs"].items():
         path = Path(entry["path"])
-        moved = results_dir.joinpath(*path.parts[-4:])  # a checkpoint of results that were moved
-        record = record_of(path, entry["sha256"]) or record_of(moved, entry["sha256"])
-        if record is not None:
-            inputs[name] = lineage(record, seed, results_dir)
+        of_run = results_dir.joinpath(*path.parts[-4:-1], MADE)
+        other = read_json(of_run) if path.name == BEST and of_run.is_file() else None
+        place = "/".join(path.parts[-2:])
+        if other and other["outputs"]["best"]["sha256"] == entry["sha256"]:
+            inputs[name] = without_seed(other, results_dir)
+        elif name in SEEDED and any_seed(place, seed) != place:
+            inputs[name] = any_seed(place, seed)
         else:
-            end = "/".join(path.parts[-2:])
-            named = any_seed(end, seed) if name in (*MODALITIES, "scores", "valid_scores") else end
-            inputs[name] = named if named != end else entry["sha256"]
-    return {"step": made_from["step"], "settings": without_seed(made_from["settings"]), "inputs": inputs}
-
-
-def record_of(path: Path, sha256: str) -> Optional[Dict[str, Any]]:
-    """The record of the step that made a file or folder, if both are there and the content is still the same."""
-    if not path.exists() or checksum(path) != sha256:
-        return None
-    for record in (path.with_suffix(".json"), *(path.with_name(f"{name}.json") for name in ("made", "sft", "summary"))):
-        if record.is_file():
-            content: Dict[str, Any] = read_json(record)
-            return content
-    return None
+            inputs[name] = entry["sha256"]
+    settings = {k: v for k, v in made_from["settings"].items() if k not in ("seed", *CHECKPOINTS)}
+    return {"step": made_from["step"], "settings": settings, "inputs": inputs}
 
 
 def find_runs(step: Step, results_dir: Path, dataset: str, wanted: Mapping[str, Any]) -> List[Run]:
@@ -138,11 +112,10 @@ def find_runs(step: Step, results_dir: Path, dataset: str, wanted: Mapping[str, 
     """
     wanted = typed(step.schema, wanted, "command line")
     runs = []
-    for path in sorted((results_dir / step.name / dataset).glob("*/metrics.json")):
-        run = Run(step, path.parent, read_json(path.with_name("made.json")), read_json(path))
-        settings = {**read_yaml(path.with_name("settings.yaml")), **run.made_from["settings"]}
+    for path in sorted((results_dir / step.name / dataset).glob(f"*/{MADE}")):
+        settings = read_yaml(path.with_name("settings.yaml"))
         if all(settings[key] == value for key, value in wanted.items()):
-            runs.append(run)
+            runs.append(Run(step, path.parent, read_json(path), read_json(path.with_name("metrics.json"))))
     return runs
 
 
@@ -153,7 +126,7 @@ def table(runs: List[Run], split: str, results_dir: Path) -> pd.DataFrame:
         seed, result = run.made_from["settings"]["seed"], run.result
         lines.append(
             {
-                "group": repr(lineage(run.made_from, seed, results_dir)),
+                "group": repr(without_seed(run.made_from, results_dir)),
                 "model": run.label(),
                 "folder": run.folder.name,
                 "seed": seed,
@@ -164,16 +137,16 @@ def table(runs: List[Run], split: str, results_dir: Path) -> pd.DataFrame:
             }
         )
     every = pd.DataFrame(lines)
+    n_runs = every.groupby("group", sort=False).size()
     groups = every.drop_duplicates(["group", "seed"]).groupby("group", sort=False)  # of a seed, the first run counts
-    first, mean, std = groups.first(), groups.mean(numeric_only=True), groups.std(numeric_only=True)
-    n_seeds, n_runs = groups.size(), every.groupby("group", sort=False).size()
+    first = groups.first()
     shared = first["model"].duplicated(keep=False)
     found = pd.DataFrame({"model": first["model"].where(~shared, first["model"] + ": " + first["folder"])})
-    found["seeds"] = [f"{n}" if n == all_runs else f"{n} ({all_runs} runs)" for n, all_runs in zip(n_seeds, n_runs)]
-    for metric in (m.upper() for m in METRICS):
-        found[metric] = [f"{m:.4f}" + ("" if s != s else f" ± {s:.4f}") for m, s in zip(mean[metric], std[metric])]
+    found["seeds"] = [f"{n}" if n == all_runs else f"{n} ({all_runs} runs)" for n, all_runs in zip(groups.size(), n_runs)]
+    for metric in METRICS:
+        found[metric.upper()] = groups[metric.upper()].agg(mean_and_std)
     for column, digits in {"valid HIT@10": 4, "valid NDCG@10": 4, "epochs": 0, "train s": 0}.items():
-        found[column] = [f"{value:.{digits}f}" for value in mean[column]]
+        found[column] = groups[column].mean().map(f"{{:.{digits}f}}".format)
     return found.reset_index(drop=True)
 
 
@@ -182,7 +155,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser = command_line(__doc__)
     parser.epilog = help_of_settings(Settings, "settings (key=value):", ["dataset"])
     parser.epilog += "\nany setting of the model, such as alpha=0.2 or seed=7, selects the runs that have it"
-    parser.add_argument("--masked", action="store_true", help=MASKED)
+    parser.add_argument("--masked", action="store_true", help="results with the history masked (NineRec's protocol)")
     arguments = read_command_line(parser, argv)
     *earlier, final = pipeline(arguments.model)
     values = split_overrides(arguments.overrides)

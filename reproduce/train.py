@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from common.errors import UserError, nearest, run_script
-from common.files import write_json
+from common.files import write_text
 from common.settings import REPOSITORY, CommonSettings, Parser, as_dict, build, read_yaml, split_overrides, typed
 from reproduce.pipeline import PIPELINES, SCRIPTS, STAGE_1, Step, pipeline, route
 
@@ -107,18 +107,14 @@ def check_inputs(planned: Plan) -> None:
             check_there(features_path(Path(final["features_dir"]), dataset, modality))
 
 
-def run_plan(planned: Plan, force: bool) -> Tuple[Path, Dict[str, float]]:
-    """Run the steps in their order.
-
-    Returns:
-        The folder of the last step's run, and each step's seconds.
+def run_plan(planned: Plan, force: bool) -> Path:
+    """Run the steps in their order. Returns the folder of the last step's run.
 
     Raises:
         UserError: from `check_inputs` or a step.
     """
     check_inputs(planned)
     settings_of: Dict[str, Any] = {step.name: settings for step, settings in planned}
-    seconds: Dict[str, float] = {}
     for number, (step, settings) in enumerate(planned, start=1):
         print(f"== {number}/{len(planned)} {step.name}", flush=True)
         start = time.perf_counter()
@@ -126,9 +122,8 @@ def run_plan(planned: Plan, force: bool) -> Tuple[Path, Dict[str, float]]:
             Step("sft_content_encoder").script.check_inputs(settings_of["sft_content_encoder"])
         script = step.script
         folder: Path = (script.train if hasattr(script, "train") else script.run)(settings, force)
-        seconds[step.name] = round(time.perf_counter() - start, 2)
-        print(f"   {seconds[step.name]:.1f} s", flush=True)
-    return folder, seconds
+        print(f"   {time.perf_counter() - start:.1f} s", flush=True)
+    return folder
 
 
 def command_line(doc: Optional[str]) -> Parser:
@@ -163,11 +158,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser = command_line(__doc__)
     parser.epilog = _help_epilog()
     parser.add_argument("--force", action="store_true", help="do every step again, though it is up to date")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write the run's folder and seconds here (JSON)")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the path of the run's folder here")
     arguments = read_command_line(parser, argv)
-    folder, seconds = run_plan(plan(arguments.model, arguments.dataset, arguments.overrides), arguments.force)
+    folder = run_plan(plan(arguments.model, arguments.dataset, arguments.overrides), arguments.force)
     if arguments.record is not None:
-        write_json(arguments.record, {"folder": str(folder), "seconds": seconds})
+        write_text(arguments.record, str(folder))
 
 
 if __name__ == "__main__":
