@@ -20,7 +20,7 @@ from common.errors import run_script
 from common.files import atomic
 from common.settings import setting
 from reproduce.ranks import METRICS
-from reproduce.rows import Results, Selection, command_line, history_of
+from reproduce.rows import Results, ResultsSettings, command_line, history_of
 from reproduce.significance import interval, resampled_means
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ OWN, OTHER = "#c8472f", "#3d4a5c"
 
 
 @dataclass
-class Settings(Selection):
+class Settings(ResultsSettings):
     """Settings of the figure."""
 
     metric: str = setting("ndcg@10", "the metric to draw", choices=METRICS)
@@ -41,7 +41,8 @@ def draw(results: Results, dataset: str, split: str, metric: str = "ndcg@10") ->
     from matplotlib.figure import Figure
 
     rows = sorted(results.of(dataset), key=lambda row: sum(row.values(split, metric)) / len(row.seeds))
-    gains = [row.ranks(split).gains(metric) for row in rows]
+    ranks = results.ranks(dataset, split)
+    gains = [ranks[row.name].gains(metric) for row in rows]
     own = {results.base} if results.base else set(results.against)
     figure = Figure(figsize=(5.6, 1.1 + 0.25 * len(rows)), layout="constrained")
     axes = figure.add_subplot()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Mapping, Sequence, Tuple
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -32,31 +32,23 @@ class Ranks:
         return np.where(self.ranks <= int(k), gain, 0.0)
 
 
-def read_ranks(folders: Sequence[Path], masked: bool = False) -> Ranks:
-    """Read ranks.csv of the runs of a row.
+def read_ranks(rows: Mapping[str, Sequence[Path]], masked: bool) -> Dict[str, Ranks]:
+    """Read ranks.csv in the run folders of each row.
 
     Raises:
         UserError: two runs were tested on different users or items.
     """
-    tables = [pd.read_csv(folder / "ranks.csv").sort_values("user", kind="stable") for folder in folders]
-    first = tables[0]
-    for folder, table in zip(folders, tables):
-        if not np.array_equal(table[["user", "item"]], first[["user", "item"]]):
-            raise UserError(f"{folder} and {folders[0]} were tested on different users or items; run the suite again")
-    ranks = np.stack([table["rank_masked" if masked else "rank"].to_numpy(float) for table in tables])
-    return Ranks(first["user"].to_numpy(), first["item"].to_numpy(), ranks)
-
-
-def check_same_targets(rows: Mapping[str, Ranks]) -> None:
-    """Check that rows can be paired by user.
-
-    Raises:
-        UserError: two rows were tested on different users or items.
-    """
-    (first, known), *others = rows.items()
-    for name, one in others:
-        if not (np.array_equal(one.users, known.users) and np.array_equal(one.items, known.items)):
-            raise UserError(f"'{first}' and '{name}' were tested on different users or items; run the suite again")
+    found = {}
+    first: Optional[Tuple[Path, pd.DataFrame]] = None
+    for name, folders in rows.items():
+        tables = [pd.read_csv(folder / "ranks.csv").sort_values("user", kind="stable") for folder in folders]
+        for folder, table in zip(folders, tables):
+            first = first or (folder, table)
+            if not np.array_equal(table[["user", "item"]], first[1][["user", "item"]]):
+                raise UserError(f"{folder} and {first[0]} were tested on different users or items; run the suite again")
+        ranks = np.stack([table["rank_masked" if masked else "rank"].to_numpy(float) for table in tables])
+        found[name] = Ranks(tables[0]["user"].to_numpy(), tables[0]["item"].to_numpy(), ranks)
+    return found
 
 
 def groups(dataset: Dataset, ranks: Ranks) -> Dict[str, np.ndarray]:

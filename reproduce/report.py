@@ -25,13 +25,13 @@ from common.errors import run_script
 from common.files import check_folder, commit, read_text, write_text
 from common.settings import setting
 from reproduce.formats import as_html
-from reproduce.rows import MASKED, Results, Row, Selection, command_line
+from reproduce.rows import MASKED, Results, ResultsSettings, Row, command_line
 
 PAGE = Path(__file__).parent / "report_page"
 
 
 @dataclass
-class Settings(Selection):
+class Settings(ResultsSettings):
     """Settings of the page."""
 
     out: Optional[str] = setting(None, "the file to write; null: report.html in <results_dir>/suites/<suite>/")

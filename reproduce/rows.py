@@ -7,32 +7,29 @@ import re
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar
 
 import pandas as pd
-from omegaconf import ListConfig
 
-from common.errors import UserError, nearest
+from common.errors import UserError
 from common.files import read_json
-from common.settings import Parser, help_of_settings, setting, split_overrides, typed
+from common.settings import Parser, help_of_settings, setting, typed
 from reproduce.ranks import Ranks, read_ranks
+from reproduce.suite import Selection, check_known, read_suite, read_words, suite_path
 
 TEST, MASKED = "test", "test_masked"  # splits of metrics.json: history unmasked (RecBole, the papers), masked (NineRec)
 
 
 @dataclass
-class Selection:
+class ResultsSettings(Selection):
     """The settings of `reproduce.table`, `reproduce.figure` and `reproduce.report`."""
 
     results_dir: str = setting("results", "folder of all results")
     datasets_dir: str = setting("datasets", "folder of the prepared data sets")
-    dataset: List[str] = setting([], "data sets to show; empty: all of the suite")
-    rows: List[str] = setting([], "rows to show; empty: all of the suite")
-    seeds: List[int] = setting([], "seeds to use; empty: all of the suite")
     base: Optional[str] = setting(None, "the row to compare all others with; null: as the suite's YAML says")
 
 
-S = TypeVar("S", bound=Selection)
+S = TypeVar("S", bound=ResultsSettings)
 
 
 @dataclass
@@ -48,10 +45,6 @@ class Row:
     def values(self, split: str, metric: str) -> List[float]:
         """A metric of each run."""
         return [result[split][metric] for result in self.results]
-
-    def ranks(self, split: str) -> Ranks:
-        """The test ranks of all runs."""
-        return read_ranks(self.folders, split == MASKED)
 
 
 @dataclass
@@ -75,6 +68,10 @@ class Results:
     def of(self, dataset: str) -> List[Row]:
         """The rows of a data set."""
         return [row for row in self.rows if row.dataset == dataset]
+
+    def ranks(self, dataset: str, split: str) -> Dict[str, Ranks]:
+        """The test ranks of each row of a data set; raises `UserError` if they are not of the same users and items."""
+        return read_ranks({row.name: row.folders for row in self.of(dataset)}, split == MASKED)
 
     def sides(self, dataset: str) -> Tuple[List[Row], List[Row]]:
         """The rows that are compared, and the rows that they are compared with."""
@@ -102,55 +99,45 @@ def command_line(schema: Type[S], doc: Optional[str], argv: Optional[List[str]])
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--masked", action="store_true", help="results with the history masked (NineRec's protocol)")
     arguments: Namespace = parser.parse_intermixed_args(argv)
-    values = split_overrides(arguments.words)
-    for key in {"dataset", "rows", "seeds"} & set(values):
-        values[key] = values[key] if isinstance(values[key], ListConfig) else [values[key]]
-    settings = schema(**typed(schema, values, "command line"))
+    settings = schema(**typed(schema, read_words(arguments.words), "command line"))
     results = read_results(arguments.suite, settings)
     if arguments.masked:
         results.suffix += "-masked"
     return settings, results, MASKED if arguments.masked else TEST
 
 
-def read_results(name: str, selection: Selection) -> Results:
+def read_results(name: str, settings: ResultsSettings) -> Results:
     """Read the finished runs of a suite, in the order of its YAML.
 
     Raises:
         UserError: the suite was not run, nothing selected is finished, or a selected name is unknown.
     """
-    from reproduce.suite import read_suite, suite_path
-
     path = suite_path(name)
     suite = read_suite(path)
     names = [row.name for row in suite.rows]
-    home = Path(selection.results_dir) / "suites" / path.stem
+    home = Path(settings.results_dir) / "suites" / path.stem
     again = f"run the suite with python -m reproduce.run {name}"
     if not (home / "runs.csv").is_file():
         raise UserError(f"{home / 'runs.csv'}: no such file; {again}, or correct results_dir")
-    runs = pd.read_csv(home / "runs.csv", dtype=str, keep_default_na=False).astype({"seed": int})
-    runs = runs[runs["row"].isin(names)].sort_values("seed", kind="stable")
-    base = selection.base or suite.base
-    selected: List[Tuple[str, Sequence[object], str]] = [
-        ("base", [selection.base] if selection.base else [], "row"),
-        ("dataset", selection.dataset, "dataset"),
-        ("rows", selection.rows, "row"),
-        ("seeds", selection.seeds, "seed"),
-    ]
-    for key, chosen, column in selected:
-        known = runs[column].unique().tolist()
-        for one in chosen:
-            if one not in known:
-                suggestion = nearest(str(one), map(str, known))
-                raise UserError(f"{key}={one}: not in {home / 'runs.csv'}{suggestion}; available: {known}")
-        if key != "base" and chosen:
-            runs = runs[runs[column].isin(chosen)]
+    runs = pd.read_csv(home / "runs.csv", dtype=str, keep_default_na=False)
+    runs = runs[runs["row"].isin(names)]
+    base = settings.base or suite.base
+    check_known("row", [settings.base] if settings.base else [], runs["row"].unique(), str(home / "runs.csv"))
+    for column, chosen in (
+        ("dataset", settings.dataset),
+        ("row", settings.rows),
+        ("seed", [*map(str, settings.seeds)]),
+    ):
+        check_known(column, chosen, runs[column].unique(), str(home / "runs.csv"))
+        runs = runs[runs[column].isin(chosen)] if chosen else runs
+    runs = runs.astype({"seed": int}).sort_values("seed", kind="stable")
     done = runs[runs["state"] == "done"].groupby(["dataset", "row"], sort=False)
     rows = [_row(group) for _, group in done]
     if not rows:
         raise UserError(f"{home / 'runs.csv'}: no selected run is finished; {again}")
     rows.sort(key=lambda row: names.index(row.name))
     against = [] if base else suite.against
-    return Results(path.stem, against, base, runs, rows, home, _suffix(selection), Path(selection.datasets_dir))
+    return Results(path.stem, against, base, runs, rows, home, _suffix(settings), Path(settings.datasets_dir))
 
 
 def _row(runs: pd.DataFrame) -> Row:
@@ -164,10 +151,10 @@ def _row(runs: pd.DataFrame) -> Row:
     return Row(first["row"], first["dataset"], runs["seed"].tolist(), folders, measured)
 
 
-def _suffix(selection: Selection) -> str:
+def _suffix(settings: ResultsSettings) -> str:
     """Part of a file name that keeps the output for a part of a suite apart from that for all of it."""
-    words = list(selection.dataset)
-    for key, names in (("rows", selection.rows), ("seeds", selection.seeds), ("base", [selection.base])):
+    words = list(settings.dataset)
+    for key, names in (("rows", settings.rows), ("seeds", settings.seeds), ("base", [settings.base])):
         words += [key, *map(str, names)] if any(name is not None for name in names) else []
     text = re.sub(r"[^\w.=+-]+", "-", "".join(f"-{word}" for word in words))
     return text if len(text) <= 80 else f"{text[:70]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -23,27 +23,31 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from common.errors import UserError, run_script
-from common.files import exclusive, read_json, read_text, write_text
-from common.settings import REPOSITORY, Parser
-from reproduce.suite import Suite, SuiteRun, load_suite, suite_names
+from common.files import exclusive, read_text, write_text
+from common.settings import REPOSITORY, Parser, help_of_settings, setting, split_overrides, typed
+from reproduce.suite import SuiteRun, load_suite, suite_names, suite_path
 
 COLUMNS = ["row", "model", "dataset", "seed", "state", "seconds", "folder", "command", "log"]
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 Record = Dict[str, str]  # a row of runs.csv
-Key = Tuple[str, str, str]
+Key = Tuple[str, str, str]  # row, data set, seed
 
 
-def key_of(run: SuiteRun) -> Key:
-    """The columns of runs.csv that identify a run."""
-    return run.row, run.dataset, str(run.seed)
+@dataclass
+class Settings:
+    """How a suite is run."""
+
+    jobs: int = setting(1, "runs at a time", minimum=1)
+    results_dir: str = setting("results", "folder of all results")
 
 
 def read_records(path: Path) -> Dict[Key, Record]:
-    """The rows of runs.csv by row, data set and seed; empty without a file."""
+    """The rows of runs.csv; empty without a file."""
     if not path.is_file():
         return {}
     return {(r["row"], r["dataset"], r["seed"]): r for r in csv.DictReader(io.StringIO(read_text(path)))}
@@ -60,24 +64,23 @@ def update_records(path: Path, changed: Dict[Key, Record]) -> None:
 
 
 class Runner:
-    """Runs a suite and keeps its runs.csv."""
+    """Runs a suite and keeps its runs.csv in ``home``."""
 
-    def __init__(self, suite: Suite, home: Path, jobs: int) -> None:
-        self.suite, self.home, self.jobs = suite, home, jobs
-        self.path = home / "runs.csv"
+    def __init__(self, runs: List[SuiteRun], home: Path, jobs: int) -> None:
+        self.runs, self.jobs, self.path = runs, jobs, home / "runs.csv"
         known = read_records(self.path)
         self.records: Dict[Key, Record] = {}
-        for run in suite.runs:
-            record = known.get(key_of(run), {})
+        for run in runs:
+            record = known.get(run.key, {})
             if record.get("command") != run.command:
                 values = [run.row, run.model, run.dataset, str(run.seed), WAITING, "", "", run.command]
                 record = dict(zip(COLUMNS, [*values, str(home / "logs" / f"{run.file_name}.log")]))
-            self.records[key_of(run)] = record
+            self.records[run.key] = record
 
     def run_all(self) -> List[SuiteRun]:
         """Start the runs in their order, ``jobs`` at a time, and wait for all; returns those that failed."""
         update_records(self.path, self.records)
-        waiting, failed, begin = list(self.suite.runs), [], time.perf_counter()
+        waiting, failed, begin = list(self.runs), [], time.perf_counter()
         active: Dict[SuiteRun, Tuple[subprocess.Popen[bytes], float]] = {}
         try:
             while waiting or active:
@@ -89,13 +92,13 @@ class Runner:
                 for run in ended:
                     process, since = active.pop(run)
                     self.finish(run, process.returncode, time.perf_counter() - since)
-                    state = self.records[key_of(run)]["state"]
+                    state = self.records[run.key]["state"]
                     failed += [run] if state == FAILED else []
                     n_left = len(waiting) + len(active)
-                    n_ended = len(self.suite.runs) - n_left
+                    n_ended = len(self.runs) - n_left
                     left = (time.perf_counter() - begin) / n_ended * n_left
                     print(
-                        f"[{n_ended}/{len(self.suite.runs)}] {state:<6} {run}: "
+                        f"[{n_ended}/{len(self.runs)}] {state:<6} {run}: "
                         f"{time.perf_counter() - since:,.0f} s; about {left / 60:,.0f} min left",
                         flush=True,
                     )
@@ -104,12 +107,12 @@ class Runner:
         finally:  # also on Ctrl-C and SIGTERM; the processes end and can resume
             for run, (process, _) in active.items():
                 process.terminate()
-                self.save(run, state=DONE if self.records[key_of(run)]["folder"] else WAITING)
+                self.save(run, state=DONE if self.records[run.key]["folder"] else WAITING)
         return failed
 
     def start(self, run: SuiteRun) -> subprocess.Popen[bytes]:
         """Start a run's process, which appends to the run's log."""
-        log = Path(self.records[key_of(run)]["log"])
+        log = Path(self.records[run.key]["log"])
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs)),
@@ -117,7 +120,7 @@ class Runner:
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
-        command = [sys.executable, "-m", "reproduce.train", *run.arguments, "--record", str(log.with_suffix(".json"))]
+        command = [sys.executable, "-m", "reproduce.train", *run.arguments, "--record", str(log.with_suffix(".folder"))]
         with open(log, "ab") as out:
             return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
 
@@ -126,45 +129,45 @@ class Runner:
         if code != 0:
             self.save(run, state=FAILED)
             return
-        made = Path(self.records[key_of(run)]["log"]).with_suffix(".json")
-        folder = read_json(made)["folder"]
+        before = self.records[run.key]
+        made = Path(before["log"]).with_suffix(".folder")
+        folder = read_text(made)
         made.unlink()
-        before = self.records[key_of(run)]
         if before["folder"] == folder:  # this process may have found everything up to date
             seconds = max(seconds, float(before["seconds"] or 0))
         self.save(run, state=DONE, folder=folder, seconds=f"{seconds:.1f}")
 
     def save(self, run: SuiteRun, **changed: str) -> None:
         """Change a run's row of runs.csv."""
-        self.records[key_of(run)].update(changed)
-        update_records(self.path, {key_of(run): self.records[key_of(run)]})
+        self.records[run.key].update(changed)
+        update_records(self.path, {run.key: self.records[run.key]})
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Check all runs, then run them or list them."""
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, help_of_settings(Settings, "settings (key=value):"))
     parser.add_argument("suite", help=", ".join(suite_names()))
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--dry-run", action="store_true", help="list the runs with their states, and stop")
     arguments = parser.parse_intermixed_args(argv)
-    options = {"jobs": "1", "results_dir": "results"}
-    options.update(word.split("=", 1) for word in arguments.words if word.partition("=")[0] in options)
-    if not options["jobs"].isdigit() or int(options["jobs"]) < 1:
-        raise UserError(f"jobs={options['jobs']}: must be a number of at least 1")
+    values = split_overrides(arguments.words)
+    own = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
+    settings = Settings(**typed(Settings, own, "command line"))
     words = [word for word in arguments.words if not word.startswith("jobs=")]
-    suite = load_suite(arguments.suite, words, with_inputs=not arguments.dry_run)
-    runner = Runner(suite, Path(options["results_dir"]) / "suites" / suite.name, int(options["jobs"]))
+    path = suite_path(arguments.suite)
+    runs = load_suite(path, words, with_inputs=not arguments.dry_run)
+    runner = Runner(runs, Path(settings.results_dir) / "suites" / path.stem, settings.jobs)
     if arguments.dry_run:
-        for run in suite.runs:
-            print(f"{runner.records[key_of(run)]['state']:<8} {run}: {run.command}")
+        for run in runs:
+            print(f"{runner.records[run.key]['state']:<8} {run}: {run.command}")
         return
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     failed = runner.run_all()
     for run in failed:
-        print(f"failed: {run}; log: {runner.records[key_of(run)]['log']}")
+        print(f"failed: {run}; log: {runner.records[run.key]['log']}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(suite.runs)} runs failed; the same command tries them again")
-    print(f"all {len(suite.runs)} runs are done; table: python -m reproduce.table {arguments.suite}")
+        raise UserError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
+    print(f"all {len(runs)} runs are done; table: python -m reproduce.table {arguments.suite}")
 
 
 if __name__ == "__main__":

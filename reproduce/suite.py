@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-import yaml
+from omegaconf import ListConfig
 
 from common.errors import UserError, nearest
 from common.settings import LARGEST_SEED, read_yaml, setting, split_overrides, typed
@@ -33,14 +33,9 @@ from reproduce.pipeline import pipeline
 from reproduce.train import check_inputs, plan, with_config
 
 SUITES = Path(__file__).resolve().parent / "suites"
-NOT_SETTINGS = {
-    "seed": "use seeds",
-    "run": "the runs of a suite are named after their settings",
-    "dataset": "use datasets",
-    "results_dir": "it belongs on the command line, because tables need it too",
-    "datasets_dir": "it belongs on the command line, because tables need it too",
-}
-NOT_WORDS = {**{key: NOT_SETTINGS[key] for key in ("seed", "run")}, "config": "a row's settings may have config: FILE"}
+SETS_ITSELF = ("seed", "run", "dataset")  # settings that a suite gives to each run
+FOLDERS = ("results_dir", "datasets_dir")  # settings of the command line, because tables need them too
+LISTS = ("dataset", "rows", "seeds")
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,11 @@ class SuiteRun:
         return f"{self.row} on {self.dataset}, seed {self.seed}"
 
     @property
+    def key(self) -> Tuple[str, str, str]:
+        """The columns of runs.csv that identify the run."""
+        return self.row, self.dataset, str(self.seed)
+
+    @property
     def arguments(self) -> List[str]:
         """What follows ``bash run_train.sh``."""
         return [self.model, self.dataset, *self.words]
@@ -73,24 +73,13 @@ class SuiteRun:
         return re.sub(r"[^\w.+=@-]+", "-", f"{self.row}-{self.dataset}-seed{self.seed}")
 
 
-@dataclass(frozen=True)
-class Suite:
-    """The runs, in the order in which they start, and what the table compares."""
+@dataclass
+class Selection:
+    """Which runs of a suite are meant."""
 
-    name: str
-    runs: List[SuiteRun]
-    against: List[str]  # rows that are compared with the strongest of the others
-    base: Optional[str]  # or the row that all others are compared with
-
-    @property
-    def rows(self) -> List[str]:
-        """Names of the rows, in the order of the YAML."""
-        return list(dict.fromkeys(run.row for run in self.runs))
-
-    @property
-    def datasets(self) -> List[str]:
-        """Data sets, in their order."""
-        return list(dict.fromkeys(run.dataset for run in self.runs))
+    dataset: List[str] = setting([], "data sets; empty: all of the suite")
+    rows: List[str] = setting([], "rows; empty: all of the suite")
+    seeds: List[int] = setting([], "seeds; empty: all of the suite", minimum=0, maximum=LARGEST_SEED)
 
 
 @dataclass
@@ -103,6 +92,7 @@ class Row:
     datasets: List[str] = setting([], "data sets; by default those of the suite")
     seeds: List[int] = setting([], "seeds; by default those of the suite", minimum=0, maximum=LARGEST_SEED)
 
+    @property
     def keys(self) -> Set[str]:
         """The settings of the model's steps, as ``key`` and as ``step.key``."""
         return {name for step in pipeline(self.model) for key in step.keys for name in (key, f"{step.name}.{key}")}
@@ -125,6 +115,11 @@ class SuiteFile:
         """``models``, which `read_suite` makes rows of."""
         return self.models
 
+    @property
+    def keys(self) -> Set[str]:
+        """The settings of all models, as ``key`` and as ``step.key``."""
+        return set().union(*(row.keys for row in self.rows))
+
 
 def suite_names() -> List[str]:
     """The suites of this project."""
@@ -145,34 +140,37 @@ def suite_path(name: str) -> Path:
     return path
 
 
-def load_suite(name: str, words: Sequence[str] = (), with_inputs: bool = False) -> Suite:
-    """Read a suite; the settings of each run are checked before anything starts.
+def read_words(words: Sequence[str]) -> Dict[str, Any]:
+    """``key=value`` as a mapping; each of `LISTS` may be given as one value."""
+    values = split_overrides(words)
+    return {k: [v] if k in LISTS and not isinstance(v, ListConfig) else v for k, v in values.items()}
+
+
+def load_suite(path: Path, words: Sequence[str] = (), with_inputs: bool = False) -> List[SuiteRun]:
+    """The runs of a suite in the order in which they start; the settings of each are checked.
 
     Args:
-        name: of a file in reproduce/suites/, or the path of a YAML.
-        words: ``dataset=``, ``seeds=`` and ``rows=`` select runs; any other ``key=value`` goes to each model that has
-            the key, in place of the YAML's.
+        words: ``key=value``: those of `Selection`; any other goes to each model that has the key, in place of the
+            YAML's value.
         with_inputs: check too that data sets and finished features can be found.
 
     Raises:
         UserError: names the file or the command line, the row and the key.
     """
-    path = suite_path(name)
     file = read_suite(path)
-    split_overrides(words)  # refuses what is no key=value, and a key given twice
-    given = dict(word.split("=", 1) for word in words)
-    chosen = {key: _names(given.pop(key)) for key in ("dataset", "seeds", "rows") if key in given}
-    _check_keys(given, NOT_WORDS, set().union(*(row.keys() for row in file.rows)), "command line")
+    values = read_words(words)
+    chosen = Selection(**typed(Selection, {key: values[key] for key in LISTS if key in values}, "command line"))
+    given = {key: text for key, _, text in (word.partition("=") for word in words) if key not in LISTS}
+    _check_keys(given, SETS_ITSELF, file.keys, "command line")
     names = [row.name for row in file.rows]
-    _check_known("row", chosen.get("rows", []), names, "rows")
-    rows = [row for row in file.rows if row.name in chosen.get("rows", names)]
-    if "dataset" in chosen:
-        rows = [replace(row, datasets=chosen["dataset"]) for row in rows]
-    if "seeds" in chosen:
-        seeds = typed(SuiteFile, {"seeds": chosen["seeds"]}, "command line")["seeds"]
-        rows = [replace(row, seeds=seeds) for row in rows]
+    check_known("row", chosen.rows, names, str(path))
+    rows = [
+        replace(row, datasets=chosen.dataset or row.datasets, seeds=chosen.seeds or row.seeds)
+        for row in file.rows
+        if row.name in (chosen.rows or names)
+    ]
     datasets = {dataset for row in (*file.rows, *rows) for dataset in row.datasets}
-    _check_known("data set", file.of_dataset, datasets, f"{path}: of_dataset")
+    check_known("data set", file.of_dataset, datasets, f"{path}: of_dataset")
     try:
         runs = [
             run for row in rows for dataset in row.datasets for run in _runs(file, row, dataset, given, with_inputs)
@@ -185,8 +183,7 @@ def load_suite(name: str, words: Sequence[str] = (), with_inputs: bool = False) 
         if count > 1:
             raise UserError(f"{path}: {file_name} occurs twice; give rows different names, and each seed once")
     order = list(dict.fromkeys(run.seed for run in runs))
-    runs.sort(key=lambda run: order.index(run.seed))  # each row has its first result before any row has its second
-    return Suite(path.stem, runs, file.against, file.base)
+    return sorted(runs, key=lambda run: order.index(run.seed))  # each row has a first result before any has a second
 
 
 def read_suite(path: Path) -> SuiteFile:
@@ -207,22 +204,22 @@ def read_suite(path: Path) -> SuiteFile:
     if file.against and file.base:
         raise UserError(f"{path}: 'against' and 'base' exclude each other; leave one out")
     compared = [*file.against, *([file.base] if file.base else [])]
-    _check_known("row", compared, [row.name for row in file.rows], f"{path}: against, base")
+    check_known("row", compared, [row.name for row in file.rows], f"{path}: against, base")
     try:
-        known = set().union(*(row.keys() for row in file.rows))
+        known = file.keys
         file.settings = with_config(file.settings, [step for row in file.rows for step in pipeline(row.model)])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     for settings in (file.settings, *file.of_dataset.values()):
-        _check_keys(settings, NOT_SETTINGS, known, str(path))
+        _check_keys(settings, (*SETS_ITSELF, *FOLDERS), known, str(path))
     for row in file.rows:
-        _check_keys(row.settings, NOT_SETTINGS, {*known, *row.settings}, str(path))  # the plan finds unknown ones
+        _check_keys(row.settings, (*SETS_ITSELF, *FOLDERS), row.settings, str(path))  # the plan finds unknown ones
     return file
 
 
 def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str], with_inputs: bool) -> List[SuiteRun]:
     """A row's runs on one data set: settings of the suite < of the data set < of the row < of the command line."""
-    known = row.keys()
+    known = row.keys
     shared = {**file.settings, **file.of_dataset.get(dataset, {})}
     try:
         own = with_config(row.settings, pipeline(row.model))
@@ -252,13 +249,7 @@ def _text(key: str, value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _names(text: str) -> List[str]:
-    """Names as they were typed: in ``rows=[1.10,on]`` there are no numbers."""
-    found = yaml.load(text, Loader=yaml.BaseLoader)
-    return list(found) if isinstance(found, list) else [found]
-
-
-def _check_known(what: str, names: Iterable[str], known: Iterable[str], where: str) -> None:
+def check_known(what: str, names: Iterable[str], known: Iterable[str], where: str) -> None:
     """Raise a `UserError` for a name that is not known."""
     known = list(known)
     for name in names:
@@ -266,10 +257,11 @@ def _check_known(what: str, names: Iterable[str], known: Iterable[str], where: s
             raise UserError(f"{where}: unknown {what} '{name}'{nearest(name, known)}; available: {', '.join(known)}")
 
 
-def _check_keys(keys: Iterable[str], refused: Mapping[str, str], known: Set[str], where: str) -> None:
+def _check_keys(keys: Iterable[str], refused: Sequence[str], known: Iterable[str], where: str) -> None:
     """Raise a `UserError` for a setting that a suite sets itself, or that none of its models has."""
     for key in keys:
         if key in refused:
-            raise UserError(f"{where}: '{key}' is not a setting of a suite: {refused[key]}")
+            use = "give it on the command line" if key in FOLDERS else "use datasets and seeds"
+            raise UserError(f"{where}: '{key}' is not a setting of a suite; {use}")
         if key not in known:
             raise UserError(f"{where}: setting '{key}': no model of the suite has it{nearest(key, known)}")

@@ -16,7 +16,7 @@ Writes: <results_dir>/suites/<suite>/table.{md,tex,csv,html}; for a part of the 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import List, Optional
 
 import numpy as np
 import pandas as pd
@@ -25,12 +25,20 @@ from common.dataset import Dataset, load_dataset
 from common.errors import run_script
 from common.files import write_text
 from reproduce.formats import BEST, Table, as_csv, best_and_second, latex, markdown, mean_and_std, page
-from reproduce.ranks import METRICS, check_same_targets, coverage_and_gini, groups
-from reproduce.rows import Results, Row, Selection, command_line, history_of
+from reproduce.ranks import METRICS, coverage_and_gini, groups
+from reproduce.rows import Results, ResultsSettings, Row, command_line, history_of
 from reproduce.significance import compare_means, holm, resampled_means
 
 PUBLISHED = Path(__file__).parent / "published.csv"
 NONE = "–"
+COST = {  # value of metrics.json → column, format
+    "valid.ndcg@10": ("valid NDCG@10", "{:.4f}"),
+    "parameters.trained": ("trained", "{:,.0f}"),
+    "parameters.frozen": ("frozen", "{:,.0f}"),
+    "epochs": ("epochs", "{:.0f}"),
+    "seconds": ("train s", "{:,.0f}"),
+    "operations": ("operations", "{:.3g}"),  # of all epochs
+}
 
 
 def overview(results: Results, split: str) -> Table:
@@ -64,9 +72,7 @@ def comparison(results: Results, dataset: str, split: str) -> Optional[Table]:
     ours, others = results.sides(dataset)
     if not ours or not others:
         return None
-    rows = [*ours, *others]
-    ranks = {row.name: row.ranks(split) for row in rows}
-    check_same_targets(ranks)
+    ranks = results.ranks(dataset, split)
     gains = {(name, metric): one.gains(metric) for name, one in ranks.items() for metric in METRICS}
     means = {key: float(values.mean()) for key, values in gains.items()}
     strongest = {metric: max(others, key=lambda row: means[row.name, metric]).name for metric in METRICS}
@@ -94,37 +100,25 @@ def comparison(results: Results, dataset: str, split: str) -> Optional[Table]:
 
 def cost(results: Results, dataset: str) -> Table:
     """Validation and the cost of training; means over seeds."""
-
-    def operations(result: Mapping[str, Any]) -> Optional[float]:
-        per_epoch: Optional[float] = result["operations_per_epoch"]
-        return None if per_epoch is None else per_epoch * result["epochs"]
-
-    measures: Dict[str, Callable[[Mapping[str, Any]], Optional[float]]] = {
-        "valid NDCG@10": lambda result: result["valid"]["ndcg@10"],
-        "trained": lambda result: result["parameters"]["trained"],
-        "frozen": lambda result: result["parameters"]["frozen"],
-        "epochs": lambda result: result["epochs"],
-        "train s": lambda result: result["seconds"],
-        "operations": operations,
-    }
-    formats = dict(zip(measures, ("{:.4f}", "{:,.0f}", "{:,.0f}", "{:.0f}", "{:,.0f}", "{:.3g}")))
-    rows = results.of(dataset)
-    columns = {"model": [row.name for row in rows]}
-    for name, measure in measures.items():
-        values = [[measure(result) for result in row.results] for row in rows]
-        columns[name] = [NONE if None in own else formats[name].format(np.mean(own)) for own in values]  # type: ignore[arg-type]
+    lines = []
+    for row in results.of(dataset):
+        runs = pd.json_normalize(row.results)
+        runs["operations"] = runs["operations_per_epoch"].astype(float) * runs["epochs"]
+        means = runs[list(COST)].astype(float).mean(skipna=False)
+        texts = [NONE if np.isnan(mean) else form.format(mean) for mean, (_, form) in zip(means, COST.values())]
+        lines.append([row.name, *texts])
+    frame = pd.DataFrame(lines, columns=["model", *(name for name, _ in COST.values())])
     note = (
         "Trained and frozen parameters. Seconds and floating-point operations are those of the run's training, without "
         "its search and the runs that it starts from. Validation: history unmasked."
     )
-    return Table(f"{dataset}: validation and cost", pd.DataFrame(columns), {}, [note])
+    return Table(f"{dataset}: validation and cost", frame, {}, [note])
 
 
 def by_groups(results: Results, dataset: Dataset, split: str) -> Table:
     """NDCG@10 by popularity of the target and length of the history; coverage and Gini of the top ten."""
     rows = results.of(dataset.name)
-    ranks = {row.name: row.ranks(split) for row in rows}
-    check_same_targets(ranks)
+    ranks = results.ranks(dataset.name, split)
     gains = {name: one.gains("ndcg@10").mean(axis=0) for name, one in ranks.items()}
     columns, marks = {"model": list(gains)}, {}
     for group, mask in groups(dataset, ranks[rows[0].name]).items():
@@ -176,7 +170,7 @@ def tables_of(results: Results, dataset: str, split: str) -> List[Table]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Write and print the tables."""
-    _, results, split = command_line(Selection, __doc__, argv)
+    _, results, split = command_line(ResultsSettings, __doc__, argv)
     tables = [overview(results, split)] if len(results.datasets) > 1 else []
     for dataset in results.datasets:
         tables += tables_of(results, dataset, split)

@@ -142,7 +142,9 @@ def table(runs: List[Run], split: str, results_dir: Path) -> pd.DataFrame:
     first = groups.first()
     shared = first["model"].duplicated(keep=False)
     found = pd.DataFrame({"model": first["model"].where(~shared, first["model"] + ": " + first["folder"])})
-    found["seeds"] = [f"{n}" if n == all_runs else f"{n} ({all_runs} runs)" for n, all_runs in zip(groups.size(), n_runs)]
+    found["seeds"] = [
+        f"{n}" if n == all_runs else f"{n} ({all_runs} runs)" for n, all_runs in zip(groups.size(), n_runs)
+    ]
     for metric in METRICS:
         found[metric.upper()] = groups[metric.upper()].agg(mean_and_std)
     for column, digits in {"valid HIT@10": 4, "valid NDCG@10": 4, "epochs": 0, "train s": 0}.items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 from typing import Dict, List, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from tiny import N_ITEMS, N_USERS, make_tiny_dataset, tiny_sequences, tiny_titles
 
@@ -16,6 +16,7 @@ from common.features import features_path, save_features
 from common.files import recipe, write_json
 from reproduce import report
 from reproduce.ranks import METRICS, Ranks
+from reproduce.rows import Results, ResultsSettings, read_results
 
 EVIL = """</script><script>alert("x")</script> & 'quoted'"""
 PAIRS = [(0, 5), (1, 6), (0, 5)]
@@ -91,26 +92,25 @@ def write_results(home: Path) -> Path:
                 write_history(folder, [0.1, 0.1 * seed + 0.2, 0.2])
             lines.append({"row": row, "model": model, "dataset": "Tiny", "seed": seed, "state": "done", "seconds": 60})
             lines[-1].update(folder=str(folder), command=f"bash run_train.sh {model} Tiny seed={seed}", log="x.log")
-    write_runs(home, lines)
+    suite = home / "results" / "suites" / "mine"
+    suite.mkdir(parents=True)
+    pd.DataFrame(lines).to_csv(suite / "runs.csv", index=False)
     path = home / "mine.yaml"
     path.write_text(SUITE)
     return path
-
-
-def write_runs(home: Path, lines: Sequence[Dict[str, object]]) -> None:
-    """runs.csv of the suite "mine"."""
-    path = home / "results" / "suites" / "mine" / "runs.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
 
 
 def words_of(suite: Path, *more: str) -> List[str]:
     """The command line of `reproduce.table`, `reproduce.figure` and `reproduce.report`."""
     home = suite.parent
     return [str(suite), f"results_dir={home / 'results'}", f"datasets_dir={home / 'datasets'}", *more]
+
+
+def results_of(suite: Path) -> Results:
+    """The suite's results."""
+    home = suite.parent
+    settings = ResultsSettings(results_dir=str(home / "results"), datasets_dir=str(home / "datasets"))
+    return read_results(str(suite), settings)
 
 
 def made_page(suite: Path, *more: str) -> str:

@@ -7,14 +7,13 @@ import html
 import io
 import re
 from pathlib import Path
-from typing import List
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from reported import EVIL, PAIRS, ROWS, made_page, text_of, words_of
+from reported import EVIL, PAIRS, ROWS, made_page, results_of, text_of, words_of
 from tiny import N_ITEMS, make_tiny_dataset, tiny_sequences
 
 from common.checkpoints import save_checkpoint
@@ -25,17 +24,12 @@ from common.files import read_json
 from reproduce import report
 from reproduce.report_page.items import drawn_pairs, drawn_users
 from reproduce.report_page.plots import curves, item_map, item_vectors, principal_plane
-from reproduce.rows import Row, Selection, read_results
+from reproduce.rows import Row
 
 
 @pytest.fixture
 def page(results: Path) -> str:
     return made_page(results, "users=3")
-
-
-def rows_of(results: Path) -> List[Row]:
-    """The rows of the suite."""
-    return read_results(str(results), Selection(*[word.split("=")[1] for word in words_of(results)[1:]])).rows
 
 
 def test_the_page_holds_figure_tables_runs_and_their_files(results: Path, page: str) -> None:
@@ -51,7 +45,7 @@ def test_the_page_holds_figure_tables_runs_and_their_files(results: Path, page: 
 
 
 def test_curves_are_those_of_history_csv(results: Path) -> None:
-    rows = rows_of(results)
+    rows = results_of(results).rows
     figure = curves(rows, "valid/ndcg@10", "t")
     assert figure is not None
     assert [trace.name for trace in figure.data] == [html.escape(name) for name in list(ROWS)[1:] for _ in (1, 2)]
@@ -67,7 +61,7 @@ def test_curves_are_those_of_history_csv(results: Path) -> None:
 def test_maps_show_principal_components_before_and_after_stage_1(results: Path, page: str) -> None:
     folder = results.parent / "datasets" / "Tiny"
     dataset, items = load_dataset(folder, "Tiny"), np.array([0, 3, 7])
-    found = item_vectors(rows_of(results), dataset, folder / "features" / "before_stage1")
+    found = item_vectors(results_of(results).rows, dataset, folder / "features" / "before_stage1")
     assert list(found) == ["text, before stage 1", "text, after stage 1"]
     for (title, vectors), source in zip(found.items(), (folder / "features" / "before_stage1", folder)):
         expected = load_features(features_path(source, "Tiny", "text"), N_ITEMS).double().numpy()
@@ -78,7 +72,7 @@ def test_maps_show_principal_components_before_and_after_stage_1(results: Path, 
 
 
 def test_vectors_of_a_tested_adrec_run_are_shown(results: Path) -> None:
-    rows = rows_of(results)
+    rows = results_of(results).rows
     path = rows[0].folders[0] / "item_embeddings.pth"
     save_checkpoint(path, {"embeddings": torch.eye(N_ITEMS)})
     try:
@@ -111,7 +105,7 @@ def test_pairs_are_those_of_the_file(results: Path, page: str) -> None:
 
 
 def test_users_have_history_next_item_and_each_rows_list(results: Path, page: str) -> None:
-    dataset, rows = load_dataset(results.parent / "datasets" / "Tiny", "Tiny"), rows_of(results)
+    dataset, rows = load_dataset(results.parent / "datasets" / "Tiny", "Tiny"), results_of(results).rows
     users = drawn_users(rows, dataset, 4, seed=1)
     assert [user.number for user in users] == [user.number for user in drawn_users(rows, dataset, 4, seed=1)]
     assert len(drawn_users(rows, dataset, 100, seed=1)) == len(tiny_sequences())

@@ -48,7 +48,9 @@ def test_id_encoders_count_by_what_they_were_made_from(tmp_path: Path) -> None:
     assert n_rows([*runs, run_of(tmp_path, 3, {}, step_1=8)], tmp_path / "results") == 2
     (tmp_path / "results").rename(tmp_path / "moved")
     assert n_rows(runs, tmp_path / "moved") == 1
-    write_text(tmp_path / "moved" / "ID_SeqEncoder" / "D" / "seed2-9" / "made.json", '{"outputs": {"best": {"sha256": ""}}}')
+    write_text(
+        tmp_path / "moved" / "ID_SeqEncoder" / "D" / "seed2-9" / "made.json", '{"outputs": {"best": {"sha256": ""}}}'
+    )
     assert n_rows(runs, tmp_path / "moved") == 2  # made again since
 
 

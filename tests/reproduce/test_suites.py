@@ -18,15 +18,19 @@ from small_suite import write
 from common.errors import UserError
 from common.settings import REPOSITORY
 from reproduce import run, suite
+from reproduce.pipeline import STAGE_1
 from reproduce.train import plan
 
 Small = Tuple[Path, List[str]]
 
 
+def load(name: str, *words: str) -> List[suite.SuiteRun]:
+    return suite.load_suite(suite.suite_path(name), words)
+
+
 @pytest.mark.parametrize("name", suite.suite_names())
 def test_each_suite_fits_the_models(name: str) -> None:
-    loaded = suite.load_suite(name, ["seeds=[1]"])
-    assert loaded.runs and set(loaded.against) <= set(loaded.rows)
+    assert load(name, "seeds=[1]")
 
 
 @pytest.mark.parametrize(
@@ -36,39 +40,26 @@ def test_each_suite_fits_the_models(name: str) -> None:
         ("models: [Popp]", "mine.yaml: unknown model 'Popp'; did you mean 'Pop'"),
         ("models: [{model: SASRec, settings: {hiden_size: 3}}]", "did you mean 'hidden_size'"),
         ("models: [{model: SASRec, settings: {hidden_size: 0}}]", "mine.yaml: SASRec on a: .*at least 1"),
-        ("models: [Pop]\nsettings: {windw: 3}", "setting 'windw': no model of the suite has it$"),
         ("models: [SASRec]\nsettings: {hiden_size: 3}", "no model of the suite has it; did you mean 'hidden_size'"),
         ("models: [SASRec]\nsettings: {epochs: two}", "mine.yaml: SASRec on a: .*'epochs'"),
         ("models: [SASRec]\nof_dataset: {a: {epocs: 3}}", "mine.yaml: .*'epocs'.*did you mean 'epochs'"),
         ("models: [SASRec]\nof_dataset: {b: {epochs: 3}}", "of_dataset: unknown data set 'b'"),
-        ("models: [SASRec]\nof_dataset: {a: [1]}", "mine.yaml: setting 'of_dataset'"),
         ("models: [SASRec, Pop, Pop]", "mine.yaml: Pop-a-seed2024 occurs twice"),
         ("models: [{model: Pop, seeds: [3, 3]}]", "mine.yaml: Pop-a-seed3 occurs twice"),
-        ("models: [Pop]\nseeds: []", "mine.yaml: setting 'seeds' is empty"),
-        ("models: [Pop]\nseeds: [1, -1]", "mine.yaml: setting 'seeds' is -1; it must be from 0"),
-        ("models: [{model: Pop, seeds: [x]}]", "mine.yaml: models: setting 'seeds'"),
+        ("models: [{model: Pop, seeds: [-1]}]", "mine.yaml: models: setting 'seeds' is -1; it must be from 0"),
         ("models: [Pop, SASRec]\nagainst: [Pop]\nbase: SASRec", "'against' and 'base' exclude each other"),
         ("models: [Pop]\nbase: Popp", "against, base: unknown row 'Popp'; did you mean 'Pop'"),
-        ("models: [Pop]\nsettings: [1]", "mine.yaml: setting 'settings'"),
-        (
-            "models: [{model: Pop, datasets: Mine}]",
-            r"models: setting 'datasets': must be a list, as in datasets=\[Mine\]",
-        ),
+        ("models: [{model: Pop, datasets: Mine}]", r"'datasets': must be a list, as in datasets=\[Mine\]"),
         ("models: [{name: Pop}]", "has no model; add model: NAME"),
-        ("models: Pop", "'models': must be a list"),
         ("models: []", "has no runs"),
-        ("models: [{model: Pop, settings: {seed: 7}}]", "mine.yaml: 'seed' is not a setting of a suite: use seeds"),
+        ("models: [{model: Pop, settings: {seed: 7}}]", "mine.yaml: 'seed' is not a setting of a suite; use .* seeds"),
         ("models: [Pop]\nof_dataset: {a: {run: x}}", "mine.yaml: 'run' is not a setting of a suite"),
         ("models: [Pop]\nsettings: {results_dir: r}", "'results_dir' .* on the command line"),
-        (
-            "models: [{model: SASRec, settings: {n_trials: 1, search_space: {learning_rat: [1]}}}]",
-            "mine.yaml: SASRec on a: search_space: .*'learning_rat'; did you mean 'learning_rate'",
-        ),
     ],
 )
 def test_faults_of_a_yaml_stop_before_anything_starts(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        suite.load_suite(write(tmp_path, f"datasets: [a]\n{text}"))
+        load(write(tmp_path, f"datasets: [a]\n{text}"))
 
 
 @pytest.mark.parametrize(
@@ -77,14 +68,9 @@ def test_faults_of_a_yaml_stop_before_anything_starts(tmp_path: Path, text: str,
         ("epochs=0", "SASRec on a: setting 'epochs' is 0"),
         ("epocs=1", "command line: setting 'epocs': no model of the suite has it; did you mean 'epochs'"),
         ("seeds=[-1]", "command line: setting 'seeds' is -1; it must be from 0"),
-        ("seeds=[1,1]", "occurs twice"),
-        ("dataset=[]", "has no runs"),
-        ("rows=Popp", "rows: unknown row 'Popp'; did you mean 'Pop'"),
-        ("rows=1.5", "unknown row '1.5'"),
-        ("seed=7", "'seed' is not a setting of a suite: use seeds"),
-        ("config=mine.yaml", "'config' is not a setting of a suite"),
-        ("jobs=0", "jobs=0: must be a number of at least 1"),
-        ("jobs=two", "jobs=two: must be a number of at least 1"),
+        ("rows=Popp", "unknown row 'Popp'; did you mean 'Pop'"),
+        ("seed=7", "'seed' is not a setting of a suite; use datasets and seeds"),
+        ("jobs=0", "setting 'jobs' is 0; it must be at least 1"),
     ],
 )
 def test_faults_of_the_command_line_stop_before_anything_starts(tmp_path: Path, word: str, message: str) -> None:
@@ -95,10 +81,10 @@ def test_faults_of_the_command_line_stop_before_anything_starts(tmp_path: Path, 
 
 def test_missing_suites_data_and_features_stop_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mine.yaml: no such suite"):
-        suite.load_suite("mine.yaml")
+        load("mine.yaml")
     (tmp_path / "bili.yaml").write_text("datasets: [a]\nmodels: [Pop]")
     with pytest.raises(UserError, match="bili.yaml: this project has a suite with this name"):
-        suite.load_suite(str(tmp_path / "bili.yaml"))
+        load(str(tmp_path / "bili.yaml"))
     given = [write(tmp_path, "datasets: [ml100k]\nmodels: [Pop]"), f"results_dir={tmp_path / 'r'}"]
     with pytest.raises(UserError, match="no data set 'ml100k' in .*did you mean 'ml-100k'.*data_dir=FOLDER"):
         run.main(given)
@@ -111,7 +97,7 @@ def test_missing_suites_data_and_features_stop_before_anything_starts(tmp_path: 
 @pytest.mark.parametrize("value", [" ", " | ", "a # b", "a: b", "[MASK] für 😀", "null", "1e3", "two\nlines", "plain"])
 def test_text_reaches_the_model_unchanged(tmp_path: Path, value: str) -> None:
     rows = json.dumps([{"model": "ADRec", "settings": {"prompt": value}}], ensure_ascii=False)
-    (one,) = suite.load_suite(write(tmp_path, f"datasets: [a]\nmodels: {rows}")).runs
+    (one,) = load(write(tmp_path, f"datasets: [a]\nmodels: {rows}"))
     assert vars(plan("ADRec", "a", one.words)[-1][1])["prompt"] == value
     assert value != "plain" or "prompt=plain" in one.words  # quotes only where they are needed
 
@@ -130,14 +116,14 @@ settings: {hidden_size: 8, max_seq_length: 20}
 of_dataset: {b: {max_seq_length: 10}}
 models: [Pop, {model: SASRec, name: wide, settings: {hidden_size: 32}}]
 """
-    runs = suite.load_suite(write(tmp_path, text), ["data_dir=x/{dataset}-{seed}"]).runs
+    runs = load(write(tmp_path, text), "data_dir=x/{dataset}-{seed}")
     assert [(r.row, r.dataset, r.seed) for r in runs[:5]] == [
         ("Pop", "a", 1), ("Pop", "b", 1), ("wide", "a", 1), ("wide", "b", 1), ("Pop", "a", 2)
     ]  # fmt: skip
     assert runs[1].words == ("max_seq_length=10", "data_dir=x/b-1", "seed=1")
     assert runs[2].words == ("hidden_size=32", "max_seq_length=20", "data_dir=x/a-1", "seed=1")
     assert runs[2].command.startswith("bash run_train.sh SASRec a hidden_size=32 ")
-    (one,) = suite.load_suite(write(tmp_path, text), ["rows=wide", "dataset=c", "seeds=3", "hidden_size=16"]).runs
+    (one,) = load(write(tmp_path, text), "rows=wide", "dataset=c", "seeds=3", "hidden_size=16")
     assert (one.row, one.dataset, one.seed) == ("wide", "c", 3) and "hidden_size=16" in one.words
 
 
@@ -145,41 +131,33 @@ def test_a_config_stands_for_its_settings(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("momentum: 0.5\nqueue_size: 77\n")
     row = "{model: ADRec, settings: {momentum: 0.6}}"
     text = f"datasets: [a]\nsettings: {{config: {tmp_path / 'own.yaml'}}}\nmodels: [Pop, {row}]"
-    pop, adrec = suite.load_suite(write(tmp_path, text)).runs
+    pop, adrec = load(write(tmp_path, text))
     assert pop.words == ("seed=2024",) and {"momentum=0.6", "queue_size=77"} <= set(adrec.words)
 
 
 def test_names_are_read_as_they_are_typed(tmp_path: Path) -> None:
     given = write(tmp_path, 'datasets: ["007", "on"]\nmodels: [{model: Pop, name: "1.10"}, {model: Pop, name: "on"}]')
-    runs = suite.load_suite(given, ["rows=[1.10]", "dataset=[007,on]"]).runs
-    assert [(one.row, one.dataset) for one in runs] == [("1.10", "007"), ("1.10", "on")]
+    (one,) = load(given, "rows=1.10", "dataset=007")
+    assert (one.row, one.dataset) == ("1.10", "007")
 
 
 def test_settings_need_only_fit_the_selected_rows() -> None:
     alone = "modalities=[text]"  # t2i needs a second modality
     with pytest.raises(UserError, match="without t2t on Bili_Food: losses="):
-        suite.load_suite("ablation-sicsrec", [alone])
-    found = suite.load_suite("ablation-sicsrec", [alone, 'rows=[random pairs,"without stage 1"]'])
-    assert found.rows == ["random pairs", "without stage 1"]
+        load("ablation-sicsrec", alone)
+    found = load("ablation-sicsrec", alone, 'rows=[random pairs,"without stage 1"]')
+    assert {one.row for one in found} == {"random pairs", "without stage 1"}
 
 
 @pytest.mark.parametrize("name", ["ablation-sicsrec", "switches", "bili", "amazon", "figures", "sensitivity"])
 def test_runs_that_share_a_strategy_make_the_same_in_stage_1(name: str) -> None:
     """Otherwise each would make stage 1 again in place of the other."""
-    stage_1 = ("llm_driven_sample", "sft_content_encoder", "use_finetune_bert", "use_finetune_swinbase")
     made: Dict[Any, Dict[str, Any]] = {}
-    for one in suite.load_suite(name, ["seeds=[1,2]"]).runs:
+    for one in load(name, "seeds=[1,2]"):
         for step, settings in plan(one.model, one.dataset, one.words):
-            if step.name in stage_1:
+            if step.name in STAGE_1:
                 values = vars(settings)
                 assert made.setdefault((step.name, one.dataset, values["strategy"]), values) == values, (str(one), step)
-
-
-def test_one_text_model_for_a_whole_suite() -> None:
-    # a word of the command line goes to each model that has the key: it must mean the same in all of them
-    for name in ("amazon", "figures", "quickstart"):
-        runs = suite.load_suite(name, ["text_model=FOLDER"]).runs
-        assert any("text_model=FOLDER" in run.words for run in runs if run.model == "ADRec")
 
 
 def records(folder: Path) -> pd.DataFrame:
@@ -215,16 +193,9 @@ def test_a_part_of_a_suite_leaves_the_other_runs_recorded(small_suite: Small) ->
 
 def test_a_stopped_suite_stops_its_runs(tmp_path: Path, small_suite: Small) -> None:
     folder, _ = small_suite
-    given = write(
-        tmp_path, "datasets: [Tiny]\nmodels: [{model: SASRec, settings: {epochs: 100000, stopping_step: 100000}}]"
-    )
-    words = [
-        given,
-        f"datasets_dir={folder / 'd'}",
-        f"results_dir={tmp_path / 'r'}",
-        "device=cpu",
-        "stopping_step=100000",
-    ]
+    endless = "{model: SASRec, settings: {epochs: 100000, stopping_step: 100000}}"
+    given = write(tmp_path, f"datasets: [Tiny]\nmodels: [{endless}]")
+    words = [given, f"datasets_dir={folder / 'd'}", f"results_dir={tmp_path / 'r'}", "device=cpu"]
     process = subprocess.Popen([sys.executable, "-m", "reproduce.run", *words], cwd=REPOSITORY)
     lock = tmp_path / "r" / "SASRec" / "Tiny"
     until = time.monotonic() + 120

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from reported import ROWS, words_of
+from reported import results_of as suite_results
 
 from common.dataset import Dataset
 from common.errors import UserError
@@ -18,7 +19,7 @@ from common.files import read_json
 from common.ranking import train_counts
 from reproduce import figure, formats, report, table
 from reproduce.ranks import METRICS, Ranks, coverage_and_gini, groups
-from reproduce.rows import Results, Row, Selection, read_results
+from reproduce.rows import Results, ResultsSettings, Row, read_results
 
 HOME = Path("results/suites/mine")
 
@@ -34,16 +35,16 @@ def ranks_of(ranks: Sequence[Sequence[float]], items: Sequence[int] = (5, 6, 7, 
     return Ranks(np.arange(len(items)), np.array(items), np.array(ranks, dtype=float))
 
 
-def results_of(rows: Dict[str, Ranks], monkeypatch: pytest.MonkeyPatch, against: Sequence[str] = ()) -> Results:
-    """Results of rows with these ranks on data set D."""
+def results_of(home: Path, rows: Dict[str, Sequence[float]], items: Sequence[int] = (5, 6, 7, 8)) -> Results:
+    """Results of rows with these ranks on data set D; the last row is the suite's own and has the items."""
     made = []
     for name, ranks in rows.items():
-        measured = [{"test": {m: float(gain.mean()) for m, gain in zip(METRICS, of_seed)}} for of_seed in
-                    zip(*(ranks.gains(metric) for metric in METRICS))]  # fmt: skip
-        made.append(Row(name, "D", list(range(len(measured))), [Path(name)], measured))
-    monkeypatch.setattr(Row, "ranks", lambda self, split: rows[self.name])
-    runs = pd.DataFrame({"dataset": ["D"], "row": ["x"], "state": ["done"]})
-    return Results("s", list(against), None, runs, made, Path(), "", Path())
+        targets = items if name == list(rows)[-1] else (5, 6, 7, 8)
+        (home / name).mkdir(exist_ok=True)
+        table = {"user": range(4), "item": targets, "rank": ranks, "rank_masked": ranks}
+        pd.DataFrame(table).to_csv(home / name / "ranks.csv", index=False)
+        made.append(Row(name, "D", [1], [home / name], []))
+    return Results("s", [list(rows)[-1]], None, pd.DataFrame(), made, home, "", home)
 
 
 def test_the_tables_hold_what_the_runs_measured(results: Path) -> None:
@@ -99,9 +100,9 @@ def test_a_part_of_the_suite_has_files_of_its_own(results: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rows=[Pip]"], "rows=Pip: not in .*runs.csv; did you mean 'Pop'"),
-        (["base=our"], "base=our: .* did you mean 'ours'"),
-        (["seeds=[3]"], "seeds=3: not in"),
+        (["rows=[Pip]"], "runs.csv: unknown row 'Pip'; did you mean 'Pop'"),
+        (["base=our"], "runs.csv: unknown row 'our'; did you mean 'ours'"),
+        (["seeds=[3]"], "runs.csv: unknown seed '3'.*available: 1, 2"),
         (["row=[Pop]"], "unknown setting 'row'; did you mean 'rows'"),
         (["results_dir=elsewhere"], r"elsewhere/suites/mine/runs.csv: no such file; run the suite with"),
     ],
@@ -114,36 +115,39 @@ def test_wrong_words_are_reported(results: Path, words: List[str], message: str)
 
 def test_runs_that_are_not_finished_or_not_tested(results: Path, tmp_path: Path) -> None:
     runs = pd.read_csv(results.parent / HOME / "runs.csv")
-    selection = Selection(str(tmp_path))
+    settings = ResultsSettings(results_dir=str(tmp_path))
     home = tmp_path / "suites" / "mine"
     home.mkdir(parents=True)
     runs.loc[runs["row"].eq("plain") & runs["seed"].eq(2), "state"] = "failed"
     runs.loc[runs["row"].eq("ours"), "state"] = "waiting"
     runs.to_csv(home / "runs.csv", index=False)
-    found = read_results(str(results), selection)
+    found = read_results(str(results), settings)
     assert [(row.name, row.seeds) for row in found.rows] == [("Pop", [1, 2]), ("plain", [1]), ("text <b>", [1, 2])]
     assert found.unfinished("Tiny") == ["Not complete: plain (1 of 2 runs), ours (0 of 2 runs)."]
     assert table.comparison(found, "Tiny", "test") is None
     runs.assign(state="failed").to_csv(home / "runs.csv", index=False)
     with pytest.raises(UserError, match="no selected run is finished"):
-        read_results(str(results), selection)
+        read_results(str(results), settings)
     (tmp_path / "metrics.json").write_text('{"valid": {}}')
     runs.assign(state="done", folder=tmp_path).to_csv(home / "runs.csv", index=False)
     with pytest.raises(UserError, match="trained but not tested"):
-        read_results(str(results), selection)
+        read_results(str(results), settings)
 
 
-def test_each_metric_has_its_own_strongest_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {"sharp": ranks_of([[1, 1, 99, 99]]), "wide": ranks_of([[9, 9, 9, 99]]), "ours": ranks_of([[2, 2, 9, 99]])}
-    found = table.comparison(results_of(rows, monkeypatch, ["ours"]), "D", "test")
+def test_each_metric_has_its_own_strongest_row(tmp_path: Path) -> None:
+    rows = {"sharp": (1, 1, 99, 99), "wide": (9, 9, 9, 99), "ours": (2, 2, 9, 99)}
+    found = table.comparison(results_of(tmp_path, rows), "D", "test")
     assert found is not None
     lines = found.frame.set_index("metric")
     assert lines.loc["HIT@10", ["against", "difference", "p"]].tolist() == ["wide", "+0.0000", "1"]
     assert lines.loc["MRR", "against"] == lines.loc["NDCG@10", "against"] == "sharp"
-    rows["sharp"] = ranks_of([[1, 1, 1, 1]], items=(5, 6, 7, 9))
-    for make in (table.comparison, lambda results, *_: table.by_groups(results, Dataset("D", *6 * [None]), "test")):  # type: ignore[arg-type]
+
+
+def test_rows_of_other_test_items_are_not_compared(tmp_path: Path) -> None:
+    results = results_of(tmp_path, {"a": (1, 1, 1, 1), "b": (1, 1, 1, 1)}, items=(5, 6, 7, 9))
+    for make in (table.comparison, figure.draw):
         with pytest.raises(UserError, match="were tested on different users or items"):
-            make(results_of(rows, monkeypatch, ["ours"]), "D", "test")
+            make(results, "D", "test")
 
 
 def test_several_data_sets_have_one_overview() -> None:
@@ -211,7 +215,7 @@ def test_the_figure_is_sorted_and_highlights_the_own_rows(results: Path) -> None
     figure.main(words_of(results, "metric=hit@10"))
     with Image.open(results.parent / HOME / "Tiny-hit@10.png") as image:
         assert image.size[0] == 1120
-    found = read_results(str(results), Selection(*[word.split("=")[1] for word in words_of(results)[1:]]))
+    found = suite_results(results)
     drawn = figure.draw(found, "Tiny", "test")
     (axes,) = drawn.axes
     means = [np.mean(row.values("test", "ndcg@10")) for row in found.rows]
