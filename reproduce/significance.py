@@ -1,7 +1,7 @@
 """Differences between models: a bootstrap over users and seeds, with Holm's correction.
 
 A model's result varies with the users that were tested and with the seeds that it was trained with. Both are resampled
-with replacement, each by itself (the pigeonhole bootstrap: A. B. Owen, The Annals of Applied Statistics, 2007). Two
+with replacement, independently (the pigeonhole bootstrap: A. B. Owen, The Annals of Applied Statistics, 2007). Two
 models are compared on the same drawn users (paired); their seeds are drawn independently. Of S seeds S - 1 are drawn,
 which makes the variance over a few seeds unbiased (J. N. K. Rao and C. F. J. Wu, JASA, 1988). With one seed, only the
 users are resampled. The interval is the percentile interval, and p the two-sided p-value of the bootstrap distribution
@@ -71,12 +71,6 @@ def compare_means(difference: float, ours: np.ndarray, theirs: np.ndarray) -> Co
     tail = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
     p = min(1.0, 2.0 * (tail + 1) / (len(drawn) + 1))
     return Comparison(difference, *interval(drawn), p)
-
-
-def compare(ours: np.ndarray, theirs: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
-    """Compare two models by the gains of the same users, (seeds, users) each."""
-    drawn = resampled_means([ours, theirs], resamples, seed)
-    return compare_means(float(ours.mean() - theirs.mean()), *drawn)
 
 
 def holm(p_values: Sequence[float]) -> List[float]:

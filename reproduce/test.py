@@ -19,13 +19,23 @@ import pandas as pd
 
 from common.errors import UserError, nearest, run_script
 from common.features import MODALITIES
-from common.files import read_json, read_text, write_text
+from common.files import read_json, write_text
 from common.run import BEST, MADE
-from common.settings import DeviceSettings, as_dict, build, help_of_settings, read_yaml, setting, split_overrides, typed
+from common.settings import (
+    DeviceSettings,
+    Parser,
+    as_dict,
+    build,
+    help_of_settings,
+    read_yaml,
+    setting,
+    split_overrides,
+    typed,
+)
 from reproduce.formats import mean_and_std
 from reproduce.pipeline import Step, pipeline
 from reproduce.ranks import METRICS
-from reproduce.train import command_line, read_command_line
+from reproduce.train import parse_words
 
 CHECKPOINTS = ("id_checkpoint", "text_checkpoint")  # settings that name other runs, which are inputs too
 NOT_IN_LABEL = ("dataset", "seed", "variant", "precision", *CHECKPOINTS)
@@ -154,11 +164,11 @@ def table(runs: List[Run], split: str, results_dir: Path) -> pd.DataFrame:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Find the runs, test them, print and write the table."""
-    parser = command_line(__doc__)
-    parser.epilog = help_of_settings(Settings, "settings (key=value):", ["dataset"])
-    parser.epilog += "\nany setting of the model, such as alpha=0.2 or seed=7, selects the runs that have it"
+    epilog = help_of_settings(Settings, "settings (key=value):", ["dataset"])
+    selects = "any setting of the model, such as alpha=0.2 or seed=7, selects the runs that have it"
+    parser = Parser(__doc__, f"{epilog}\n{selects}")
     parser.add_argument("--masked", action="store_true", help="results with the history masked (NineRec's protocol)")
-    arguments = read_command_line(parser, argv)
+    arguments = parse_words(parser, argv)
     *earlier, final = pipeline(arguments.model)
     values = split_overrides(arguments.overrides)
     own = {key: value for key, value in values.items() if key in as_dict(Settings())}
@@ -185,7 +195,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     text = found.to_markdown(index=False, disable_numparse=True) + "\n"
     write_text(path.with_name(f"{name}.md"), text)
     write_text(path.with_name(f"{name}.csv"), found.to_csv(index=False, lineterminator="\n"))
-    n_users = len(read_text(runs[-1].folder / "ranks.csv").splitlines()) - 1
+    n_users = len(pd.read_csv(runs[-1].folder / "ranks.csv"))
     history = "masked" if arguments.masked else "unmasked"
     print(f"{settings.dataset}: test, {n_users} users, all items ranked, history {history}, ties at their mean rank")
     print(text, end="")

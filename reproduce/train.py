@@ -126,40 +126,30 @@ def run_plan(planned: Plan, force: bool) -> Path:
     return folder
 
 
-def command_line(doc: Optional[str]) -> Parser:
-    """The parser of MODEL, DATASET and settings; without any it is the quickstart."""
-    parser = Parser(doc)
-    parser.add_argument("model", nargs="?", default="SICSRec", help=", ".join(PIPELINES))
-    parser.add_argument("dataset", nargs="?", default="ml-100k")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    return parser
-
-
-def read_command_line(parser: Parser, argv: Optional[List[str]]) -> argparse.Namespace:
-    """Parse the command line.
+def parse_words(parser: Parser, argv: Optional[List[str]]) -> argparse.Namespace:
+    """Add MODEL, DATASET and settings to the parser, and parse; without any it is the quickstart.
 
     Raises:
         UserError: a setting where the model or the data set belongs.
     """
+    parser.add_argument("model", nargs="?", default="SICSRec", help=", ".join(PIPELINES))
+    parser.add_argument("dataset", nargs="?", default="ml-100k")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args(argv)
     if "=" in arguments.model + arguments.dataset:
         raise UserError("name MODEL and DATASET before settings, as in: SICSRec ml-100k alpha=0.4")
     return arguments
 
 
-def _help_epilog() -> str:
-    steps = [f"steps of {model}: {' → '.join(names)}" for model, names in PIPELINES.items()]
-    scripts = [f"    python -m {module} --help" for module in SCRIPTS.values()]
-    return "\n".join([*steps, "settings of each step:", *scripts, "    python -m reproduce.baseline MODEL --help"])
-
-
 def main(argv: Optional[List[str]] = None) -> None:
     """Plan, then run."""
-    parser = command_line(__doc__)
-    parser.epilog = _help_epilog()
+    steps = [f"steps of {model}: {' → '.join(names)}" for model, names in PIPELINES.items()]
+    scripts = [f"    python -m {module} --help" for module in SCRIPTS.values()]
+    last = "    python -m reproduce.baseline MODEL --help"
+    parser = Parser(__doc__, "\n".join([*steps, "settings of each step:", *scripts, last]))
     parser.add_argument("--force", action="store_true", help="do every step again, though it is up to date")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write the path of the run's folder here")
-    arguments = read_command_line(parser, argv)
+    arguments = parse_words(parser, argv)
     folder = run_plan(plan(arguments.model, arguments.dataset, arguments.overrides), arguments.force)
     if arguments.record is not None:
         write_text(arguments.record, str(folder))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reproduce.significance import RESAMPLES, compare, holm, resampled_means
+from reproduce.significance import RESAMPLES, Comparison, compare_means, holm, resampled_means
 
 
 def simulated(generator: np.random.Generator, n_seeds: int, seed_std: float, shift: float) -> Tuple[np.ndarray, ...]:
@@ -21,12 +21,15 @@ def simulated(generator: np.random.Generator, n_seeds: int, seed_std: float, shi
     return users + shift + noise[0], users + noise[1]
 
 
+def compare(ours: np.ndarray, theirs: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+    """Compare two models by the gains of the same users, (seeds, users) each."""
+    return compare_means(float(ours.mean() - theirs.mean()), *resampled_means([ours, theirs], resamples, seed))
+
+
 def test_equal_models_and_a_constant_shift() -> None:
     ours = np.random.default_rng(0).random((3, 100))
     assert compare(ours, ours).p > 0.9  # the seeds of both sides are drawn independently
-    same = (
-        np.random.default_rng(0).random((1, 100)).repeat(6, 0) / 3
-    )  # whose means over 6 and 5 seeds round differently
+    same = np.random.default_rng(0).random((1, 100)).repeat(6, 0) / 3  # means over 6 and 5 seeds round differently
     found = compare(same, same[:5])
     assert found.p == 1.0 and abs(found.difference) < 1e-12 and found.low == found.high == 0.0
     shifted = compare(same + 0.01, same)
