@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple, Type
 
 from common.errors import UserError, nearest
 from common.settings import CommonSettings
+from reproduce.baseline import find
 from reproduce.baselines.settings import SCHEMAS
 
 # step → the module of its script: Settings, CONFIGS (the folder of its YAMLs), and run or train (settings, force)
@@ -54,21 +54,13 @@ class Step:
         """The module; for a baseline an object with the same names."""
         if self.name in SCRIPTS:
             return importlib.import_module(SCRIPTS[self.name])
-        from reproduce.baseline import find
-
         return find(self.model or self.name)
 
     @property
     def schema(self) -> Type[CommonSettings]:
         """The dataclass of its settings."""
-        schema: Type[CommonSettings] = SCHEMAS.get(self.name) or self.script.Settings
+        schema: Type[CommonSettings] = self.script.Settings
         return schema
-
-    @property
-    def configs(self) -> Path:
-        """The folder of its YAMLs."""
-        folder: Path = self.script.CONFIGS
-        return folder
 
     @property
     def keys(self) -> List[str]:
@@ -83,8 +75,6 @@ def pipeline(model: str) -> List[Step]:
         UserError: no such model.
     """
     if ".py:" in model:
-        from reproduce.baseline import find
-
         own = Step(find(model).name, model)
         return [*map(Step, ("prepare_dataset", *(STAGE_1 if "modalities" in own.keys else ()))), own]
     if model not in PIPELINES:

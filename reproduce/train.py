@@ -68,7 +68,7 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Plan:
         if step.name == "ID_SeqEncoder" and model == "SICSRec":
             planned[step] = steps[-1].script.id_settings(planned[steps[-1]])
         else:
-            planned[step] = build(step.schema, {**routed[step.name], "dataset": dataset}, step.configs)
+            planned[step] = build(step.schema, {**routed[step.name], "dataset": dataset}, step.script.CONFIGS)
     final = as_dict(planned[steps[-1]])
     if final.get("n_trials"):
         from stage2_sequence_preference_learning.search import check_space

@@ -74,18 +74,17 @@ def drawn_users(rows: List[Row], dataset: Dataset, count: int, seed: int) -> Lis
     The rows have the same users and test items, as `reproduce.table.by_groups` checks.
     """
     shown = [row for row in rows if (row.folders[0] / "top.npy").is_file()]
-    ranks = [pd.read_csv(row.folders[0] / "ranks.csv") for row in shown]
+    tables = [pd.read_csv(row.folders[0] / "ranks.csv", index_col="user") for row in shown]
     tops = [np.load(row.folders[0] / "top.npy", allow_pickle=False) for row in shown]
-    places = [dict(zip(table["user"], range(len(table)))) for table in ranks]
-    tested = sorted(places[0]) if places else []
+    tested = sorted(tables[0].index) if tables else []
     sequences = dict(zip(dataset.users, dataset.sequences))
     users = []
     for number in (tested[place] for place in np.sort(np.random.default_rng(seed).permutation(len(tested))[:count])):
         *history, following = sequences[number].tolist()
         user = User(int(number), history, following)
-        for row, table, top, place_of in zip(shown, ranks, tops, places):
-            place = place_of[number]
-            rank, masked = table["rank"][place], table["rank_masked"][place]
+        for row, table, top in zip(shown, tables, tops):
+            place = table.index.get_loc(number)
+            rank, masked = table[["rank", "rank_masked"]].iloc[place]
             user.rows.append(Recommended(row.name, float(rank), float(masked), top[place].tolist()))
         users.append(user)
     return users
