@@ -17,9 +17,10 @@ import multiprocessing
 import resource
 import shutil
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Union
+from typing import Callable, Dict, List, Optional
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,6 @@ from common.files import atomic
 from common.settings import CommonSettings, parse, setting
 
 NAME = "Made"
-Result = Dict[str, Union[str, float]]
 
 
 @dataclass
@@ -105,41 +105,33 @@ def import_plainly(raw: str, home: str) -> None:
             out.write(" ".join(map(str, [number, *(ours[item] for item in users[user])])) + "\n")
 
 
-def timed(way: Callable[[str, str], None], raw: str, home: str, results: multiprocessing.SimpleQueue[Result]) -> None:
-    """Run one way and report its seconds and peak memory."""
+def timed(way: Callable[[str, str], None], raw: str, home: str) -> Dict[str, float]:
+    """Seconds and peak memory of one way."""
     import stage1_content_modality_semantic_alignment.prepare_dataset  # noqa: F401, not part of the time
 
     wall, cpu = time.perf_counter(), time.process_time()
     way(raw, home)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    results.put(
-        {"seconds": wall, "CPU seconds": cpu, "GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-    )
+    seconds = {"seconds": time.perf_counter() - wall, "CPU seconds": time.process_time() - cpu}
+    return {**seconds, "GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
-def measure(settings: Settings, rows: int) -> List[Result]:
+def measure(settings: Settings, rows: int) -> pd.DataFrame:
     """Both ways over the same reviews, each in a new process."""
     folder = Path(settings.folder) / f"rows-{rows}"
     shutil.rmtree(folder, ignore_errors=True)
     ways = {"ours": import_ours, **({"pandas loop": import_plainly} if rows <= settings.plain_rows else {})}
-    context = multiprocessing.get_context("spawn")
     results = []
     try:
         size = make_reviews(folder / "raw", rows, settings.seed)
         for name, way in ways.items():
-            queue = context.SimpleQueue()
-            process = context.Process(target=timed, args=(way, str(folder / "raw"), str(folder / name), queue))
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise UserError(f"{name}: the process ended with {process.exitcode}; see its message above")
-            found = queue.get()
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                found = pool.submit(timed, way, str(folder / "raw"), str(folder / name)).result()
             results.append({"way": name, "rows": rows, "GB": size / 1e9, "rate": rows / found["seconds"], **found})
         if len({sequences_path(folder / name / NAME).read_bytes() for name in ways}) != 1:
             raise UserError("the two ways wrote different sequences; one of them is wrong")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return results
+    return pd.DataFrame(results)
 
 
 def plot(results: pd.DataFrame, path: Path) -> None:
@@ -166,7 +158,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     path = Path(settings.folder) / "importer.csv"
     results = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     for rows in settings.rows:
-        results = pd.concat([results, pd.DataFrame(measure(settings, rows))])
+        results = pd.concat([results, measure(settings, rows)])
         results = results.drop_duplicates(["way", "rows"], keep="last").sort_values(["rows", "way"])
         with atomic(path) as temporary:
             results.to_csv(temporary, index=False)

@@ -21,15 +21,12 @@ def covers_checksum(covers: Path, suffixes: Tuple[str, ...] = (".jpg",)) -> str:
     return hashlib.sha256("".join(listing).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def cover_fault(cover: Path) -> Optional[str]:
+def cover_fault(cover: Union[Path, BinaryIO]) -> Optional[str]:
     """Why a cover cannot be used, or None; the whole picture is decoded."""
-    return picture_fault(cover) if cover.is_file() else "missing"
-
-
-def picture_fault(picture: Union[Path, BinaryIO]) -> Optional[str]:
-    """Why a picture cannot be decoded, or None."""
+    if isinstance(cover, Path) and not cover.is_file():
+        return "missing"
     try:
-        with Image.open(picture) as image:
+        with Image.open(cover) as image:
             image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"does not decode: {error}"

@@ -12,7 +12,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -24,7 +24,7 @@ LISTED = 20  # number of faults of one kind that a message lists
 
 csv.field_size_limit(1 << 30)  # descriptions of items exceed csv's 128 KiB
 
-_NO_NUMBER = re.compile(r"[0-9]*[^0-9 \t\r\n]\S*|[0-9]{19,}", re.ASCII)
+_INTEGER = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,20 @@ def write_dataset(
 
     The sequences are written last: if they are there, the titles are.
     """
-    with atomic(items_path(folder, name)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
-        # all texts are quoted: csv would leave a lone carriage return unquoted, and fail to read it
-        writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        written = [(item, cn, en) for item, (cn, en) in enumerate(titles)]
-        writer.writerows(written)
-    number = list(map(str, range(len(written)))).__getitem__  # half the time of str
+    rows = [(item, cn, en) for item, (cn, en) in enumerate(titles)]
+    write_rows(items_path(folder, name), rows)
+    number = list(map(str, range(len(rows)))).__getitem__  # half the time of str
     with atomic(sequences_path(folder)) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
         for user, items in sequences.items():
             out.write(f"{user} {' '.join(map(number, np.asarray(items).tolist()))}\n")
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[Union[int, str]]], header: Sequence[str] = ()) -> None:
+    """Write a UTF-8 CSV file atomically. All texts of the rows are quoted: a lone carriage return needs it."""
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
+        if header:
+            csv.writer(out, lineterminator="\n").writerow(header)
+        csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerows(rows)
 
 
 def read_rows(path: Path, columns: Optional[int], meaning: str) -> Iterator[Tuple[int, List[str]]]:
@@ -123,16 +128,30 @@ def read_rows(path: Path, columns: Optional[int], meaning: str) -> Iterator[Tupl
         columns: number of columns; None: as many as the first row has.
         meaning: the columns in words, for the message about a wrong number.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    for line, row in csv_rows(path, io.StringIO(read_text(path), newline="")):
+        columns = columns or len(row)
+        if len(row) != columns:
+            raise UserError(
+                f"{path}:{line}: {len(row)} columns instead of {columns} ({meaning}); put fields that hold commas in "
+                "double quotes"
+            )
+        yield line, row
+
+
+def csv_rows(
+    path: Path, lines: Iterable[str], delimiter: str = ",", quotes: bool = True
+) -> Iterator[Tuple[int, List[str]]]:
+    """Yield the line on which each row of a CSV file begins, and its fields; blank lines are skipped.
+
+    Raises:
+        UserError: broken quotes.
+    """
+    reader = csv.reader(
+        lines, strict=True, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    )
     line = 1
     try:
         for row in reader:
-            columns = columns or len(row)
-            if row and len(row) != columns:
-                raise UserError(
-                    f"{path}:{line}: {len(row)} columns instead of {columns} ({meaning}); put fields that hold commas "
-                    "in double quotes"
-                )
             if row:
                 yield line, row
             line = reader.line_num + 1
@@ -151,7 +170,7 @@ def _read_titles(path: Path) -> Tuple[List[str], List[str]]:
     titles: Dict[int, Tuple[str, str]] = {}
     lines: Dict[int, int] = {}
     for line, (id_text, cn, en) in read_rows(path, 3, "item id, Chinese title, English title"):
-        if not (id_text.isascii() and id_text.isdigit() and len(id_text) <= 18):
+        if not _INTEGER.fullmatch(id_text):
             raise UserError(f"{path}:{line}: item id '{id_text}' is not a zero-based integer; there is no header")
         item = int(id_text)
         if item in titles:
@@ -171,52 +190,28 @@ def _read_titles(path: Path) -> Tuple[List[str], List[str]]:
 
 
 def _read_sequences(path: Path, n_items: int, items_file: Path) -> Tuple[List[int], List[np.ndarray]]:
-    text = read_text(path)
-    sizes = _numbers_by_line(path, text)
-    line_numbers = np.flatnonzero(sizes) + 1
-    sizes = sizes[sizes > 0]
-    if not len(sizes):
+    lines: Dict[int, int] = {}  # user → line
+    sequences = []
+    for line, text in enumerate(read_text(path).split("\n"), start=1):
+        words = text.split()
+        if not words:
+            continue
+        wrong = next((word for word in words if not _INTEGER.fullmatch(word)), None)
+        if wrong:
+            raise UserError(f"{path}:{line}: '{wrong[:40]}' is not a zero-based integer; write: user item item …")
+        user, *items = map(int, words)
+        if len(items) < MIN_ITEMS:
+            raise UserError(
+                f"{path}:{line}: user {user} has {len(items)} items, fewer than {MIN_ITEMS}: the last is for test, the "
+                "one before for validation; remove such users"
+            )
+        if user in lines:
+            raise UserError(f"{path}:{line}: user {user} is already on line {lines[user]}; join the two lines")
+        if max(items) >= n_items:
+            unknown = next(item for item in items if item >= n_items)
+            raise UserError(f"{path}:{line}: item {unknown} has no row in {items_file}; add it there")
+        lines[user] = line
+        sequences.append(np.array(items))
+    if not sequences:
         raise UserError(f"{path}:1: holds no users; it needs one line per user: user item item …")
-    numbers = np.fromstring(text, dtype=np.int64, sep=" ")
-    starts = np.cumsum(sizes) - sizes
-    _check_users(path, numbers[starts], sizes - 1, line_numbers)
-    is_item = np.ones(len(numbers), dtype=bool)
-    is_item[starts] = False
-    unknown = np.flatnonzero(is_item & (numbers >= n_items))
-    if len(unknown):
-        line = line_numbers[np.searchsorted(starts, unknown[0], side="right") - 1]
-        raise UserError(f"{path}:{line}: item {numbers[unknown[0]]} has no row in {items_file}; add it there")
-    sequences = [numbers[start + 1 : start + size] for start, size in zip(starts.tolist(), sizes.tolist())]
-    return numbers[starts].tolist(), sequences
-
-
-def _numbers_by_line(path: Path, text: str) -> np.ndarray:
-    """The number of numbers in each line, (lines,); vectorised, for millions of lines."""
-    data = text.encode()
-    characters = np.frombuffer(data, dtype=np.uint8)
-    digit = np.concatenate(([False], characters - np.uint8(ord("0")) < 10, [False]))
-    starts, ends = np.flatnonzero(digit[1:] & ~digit[:-1]), np.flatnonzero(digit[:-1] & ~digit[1:])
-    longest = np.max(ends - starts, initial=0)
-    fault = _NO_NUMBER.search(text) if longest >= 19 or data.translate(None, b"0123456789 \t\r\n") else None
-    if fault:
-        line = text.count("\n", 0, fault.start()) + 1
-        raise UserError(f"{path}:{line}: '{fault.group()[:40]}' is not a zero-based integer; write: user item item …")
-    line_ends = np.append(np.flatnonzero(characters == ord("\n")), len(data))
-    return np.diff(np.searchsorted(starts, line_ends), prepend=0)
-
-
-def _check_users(path: Path, users: np.ndarray, lengths: np.ndarray, line_numbers: np.ndarray) -> None:
-    short = np.flatnonzero(lengths < MIN_ITEMS)
-    if len(short):
-        raise UserError(
-            f"{path}:{line_numbers[short[0]]}: user {users[short[0]]} has {lengths[short[0]]} items, fewer than "
-            f"{MIN_ITEMS}: the last is for test, the one before for validation; remove such users "
-            f"({len(short)} of {len(users)})"
-        )
-    if (np.diff(users) > 0).all():
-        return
-    _, first_place, inverse = np.unique(users, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first_place[inverse] != np.arange(len(users)))
-    if len(again):
-        line, earlier = line_numbers[again[0]], line_numbers[first_place[inverse[again[0]]]]
-        raise UserError(f"{path}:{line}: user {users[again[0]]} is already on line {earlier}; join the two lines")
+    return list(lines), sequences

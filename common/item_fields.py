@@ -8,14 +8,12 @@ Field names are lower-case words. A field may be empty, and may hold commas, quo
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 from typing import Dict, List, Mapping, Sequence
 
-from common.dataset import Dataset, items_path, read_rows
+from common.dataset import Dataset, items_path, read_rows, write_rows
 from common.errors import UserError
-from common.files import atomic
 
 _NAME = re.compile("[a-z][a-z0-9_]*")
 
@@ -77,8 +75,5 @@ def write_item_fields(folder: Path, name: str, fields: Mapping[str, Sequence[str
         raise ValueError(f"invalid field names: {list(fields)}")
     if len(set(map(len, fields.values()))) != 1:
         raise ValueError(f"fields of different lengths: { {key: len(value) for key, value in fields.items()} }")
-    with atomic(item_fields_path(folder, name)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
-        csv.writer(out, lineterminator="\n").writerow(("item", *fields))
-        # all texts are quoted: csv would leave a lone carriage return unquoted, and fail to read it
-        writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerows((item, *texts) for item, texts in enumerate(zip(*fields.values())))
+    rows = ((item, *texts) for item, texts in enumerate(zip(*fields.values())))
+    write_rows(item_fields_path(folder, name), rows, ("item", *fields))

@@ -13,7 +13,6 @@ import numpy as np
 from common.errors import UserError
 from importers.histories import log_of_histories
 from importers.raw import BadRows, Files, RawLog
-from importers.settings import Settings
 
 SIDES = ("title", "brand", "category")  # the order where an entry is a list
 
@@ -25,7 +24,7 @@ def files(folder: Path, dataset: str) -> Iterator[Files]:
         yield {**arrays, "sides": home / "id_to_side_dict.pickle"}
 
 
-def read(files: Files, settings: Settings) -> RawLog:
+def read(files: Files, bad: BadRows) -> RawLog:
     """Read the sequences whose prefixes the rows are; a row that continues the one before belongs to the same user.
 
     The arrays hold training rows only, without users: the last two items of each sequence are held out again.
@@ -34,8 +33,7 @@ def read(files: Files, settings: Settings) -> RawLog:
     forward, backward = _chains(rows), _chains(rows[::-1])  # rows may go from the longest to the shortest
     chains = forward if len(forward) <= len(backward) else backward[::-1]
     histories = {str(user): [str(item) for item in items] for user, items in enumerate(chains)}
-    sides, bad = _sides(files["sides"]), BadRows(settings.bad_rows)
-    return log_of_histories(files["items_seq"], files["sides"], histories, sides, bad)
+    return log_of_histories(files["items_seq"], files["sides"], histories, _sides(files["sides"]))
 
 
 def _rows(files: Files) -> Iterator[Tuple[List[int], int]]:

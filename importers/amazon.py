@@ -11,7 +11,6 @@ import polars as pl
 
 from common.errors import UserError
 from importers.raw import BadRows, Files, RawLog
-from importers.settings import Settings
 from importers.tables import read_frames, read_interactions
 
 REVIEWS_2018 = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
@@ -54,19 +53,17 @@ def files_2023(folder: Path, dataset: str) -> Iterator[Files]:
             yield {"inter": train, "valid": valid, "test": test, "item": meta}
 
 
-def read_2018(files: Files, settings: Settings) -> RawLog:
+def read_2018(files: Files, bad: BadRows) -> RawLog:
     """Read the reviews of 2018 as interactions, whatever their stars."""
-    bad = BadRows(settings.bad_rows)
     log = read_interactions(files["inter"], REVIEWS_2018, bad)
-    return RawLog(log, lambda ids: _describe(files["item"], META_2018, ids, bad), files["inter"], files["item"], bad)
+    return RawLog(log, lambda ids: _describe(files["item"], META_2018, ids, bad), files["inter"], files["item"])
 
 
-def read_2023(files: Files, settings: Settings) -> RawLog:
+def read_2023(files: Files, bad: BadRows) -> RawLog:
     """Read the reviews of 2023, whatever their stars; the benchmark's train, valid and test tables are joined."""
-    bad = BadRows(settings.bad_rows)
     logs = [read_interactions(path, REVIEWS_2023, bad) for meaning, path in files.items() if meaning != "item"]
     log = logs[0] if len(logs) == 1 else pl.concat(logs).with_columns(line=pl.lit(None, pl.UInt32))
-    return RawLog(log, lambda ids: _describe(files["item"], META_2023, ids, bad), files["inter"], files["item"], bad)
+    return RawLog(log, lambda ids: _describe(files["item"], META_2023, ids, bad), files["inter"], files["item"])
 
 
 def _describe(path: Path, meta: Meta, ids: pl.Series, bad: BadRows) -> pl.DataFrame:

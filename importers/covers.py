@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Union
+from typing import Callable, Dict, Mapping, Optional, Sequence, Union
 
 from PIL import Image
 from tqdm import tqdm
 
-from common.covers import covers_checksum, describe_cover_faults, picture_fault
+from common.covers import cover_fault, covers_checksum, describe_cover_faults
 from common.dataset import cover_path, covers_path
 from common.errors import UserError
 from common.files import atomic_folder, checksum
@@ -26,85 +27,70 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # the first that is there is take
 MARK = ".made_by_prepare_dataset"
 
 
+@dataclass(frozen=True)
 class Covers:
-    """Pictures by name, in a folder or an LMDB at ``path``."""
+    """Pictures by name.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Attributes:
+        path: folder or LMDB.
+        checksum: changes when the pictures do.
+        find: name → the picture's file or content; None if there is none.
+    """
 
-    def picture(self, name: str) -> Optional[Union[Path, bytes]]:
-        """The picture's file or content; None if there is none."""
-        raise NotImplementedError
-
-    def checksum(self) -> str:
-        """Changes when the pictures do."""
-        raise NotImplementedError
+    path: Path
+    checksum: str
+    find: Callable[[str], Union[Path, bytes, None]]
 
     def fault(self, name: str) -> Optional[str]:
         """Why a picture cannot be used, or None; the whole picture is decoded."""
-        found = self.picture(name)
-        return "missing" if found is None else picture_fault(io.BytesIO(found) if isinstance(found, bytes) else found)
+        found = self.find(name)
+        return "missing" if found is None else cover_fault(io.BytesIO(found) if isinstance(found, bytes) else found)
 
     def save(self, name: str, target: Path, side: int) -> None:
         """Write a picture as JPEG. A JPEG is linked or copied, unless it has to fit into ``side`` pixels (0: any)."""
-        found = self.picture(name)
-        if isinstance(found, Path) and found.suffix.lower() in SUFFIXES[:2] and not side:
+        found = self.find(name)
+        if found is None:
+            return
+        if isinstance(found, Path) and found.suffix in SUFFIXES[:2] and not side:
             link(found, target)
-        elif found is not None:
-            with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as image:
-                if not side and image.format == "JPEG" and isinstance(found, bytes):
-                    target.write_bytes(found)
-                    return
-                picture = image.convert("RGB")
-                picture.thumbnail((side or picture.width, side or picture.height))
-                picture.save(target, format="JPEG", quality=90)
-
-
-class _Folder(Covers):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._found: Dict[str, Path] = {}
-        for suffix in SUFFIXES:
-            for file in sorted(path.glob(f"*{suffix}")):
-                self._found.setdefault(file.name[: -len(suffix)], file)
-
-    def picture(self, name: str) -> Optional[Path]:
-        return self._found.get(name)
-
-    def checksum(self) -> str:
-        return covers_checksum(self.path, SUFFIXES)
-
-
-class _Lmdb(Covers):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        try:
-            import lmdb
-        except ImportError as error:
-            raise UserError(f"{path}: reading an LMDB needs the package lmdb: pip install lmdb") from error
-        try:
-            self._environment: Any = lmdb.open(str(path), readonly=True, lock=False, subdir=path.is_dir())
-        except lmdb.Error as error:
-            raise UserError(f"{path}: not an LMDB, or damaged: {error}; download it again") from error
-
-    def picture(self, name: str) -> Optional[bytes]:
-        with self._environment.begin() as transaction:
-            found: Optional[bytes] = transaction.get(name.encode("utf-8")) if name else None
-            return found
-
-    def checksum(self) -> str:
-        return checksum(self.path / "data.mdb" if self.path.is_dir() else self.path)
+            return
+        with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as image:
+            if isinstance(found, bytes) and image.format == "JPEG" and not side:
+                target.write_bytes(found)
+                return
+            picture = image.convert("RGB")
+            picture.thumbnail((side or picture.width, side or picture.height))
+            picture.save(target, format="JPEG", quality=90)
 
 
 def open_covers(path: Path) -> Optional[Covers]:
     """Open a folder of pictures or an LMDB (a folder with data.mdb, a file .lmdb or .mdb); None if there is none."""
-    if (path / "data.mdb").is_file() or (path.is_file() and path.suffix in (".lmdb", ".mdb")):
-        return _Lmdb(path)
+    data = path / "data.mdb" if path.is_dir() else path
+    if data.is_file() and data.suffix in (".lmdb", ".mdb"):
+        return Covers(path, find=_open_lmdb(path), checksum=checksum(data))
     try:
-        found = path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())
+        files = list(path.iterdir()) if path.is_dir() else []
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return _Folder(path) if found else None
+    pictures = {file.stem: file for suffix in reversed(SUFFIXES) for file in files if file.suffix == suffix}
+    return Covers(path, covers_checksum(path, SUFFIXES), pictures.get) if pictures else None
+
+
+def _open_lmdb(path: Path) -> Callable[[str], Optional[bytes]]:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise UserError(f"{path}: reading an LMDB needs the package lmdb: pip install lmdb") from error
+    try:
+        transaction = lmdb.open(str(path), readonly=True, lock=False, subdir=path.is_dir()).begin()
+    except lmdb.Error as error:
+        raise UserError(f"{path}: not an LMDB, or damaged: {error}; download it again") from error
+
+    def find(name: str) -> Optional[bytes]:
+        found: Optional[bytes] = transaction.get(name.encode("utf-8")) if name else None
+        return found
+
+    return find
 
 
 def find_covers(settings: Settings, folder: Path, kind: str) -> Optional[Covers]:
@@ -137,11 +123,9 @@ def check_source_covers(settings: Settings, covers: Optional[Covers], names: Seq
     """
     if covers is None:
         return {}
-    faults = {}
-    for place, name in enumerate(tqdm(names, desc="covers checked", disable=None, unit="cover", leave=False)):
-        fault = covers.fault(name)
-        if fault:
-            faults[place] = fault
+    checked = tqdm(names, desc="covers checked", disable=None, unit="cover", leave=False)
+    found = {place: covers.fault(name) for place, name in enumerate(checked)}
+    faults = {place: fault for place, fault in found.items() if fault}
     if faults:
         message = describe_cover_faults([covers.path / f"{name}.jpg" for name in names], faults)
         if settings.missing_covers == "stop":

@@ -51,119 +51,112 @@ def filters_of(preset: str, changes: Mapping[str, Any]) -> Filters:
 class _Log:
     """The interactions that are kept, as codes of user and item; sorted by user, then by time."""
 
-    def __init__(self, raw: RawLog, ties: str) -> None:
-        self.raw, self.dropped = raw, Counter(raw.bad.dropped)
+    def __init__(self, raw: RawLog, ties: str, dropped: Mapping[str, int]) -> None:
+        self.raw, self.dropped = raw, Counter(dropped)
         users, self.user_ids = _encode(raw.log["user"], raw.numbered)
         items, self.item_ids = _encode(raw.log["item"], raw.numbered)
-        order = pl.Series(np.arange(len(self.item_ids))) if raw.numbered else self.item_ids.arg_sort().arg_sort()
         table = raw.log.select("time", "line").with_columns(user=users, item=items)
         keys = ["time"]
         if ties == "item":
-            table = table.with_columns(tie=order.gather(items))
-            keys.append("tie")
+            order = items if raw.numbered else self.item_ids.arg_sort().arg_sort().gather(items)
+            table, keys = table.with_columns(tie=order), ["time", "tie"]
         by_time = table.sort(keys, maintain_order=True).select("user", "item", "time", "line")
         self.table = by_time.sort("user", maintain_order=True)  # twice as fast as one sort by all keys
 
     @property
-    def users(self) -> np.ndarray:
-        """(interactions,)."""
-        return self.table["user"].to_numpy()
+    def items(self) -> pl.Series:
+        """The codes of the items that are left, ascending."""
+        return self.table["item"].unique().sort()
 
     @property
-    def items(self) -> np.ndarray:
-        """(interactions,)."""
-        return self.table["item"].to_numpy()
+    def lengths(self) -> pl.DataFrame:
+        """The users that are left, in order: user, number of interactions (len), first line."""
+        return self.table.group_by("user", maintain_order=True).agg(pl.len(), pl.col("line").min())
 
-    def keep(self, mask: np.ndarray, reason: str) -> bool:
-        """Keep the interactions of the mask and count the others; return whether there were others."""
-        lost = len(mask) - int(np.count_nonzero(mask))
+    def keep(self, condition: pl.Expr, reason: str) -> bool:
+        """Keep the interactions that fulfil the condition and count the others; return whether there were others."""
+        kept = self.table.filter(condition)
+        lost = self.table.height - kept.height
         if lost:
             self.dropped[reason] += lost
-            self.table = self.table.filter(pl.Series(mask))
-            if not self.table.height:
+            self.table = kept
+            if not kept.height:
                 counts = ", ".join(f"{why}: {count:,}" for why, count in self.dropped.items())
                 raise UserError(f"{self.raw.file}: the filters leave no interaction ({counts}); loosen them")
-        return bool(lost)
+        return lost > 0
+
+    def drop_duplicates(self, rule: str) -> None:
+        """Drop an item that a user had before: at the same time (``row``), or at any time (``first``)."""
+        if rule != "keep":
+            pair = pl.col("user").cast(pl.UInt64) * len(self.item_ids) + pl.col("item")  # faster than a struct of both
+            self.keep((pl.struct(pair, "time") if rule == "row" else pair).is_first_distinct(), "duplicates")
 
     def core(self, k: int, min_length: int) -> None:
         """Drop users with fewer than ``max(k, min_length)`` items and items with fewer than k users, until none is."""
         least = max(k, min_length)
         changed = True
         while changed:
-            counts = np.bincount(self.users)[self.users]
-            changed = self.keep(counts >= least, f"users with fewer than {least} interactions")
-            counts = np.bincount(self.items)[self.items]
-            changed = self.keep(counts >= k, f"items with fewer than {k} interactions") or changed
-
-    def drop_duplicates(self, rule: str) -> None:
-        """Drop an item that a user had before: at the same time (``row``), or at any time (``first``)."""
-        if rule == "keep":
-            return
-        pair = pl.col("user").cast(pl.UInt64) * len(self.item_ids) + pl.col("item")
-        key = pl.struct(pair, "time") if rule == "row" else pair
-        self.keep(self.table.select(key.is_first_distinct()).to_series().to_numpy(), "duplicates")
-
-    def keep_last(self, most: int) -> None:
-        """Keep the last ``most`` interactions of each user; 0: all."""
-        if most:
-            ends = np.searchsorted(self.users, self.users, side="right")
-            self.keep(np.arange(len(ends)) >= ends - most, f"before a user's last {most}")
-
-    def sample_users(self, size: int, seed: int) -> None:
-        """Keep ``size`` users, drawn with the seed; 0: all."""
-        users = _present(self.users)
-        if size and size < len(users):
-            drawn = np.random.default_rng(seed).choice(users, size, replace=False)
-            self.keep(np.isin(self.users, drawn), "users not in the sample")
+            changed = self.keep(pl.len().over("user") >= least, f"users with fewer than {least} interactions")
+            changed |= self.keep(pl.len().over("item") >= k, f"items with fewer than {k} interactions")
 
     def read_texts(self, missing_titles: str, clean: bool) -> pl.DataFrame:
         """The texts of the items. Items without a title stop the run, or are dropped with their interactions."""
-        present = self.item_ids.gather(_present(self.items))
-        texts = self.raw.describe(present).fill_null("")
+        ids = self.item_ids.gather(self.items)
+        texts = self.raw.describe(ids).fill_null("")
         if clean:
             columns = [name for name in texts.columns if name not in ("item", "image_url")]
             texts = texts.with_columns(pl.Series(name, list(map(plain, texts[name])), pl.String) for name in columns)
         has_title = (pl.col("title_cn").str.strip_chars() != "") | (pl.col("title_en").str.strip_chars() != "")
-        with_title = texts.filter(has_title)["item"]
-        missing = present.filter(~present.is_in(with_title.implode()))
+        missing = self.items.filter(~ids.is_in(texts.filter(has_title)["item"].implode()))
         if len(missing) and missing_titles == "stop":
-            raise UserError(self._describe_missing(missing, missing[0] in texts["item"]))
-        good = ~self.item_ids.is_in(missing.implode()).to_numpy()
-        self.keep(good[self.items], "items without a title")
+            names = self.item_ids.gather(missing)
+            line: Any = self.table.filter(pl.col("item") == missing[0])["line"].min()
+            listed = ", ".join(names.head(LISTED)) + " …" * (len(names) > LISTED)
+            raise UserError(
+                f"{self.raw.place(line)}: item {names[0]} has no {'title' if names[0] in texts['item'] else 'row'} in "
+                f"{self.raw.items_file}; add it there, or drop such items with missing_titles=drop "
+                f"({len(names)} of them: {listed})"
+            )
+        self.keep(~pl.col("item").is_in(missing.implode()), "items without a title")
         return texts
 
-    def _describe_missing(self, missing: pl.Series, has_row: bool) -> str:
-        first = missing[0]
-        line: Any = self.table.filter(pl.col("item") == self.item_ids.index_of(first))["line"].min()
-        listed = ", ".join(missing.head(LISTED).to_list()) + " …" * (len(missing) > LISTED)
-        return (
-            f"{self.raw.place(line)}: item {first} {'has no title' if has_row else 'has no row'} in "
-            f"{self.raw.items_file}; add it there, or drop such items with missing_titles=drop "
-            f"({len(missing)} of them: {listed})"
-        )
+    def keep_last(self, most: int) -> None:
+        """Keep the last ``most`` interactions of each user; 0: all."""
+        if most:
+            from_the_end = pl.col("item").cum_count(reverse=True).over("user")
+            self.keep(from_the_end <= most, f"before a user's last {most}")
+
+    def sample_users(self, size: int, seed: int) -> None:
+        """Keep ``size`` users, drawn with the seed; 0: all."""
+        users = self.lengths["user"]
+        if size and size < len(users):
+            drawn = np.random.default_rng(seed).choice(users.to_numpy(), size, replace=False)
+            self.keep(pl.col("user").is_in(drawn), "users not in the sample")
 
     def check_lengths(self) -> None:
         """Stop for a user with fewer than `MIN_ITEMS` interactions."""
-        counts = np.bincount(self.users)
-        short = np.flatnonzero((counts > 0) & (counts < MIN_ITEMS))
-        if len(short):
-            user = int(short[0])
-            line: Any = self.table.filter(pl.col("user") == user)["line"].min()
+        short = self.lengths.filter(pl.col("len") < MIN_ITEMS)
+        if short.height:
+            user, length, line = short.row(0)
             raise UserError(
-                f"{self.raw.place(line)}: user {self.user_ids[user]} has {counts[user]} interactions, fewer than "
+                f"{self.raw.place(line)}: user {self.user_ids[user]} has {length} interactions, fewer than "
                 f"{MIN_ITEMS}: the last is for test, the one before for validation; drop such users with "
-                f"min_length={MIN_ITEMS} ({len(short)} of {np.count_nonzero(counts)})"
+                f"min_length={MIN_ITEMS} ({short.height} of {self.lengths.height})"
             )
 
 
-def apply_filters(raw: RawLog, filters: Filters, seed: int) -> RawData:
+def apply_filters(raw: RawLog, filters: Filters, seed: int, bad_rows: Mapping[str, int]) -> RawData:
     """Filter a log, and number users and items.
+
+    Args:
+        seed: seed of the sample of users.
+        bad_rows: reason → number of rows that the reader dropped.
 
     Raises:
         UserError: a user with fewer than 3 interactions or an item without a title that no filter drops, or nothing is
             left.
     """
-    log = _Log(raw, filters.ties)
+    log = _Log(raw, filters.ties, bad_rows)
     log.drop_duplicates(filters.duplicates)
     log.core(filters.k_core, filters.min_length)
     texts = log.read_texts(filters.missing_titles, filters.html == "clean")
@@ -171,17 +164,14 @@ def apply_filters(raw: RawLog, filters: Filters, seed: int) -> RawData:
     log.keep_last(filters.max_length)
     log.sample_users(filters.user_sample, seed)
     log.check_lengths()
-    users, items = _present(log.users), _present(log.items)
-    lengths = np.bincount(log.users)[users]
-    ours = np.zeros(len(log.item_ids), dtype=np.int32)
-    ours[items] = np.arange(len(items), dtype=np.int32)
-    user_ids, item_ids = log.user_ids.gather(users), log.item_ids.gather(items)
+    item_ids = log.item_ids.gather(log.items)
+    items = (log.table["item"].rank("dense") - 1).to_numpy()
     texts = item_ids.to_frame("item").join(texts, on="item", how="left", maintain_order="left").fill_null("")
     names = [name for name in texts.columns if name not in ("item", "title_cn", "title_en")]
     return RawData(
-        sequences=np.split(ours[log.items], np.cumsum(lengths)[:-1]),
+        sequences=np.split(items, np.cumsum(log.lengths["len"].to_numpy())[:-1]),
         titles=[_titles(cn, en) for cn, en in texts.select("title_cn", "title_en").iter_rows()],
-        user_ids=[raw.user_names.get(user, user) for user in user_ids],
+        user_ids=[raw.user_names.get(user, user) for user in log.user_ids.gather(log.lengths["user"])],
         item_ids=[raw.item_names.get(item, item) for item in item_ids],
         fields={name: texts[name].to_list() for name in names if (texts[name] != "").any()},
         dropped=dict(log.dropped),
@@ -211,11 +201,6 @@ def _encode(ids: pl.Series, numbered: bool) -> Tuple[pl.Series, pl.Series]:
     codes = np.zeros(np.max(categories, initial=0) + 1, dtype=np.uint32)
     codes[categories] = np.arange(len(distinct), dtype=np.uint32)
     return pl.Series(codes[ids.to_physical().to_numpy()]), distinct.cast(pl.String)
-
-
-def _present(codes: np.ndarray) -> np.ndarray:
-    """The codes that occur, ascending."""
-    return np.flatnonzero(np.bincount(codes))
 
 
 def _natural(text: str) -> List[Tuple[int, int, str]]:

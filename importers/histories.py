@@ -12,7 +12,7 @@ import polars as pl
 
 from common.errors import UserError
 from common.files import read_json
-from importers.raw import BadRows, RawLog, valid_unicode
+from importers.raw import RawLog, valid_unicode
 
 FIELDS = {"brand": "brand", "categories": "category", "category": "category", "description": "description"}
 
@@ -22,7 +22,6 @@ def log_of_histories(
     items_file: Path,
     histories: Mapping[str, Sequence[str]],
     texts: Mapping[str, Mapping[str, str]],
-    bad: BadRows,
     user_names: Optional[Mapping[str, str]] = None,
     item_names: Optional[Mapping[str, str]] = None,
 ) -> RawLog:
@@ -42,7 +41,7 @@ def log_of_histories(
         ]
         return pl.DataFrame(rows, schema=dict.fromkeys(("item", "title_cn", "title_en", *names), pl.String))
 
-    return RawLog(log, describe, inter, items_file, bad, True, user_names or {}, item_names or {})
+    return RawLog(log, describe, inter, items_file, True, user_names or {}, item_names or {})
 
 
 def read_object(path: Path, meaning: str) -> Dict[str, object]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from common.dataset import items_path, sequences_path
 from common.errors import UserError, nearest
 from common.item_fields import item_fields_path
 from importers import adrec_arrays, amazon, letter, ml100k, ninerec, own_tables, recformer, unisrec
 from importers.filters import Filters, apply_filters, filters_of
-from importers.raw import Files, RawData, RawLog
+from importers.raw import BadRows, Files, RawData, RawLog
 from importers.settings import Settings
 
 
@@ -28,12 +28,12 @@ class Kind:
 
     Attributes:
         files: folder and data set → the files in each form that they may have; the first file of a form identifies it.
-        read: reads the interactions; None for prepared files.
+        read: reads the interactions; None for tables, whose settings name the columns, and for prepared files.
         settings: the settings that not every kind reads, and this one does.
     """
 
     files: Optional[Callable[[Path, str], Iterator[Files]]]
-    read: Optional[Callable[[Files, Settings], RawLog]]
+    read: Optional[Callable[[Files, BadRows], RawLog]]
     settings: Tuple[str, ...]
 
 
@@ -51,7 +51,7 @@ KINDS: Dict[str, Kind] = {  # auto takes the first whose files are there: raw fi
     "recformer": Kind(recformer.files, recformer.read, FILTERED),
     "unisrec": Kind(unisrec.files, unisrec.read, FILTERED),
     "adrec": Kind(adrec_arrays.files, adrec_arrays.read, FILTERED),
-    "table": Kind(None, own_tables.read, (*NAMED, *COLUMNS, "field_columns")),
+    "table": Kind(None, None, (*NAMED, *COLUMNS, "field_columns")),
     "prepared": Kind(prepared_files, None, ()),
 }
 
@@ -63,46 +63,46 @@ def find_source(settings: Settings) -> Tuple[str, Files]:
         UserError: no files, only some of the files that belong together, or a setting that the kind does not read.
     """
     if settings.inter_file or settings.source == "table":
-        files = own_tables.named_files(settings)
-        _refuse_unread(settings, settings.source)
-        return settings.source, files
-    readers = {name: kind.files for name, kind in KINDS.items() if kind.files and settings.source in ("auto", name)}
-    folders = _folders(settings)
-    incomplete: List[Tuple[str, Files]] = []
-    for folder in folders:
-        for name, files_of in readers.items():
-            for files in files_of(folder, settings.dataset):
-                if next(iter(files.values())).is_file():
-                    _refuse_unread(settings, name)
-                    _refuse_missing(name, files)
-                    return name, files
-                if any(path.is_file() for path in files.values()):
-                    incomplete.append((name, files))
-    if incomplete:
-        _refuse_missing(*incomplete[0])
-    if settings.data_dir and not Path(settings.data_dir).is_dir():
-        data_dir = Path(settings.data_dir)
-        near = nearest(data_dir.name, [path.name for path in data_dir.parent.glob("*/")])
-        raise UserError(f"data_dir={data_dir}: no such folder{near}")
-    first = [next(files_of(folders[0], settings.dataset)) for files_of in readers.values()]
-    known = "; ".join(" and ".join(path.name for path in files.values()) for files in first)
-    raise UserError(
-        f"{' and '.join(map(str, folders))}: no files of {settings.dataset}; set data_dir=FOLDER, or for your own "
-        f"tables --from table and their columns (docs/data_formats.md). Known names are {known}"
-    )
+        kind, files = settings.source, own_tables.named_files(settings)
+    else:
+        readers = {name: kind.files for name, kind in KINDS.items() if kind.files and settings.source in ("auto", name)}
+        folders = _folders(settings)
+        forms = [
+            (name, files)
+            for folder in folders
+            for name, files_of in readers.items()
+            for files in files_of(folder, settings.dataset)
+        ]
+        identified = [form for form in forms if next(iter(form[1].values())).is_file()]
+        incomplete = [form for form in forms if any(path.is_file() for path in form[1].values())]
+        if not incomplete:
+            known = [next(files_of(folders[0], settings.dataset)) for files_of in readers.values()]
+            raise UserError(_describe_nothing(settings, folders, known))
+        kind, files = (identified or incomplete)[0]
+    _refuse_unread(settings, kind)
+    missing = [path for path in files.values() if not path.is_file()]
+    if missing:
+        there = ", ".join(path.name for path in files.values() if path.is_file())
+        raise UserError(f"{missing[0]}: no such file; {kind} needs it beside {there} (docs/data_formats.md)")
+    return kind, files
 
 
-def read_source(settings: Settings, name: str, files: Files) -> Optional[RawData]:
+def read_source(settings: Settings, kind: str, files: Files) -> Optional[RawData]:
     """Read and filter a source of a kind; None for prepared files."""
-    read = KINDS[name].read
-    if read is None:
+    bad = BadRows(settings.bad_rows)
+    read = KINDS[kind].read
+    if kind == "table":
+        log = own_tables.read(files, settings, bad)
+    elif read:
+        log = read(files, bad)
+    else:
         return None
-    if name == "ml-100k":
+    if kind == "ml-100k":
         filters = Filters(max_length=settings.last_items, ties="item")
     else:
-        preset = settings.preset or ("adrec" if name in AMAZON else "none")
-        filters = filters_of(preset, {filter_: getattr(settings, filter_) for filter_ in FILTERS})
-    return apply_filters(read(files, settings), filters, settings.sample_seed)
+        preset = settings.preset or ("adrec" if kind in AMAZON else "none")
+        filters = filters_of(preset, {name: getattr(settings, name) for name in FILTERS})
+    return apply_filters(log, filters, settings.sample_seed, bad.dropped)
 
 
 def _folders(settings: Settings) -> List[Path]:
@@ -113,18 +113,21 @@ def _folders(settings: Settings) -> List[Path]:
     return [settings.dataset_dir]
 
 
-def _refuse_missing(name: str, files: Mapping[str, Path]) -> None:
-    """Stop where only some of the files that belong together are there."""
-    missing = [path for path in files.values() if not path.is_file()]
-    if missing:
-        there = ", ".join(path.name for path in files.values() if path.is_file())
-        raise UserError(f"{missing[0]}: no such file; {name} needs it beside {there} (docs/data_formats.md)")
+def _describe_nothing(settings: Settings, folders: Sequence[Path], known: Sequence[Files]) -> str:
+    if settings.data_dir and not folders[0].is_dir():
+        near = nearest(folders[0].name, [path.name for path in folders[0].parent.glob("*/")])
+        return f"data_dir={folders[0]}: no such folder{near}"
+    names = "; ".join(" and ".join(path.name for path in files.values()) for files in known)
+    return (
+        f"{' and '.join(map(str, folders))}: no files of {settings.dataset}; set data_dir=FOLDER, or for your own "
+        f"tables --from table and their columns (docs/data_formats.md). Known names are {names}"
+    )
 
 
-def _refuse_unread(settings: Settings, name: str) -> None:
+def _refuse_unread(settings: Settings, kind: str) -> None:
     """Stop for a setting that this kind does not read."""
     defaults = Settings()
-    for key in dict.fromkeys(key for kind in KINDS.values() for key in kind.settings):
-        if key not in KINDS[name].settings and getattr(settings, key) != getattr(defaults, key):
-            readers = ", ".join(known for known, kind in KINDS.items() if key in kind.settings)
-            raise UserError(f"setting '{key}' is for {readers} only, and these files are of the kind {name}; remove it")
+    for key in dict.fromkeys(key for one in KINDS.values() for key in one.settings):
+        if key not in KINDS[kind].settings and getattr(settings, key) != getattr(defaults, key):
+            readers = ", ".join(name for name, one in KINDS.items() if key in one.settings)
+            raise UserError(f"setting '{key}' is for {readers} only, and these files are of the kind {kind}; remove it")

@@ -6,52 +6,42 @@ in its files. See docs/data_formats.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Dict, Mapping, Optional
+from typing import Dict, Mapping, NamedTuple, Optional
 
 from common.dataset import Dataset
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Numbers of users, items and interactions, and the length of the shortest and longest sequence, if known."""
+class Counts(NamedTuple):
+    """Numbers of users, items and interactions."""
 
     users: int
     items: int
     interactions: int
-    shortest: Optional[int] = None
-    longest: Optional[int] = None
-
-    def agrees(self, found: Statistics) -> bool:
-        """Whether all counts that are known are equal."""
-        ours, theirs = vars(self), vars(found)
-        return all(value in (None, theirs[name]) for name, value in ours.items())
 
     def __str__(self) -> str:
-        lengths = "" if self.shortest is None else f", {self.shortest} to {self.longest} per user"
-        return f"{self.users:,} users, {self.items:,} items, {self.interactions:,} interactions{lengths}"
+        return f"{self.users:,} users, {self.items:,} items, {self.interactions:,} interactions"
 
 
-KNOWN: Mapping[str, Mapping[str, Statistics]] = {
+KNOWN: Mapping[str, Mapping[str, Counts]] = {
     "ninerec": {
-        "Bili_Food": Statistics(6_549, 1_579, 39_740, 5, 46),
-        "Bili_Dance": Statistics(10_715, 2_307, 83_392, 5, 251),
-        "Bili_Movie": Statistics(16_525, 3_509, 115_576, 5, 93),
-        "Bili_Cartoon": Statistics(30_300, 4_724, 215_443, 5, 103),
+        "Bili_Food": Counts(6_549, 1_579, 39_740),
+        "Bili_Dance": Counts(10_715, 2_307, 83_392),
+        "Bili_Movie": Counts(16_525, 3_509, 115_576),
+        "Bili_Cartoon": Counts(30_300, 4_724, 215_443),
     },
     "unisrec": {
-        "Scientific": Statistics(8_442, 4_385, 59_427),
-        "Instruments": Statistics(24_962, 9_964, 208_926),
-        "Arts": Statistics(45_486, 21_019, 395_150),
-        "Office": Statistics(87_436, 25_986, 684_837),
+        "Scientific": Counts(8_442, 4_385, 59_427),
+        "Instruments": Counts(24_962, 9_964, 208_926),
+        "Arts": Counts(45_486, 21_019, 395_150),
+        "Office": Counts(87_436, 25_986, 684_837),
     },
     "recformer": {
-        "Scientific": Statistics(11_041, 5_327, 76_896),
-        "Instruments": Statistics(27_530, 10_611, 231_312),
-        "Arts": Statistics(56_210, 22_855, 492_492),
-        "Office": Statistics(101_501, 27_932, 798_914),
+        "Scientific": Counts(11_041, 5_327, 76_896),
+        "Instruments": Counts(27_530, 10_611, 231_312),
+        "Arts": Counts(56_210, 22_855, 492_492),
+        "Office": Counts(101_501, 27_932, 798_914),
     },
-    "letter": {"Scientific": Statistics(8_317, 4_344, 58_492, 5, 78)},
+    "letter": {"Scientific": Counts(8_317, 4_344, 58_492)},
 }
 
 ORIGINS: Mapping[str, str] = {  # kind → where to get it, and what the licence asks for
@@ -64,7 +54,7 @@ ORIGINS: Mapping[str, str] = {  # kind → where to get it, and what the licence
 }
 
 
-def known_counts(dataset: str, kind: str) -> Optional[Statistics]:
+def known_counts(dataset: str, kind: str) -> Optional[Counts]:
     """The counts of a data set of a kind; prepared files with the names of NineRec's data sets count as NineRec's."""
     return KNOWN.get("ninerec" if kind == "prepared" else kind, {}).get(dataset)
 
@@ -74,14 +64,15 @@ def origins_of(dataset: str) -> Dict[str, str]:
     kinds = [kind for kind, sets in KNOWN.items() if dataset in sets]
     if not kinds:
         return dict(ORIGINS)
-    kinds += [kind for kind in ORIGINS if kind.startswith("amazon") and kinds != ["ninerec"]]
-    return {kind: ORIGINS[kind] for kind in kinds}
+    amazon = [] if "ninerec" in kinds else ["amazon2018", "amazon2023"]
+    return {kind: ORIGINS[kind] for kind in [*kinds, *amazon]}
 
 
-def statistics(dataset: Dataset) -> Statistics:
-    """Count a data set."""
+def statistics(dataset: Dataset) -> Dict[str, int]:
+    """Numbers of users, items and interactions, and the length of the shortest and of the longest sequence."""
     lengths = [len(sequence) for sequence in dataset.sequences]
-    return Statistics(len(lengths), dataset.n_items, sum(lengths), min(lengths), max(lengths))
+    counts = Counts(len(lengths), dataset.n_items, sum(lengths))
+    return {**counts._asdict(), "shortest": min(lengths), "longest": max(lengths)}
 
 
 def describe(dataset: Dataset, kind: str, with_cover: int, drawn: bool) -> str:
@@ -92,38 +83,23 @@ def describe(dataset: Dataset, kind: str, with_cover: int, drawn: bool) -> str:
         with_cover: number of items with a cover that can be used.
         drawn: the covers are drawn.
     """
-    found = statistics(dataset)
+    users, items, interactions, shortest, longest = statistics(dataset).values()
     alike = sum(cn == en for cn, en in zip(dataset.titles_cn, dataset.titles_en))
-    mean = found.interactions / found.users
+    origin = " (drawn from title and genres: no posters)" if drawn else ""
     lines = [
-        f"  users {found.users:,}  items {found.items:,}  interactions {found.interactions:,}",
-        f"  sequence length min {found.shortest}  mean {mean:.2f}  max {found.longest}",
-        f"  with title {1:.1%} ({alike:,} items have the same one in both languages)",
+        f"  users {users:,}  items {items:,}  interactions {interactions:,}",
+        f"  sequence length min {shortest}  mean {interactions / users:.2f}  max {longest}",
+        f"  with title 100.0% ({alike:,} items have the same one in both languages)",
+        f"  with cover {with_cover / items:.1%}{origin}"
+        if dataset.covers
+        else "  no covers: text only (modalities=[text])",
     ]
-    if dataset.covers is None:
-        lines.append("  no covers: text only (modalities=[text])")
-    else:
-        origin = " (drawn from title and genres: no posters)" if drawn else ""
-        lines.append(f"  with cover {with_cover / found.items:.1%}{origin}")
-    known = known_counts(dataset.name, kind)
-    if known and known.agrees(found):
+    known, found = known_counts(dataset.name, kind), Counts(users, items, interactions)
+    if known == found:
         lines.append(f"  the same counts as others report for {dataset.name}, {kind}")
     elif known:
         lines.append(
-            f"warning: {dataset.name} of the kind {kind} is known with {known}; here it has {found}: "
-            f"{likely_cause(known, found)}"
+            f"warning: {dataset.name} of the kind {kind} is known with {known}; here it has {found}: another "
+            "release, or files that were filtered or cut short"
         )
     return "\n".join(lines)
-
-
-def likely_cause(known: Statistics, found: Statistics) -> str:
-    """Why a known data set may have other counts."""
-    if known.shortest and found.shortest and found.shortest < known.shortest:
-        return f"there are users with fewer than {known.shortest} items: likely another release, or unfiltered files"
-    if found.users < known.users:
-        return "users are missing: likely a file that was cut short or filtered"
-    if found.users > known.users:
-        return "there are more users: likely another release"
-    if found.interactions == known.interactions and found.items != known.items:
-        return "users and interactions agree: likely items that nobody saw were added, or items were merged"
-    return "the users agree: likely interactions were added or removed, or sequences were cut"

@@ -7,7 +7,6 @@ from typing import Iterator
 
 from importers.histories import log_of_histories, read_histories, read_texts
 from importers.raw import BadRows, Files, RawLog
-from importers.settings import Settings
 
 
 def files(folder: Path, dataset: str) -> Iterator[Files]:
@@ -15,7 +14,6 @@ def files(folder: Path, dataset: str) -> Iterator[Files]:
     yield {"inter": folder / f"{dataset}.inter.json", "item": folder / f"{dataset}.item.json"}
 
 
-def read(files: Files, settings: Settings) -> RawLog:
+def read(files: Files, bad: BadRows) -> RawLog:
     """Read the interactions."""
-    histories, texts = read_histories(files["inter"]), read_texts(files["item"])
-    return log_of_histories(files["inter"], files["item"], histories, texts, BadRows(settings.bad_rows))
+    return log_of_histories(files["inter"], files["item"], read_histories(files["inter"]), read_texts(files["item"]))

@@ -11,7 +11,6 @@ import polars as pl
 
 from common.errors import UserError
 from importers.raw import BadRows, Files, RawLog
-from importers.settings import Settings
 from importers.tables import read_interactions, read_items
 
 RATINGS = {"user": "user_id", "item": "item_id", "time": "timestamp"}
@@ -31,12 +30,11 @@ def files(folder: Path, dataset: str) -> Iterator[Files]:
     yield {"inter": folder / "ml-100k.inter", "item": folder / "ml-100k.item"}
 
 
-def read(files: Files, settings: Settings) -> RawLog:
+def read(files: Files, bad: BadRows) -> RawLog:
     """Read all ratings as interactions.
 
     The title in both languages is ``film (year): genre, genre``; the fields title and category hold the two parts.
     """
-    bad = BadRows(settings.bad_rows)
 
     def describe(ids: pl.Series) -> pl.DataFrame:
         films = read_items(files["item"], FILMS, ids, bad)
@@ -47,7 +45,7 @@ def read(files: Files, settings: Settings) -> RawLog:
         return films.select("item").with_columns(pl.Series(name, texts, pl.String) for name, texts in columns.items())
 
     log = read_interactions(files["inter"], RATINGS, bad)
-    return RawLog(log, describe, files["inter"], files["item"], bad, numbered=True)
+    return RawLog(log, describe, files["inter"], files["item"], numbered=True)
 
 
 def dated(title: str, year: str) -> str:

@@ -8,7 +8,6 @@ from typing import Iterator
 import polars as pl
 
 from importers.raw import BadRows, Files, RawLog
-from importers.settings import Settings
 from importers.tables import read_interactions, read_items
 
 PAIR = {"user": "user", "item": "item", "time": "timestamp"}
@@ -20,9 +19,8 @@ def files(folder: Path, dataset: str) -> Iterator[Files]:
     yield {"pair": folder / f"{dataset}_pair.csv", "item": folder / f"{dataset}_item.csv"}
 
 
-def read(files: Files, settings: Settings) -> RawLog:
+def read(files: Files, bad: BadRows) -> RawLog:
     """Read the interactions. The files have no header, or the pair file has one."""
-    bad = BadRows(settings.bad_rows)
 
     def describe(ids: pl.Series) -> pl.DataFrame:
         texts = read_items(files["item"], TEXTS, ids, bad, header=False)
@@ -32,6 +30,5 @@ def read(files: Files, settings: Settings) -> RawLog:
         ]
         return texts.with_columns(title_cn=filled[0], title_en=filled[1])
 
-    return RawLog(
-        read_interactions(files["pair"], PAIR, bad, header=False), describe, files["pair"], files["item"], bad
-    )
+    log = read_interactions(files["pair"], PAIR, bad, header=False)
+    return RawLog(log, describe, files["pair"], files["item"])

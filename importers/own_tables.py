@@ -27,9 +27,8 @@ def named_files(settings: Settings) -> Files:
     return files
 
 
-def read(files: Files, settings: Settings) -> RawLog:
+def read(files: Files, settings: Settings, bad: BadRows) -> RawLog:
     """Read the interactions."""
-    bad = BadRows(settings.bad_rows)
     columns = {"user": settings.user_column, "item": settings.item_column, "time": settings.time_column}
     texts = {"item": settings.item_id_column, "title_en": settings.title_column}
     if settings.title_cn_column:
@@ -40,7 +39,7 @@ def read(files: Files, settings: Settings) -> RawLog:
         found = read_items(files["item"], texts, ids, bad)
         return found if "title_cn" in texts else found.with_columns(title_cn=pl.lit(""))
 
-    return RawLog(read_interactions(files["inter"], columns, bad), describe, files["inter"], files["item"], bad)
+    return RawLog(read_interactions(files["inter"], columns, bad), describe, files["inter"], files["item"])
 
 
 def _field_name(column: str) -> str:

@@ -45,7 +45,6 @@ class RawLog:
             fields, all text: at most one row per item.
         file: file of the interactions, for messages.
         items_file: file of the items, for messages.
-        bad: counts the rows that the reader dropped.
         numbered: the original ids are numbers, and our ids follow their order; otherwise, the first appearance.
         user_names: id in ``log`` → original id, where they differ.
         item_names: likewise.
@@ -55,7 +54,6 @@ class RawLog:
     describe: Callable[[pl.Series], pl.DataFrame]
     file: Path
     items_file: Path
-    bad: BadRows
     numbered: bool = False
     user_names: Mapping[str, str] = field(default_factory=dict)
     item_names: Mapping[str, str] = field(default_factory=dict)

@@ -11,7 +11,6 @@ from typing import Iterator
 
 from importers.histories import log_of_histories, original_ids, read_histories, read_object, read_texts
 from importers.raw import BadRows, Files, RawLog
-from importers.settings import Settings
 
 
 def files(folder: Path, dataset: str) -> Iterator[Files]:
@@ -19,7 +18,7 @@ def files(folder: Path, dataset: str) -> Iterator[Files]:
     yield {name: folder / f"{name}.json" for name in ("umap", "train", "val", "test", "smap", "meta_data")}
 
 
-def read(files: Files, settings: Settings) -> RawLog:
+def read(files: Files, bad: BadRows) -> RawLog:
     """Read the interactions: a user's items of train, then of val, then of test."""
     parts = [read_histories(files[part]) for part in ("train", "val", "test")]
     users = dict.fromkeys(user for part in parts for user in part)
@@ -28,5 +27,4 @@ def read(files: Files, settings: Settings) -> RawLog:
     item_names = original_ids(files["smap"], read_object(files["smap"], "id to number"))
     described = read_texts(files["meta_data"])
     texts = {number: described[original] for number, original in item_names.items() if original in described}
-    bad = BadRows(settings.bad_rows)
-    return log_of_histories(files["train"], files["meta_data"], histories, texts, bad, user_names, item_names)
+    return log_of_histories(files["train"], files["meta_data"], histories, texts, user_names, item_names)

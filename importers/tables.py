@@ -6,20 +6,19 @@ parsed by polars in blocks of lines; a block that polars refuses is read line by
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 from typing import Any, Deque, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import polars as pl
 from isal import igzip, isal_zlib
 
+from common.dataset import csv_rows
 from common.errors import UserError, nearest
 from importers.raw import BadRows, valid_unicode
 
@@ -98,7 +97,7 @@ def read_frames(path: Path, columns: Sequence[str], bad: BadRows, header: bool =
 
 
 def _csv_frames(path: Path, columns: Sequence[str], bad: BadRows, kind: str, header: bool) -> Iterator[pl.DataFrame]:
-    rows = csv_rows(path, kind, bad, 0 if header else len(columns))
+    rows = csv_rows(path, _lines(path), delimiter="," if kind == "csv" else "\t", quotes=kind != "recbole")
     names = list(columns)
     if header:
         _, names = next(rows, (1, []))
@@ -106,38 +105,18 @@ def _csv_frames(path: Path, columns: Sequence[str], bad: BadRows, kind: str, hea
         _require_columns(path, names, columns)
     places = [names.index(name) for name in columns]
     schema = {**dict.fromkeys(columns, pl.String), "line": pl.UInt32}
-    while True:
-        chunk = [[*(row[place] for place in places), line] for line, row in islice(rows, CHUNK)]
-        if not chunk:
-            return
+    chunk: List[List[Any]] = []
+    for line, row in rows:
+        if len(row) != len(names):
+            detail = f"{len(row)} columns instead of {len(names)}; put fields that hold separators in double quotes"
+            bad.found(f"{path}:{line}", "another number of columns", detail)
+            continue
+        chunk.append([*(row[place] for place in places), line])
+        if len(chunk) == CHUNK:
+            yield pl.DataFrame(chunk, schema=schema, orient="row")
+            chunk = []
+    if chunk:
         yield pl.DataFrame(chunk, schema=schema, orient="row")
-
-
-def csv_rows(path: Path, kind: str, bad: BadRows, width: int = 0) -> Iterator[Tuple[int, List[str]]]:
-    """Yield the line on which each row begins, and its fields; blank lines are skipped.
-
-    Args:
-        kind: csv, tsv or recbole.
-        width: number of columns; 0: as many as the first row has.
-
-    Raises:
-        UserError: not UTF-8, broken quotes or, unless bad rows are dropped, a row with another number of columns.
-    """
-    delimiter = "," if kind == "csv" else "\t"
-    quoting: Any = csv.QUOTE_NONE if kind == "recbole" else csv.QUOTE_MINIMAL
-    reader = csv.reader(_lines(path), strict=True, delimiter=delimiter, quoting=quoting)
-    line = 1
-    try:
-        for row in reader:
-            width = width or len(row)
-            if row and len(row) != width:
-                detail = f"{len(row)} columns instead of {width}; put fields that hold separators in double quotes"
-                bad.found(f"{path}:{line}", "another number of columns", detail)
-            elif row:
-                yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}:{line}: not CSV: {error}; double the quotes inside a quoted field") from error
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -270,15 +249,18 @@ def _log(path: Path, frame: pl.DataFrame, columns: Mapping[str, str], bad: BadRo
         log = log.with_columns(seconds=pl.coalesce(_number("time"), pl.coalesce(dates).dt.timestamp("us") / 1e6))
     if not header:
         log = log.filter((pl.col("line") > 1) | pl.col("seconds").is_not_null())
-    missing = {name: pl.col(name).is_null() | pl.col(name).is_in(["", "nan", "NaN"]) for name in ("user", "item")}
-    log = log.with_columns(
-        fault=pl.when(missing["user"])
+    user_missing, item_missing = (
+        pl.col(name).is_null() | pl.col(name).is_in(["", "nan", "NaN"]) for name in ("user", "item")
+    )
+    fault = (
+        pl.when(user_missing)
         .then(pl.lit("the user is empty"))
-        .when(missing["item"])
+        .when(item_missing)
         .then(pl.lit("the item is empty"))
         .when(pl.col("seconds").is_null())
         .then(pl.lit("timestamp is not a number"))
     )
+    log = log.with_columns(fault=fault)
     for line, reason, time in log.filter(pl.col("fault").is_not_null()).select("line", "fault", "time").iter_rows():
         is_time = reason.startswith("timestamp")
         names = ", ".join(columns.values())

@@ -12,7 +12,6 @@ from typing import Dict, Iterator, List, Mapping
 from common.errors import UserError
 from importers.histories import log_of_histories, original_ids
 from importers.raw import BadRows, Files, RawLog
-from importers.settings import Settings
 from importers.tables import read_frames
 
 PARTS = ("train", "valid", "test")
@@ -24,9 +23,8 @@ def files(folder: Path, dataset: str) -> Iterator[Files]:
     yield {**parts, **{name: folder / f"{dataset}.{name}" for name in ("text", "user2index", "item2index")}}
 
 
-def read(files: Files, settings: Settings) -> RawLog:
+def read(files: Files, bad: BadRows) -> RawLog:
     """Read the interactions. A history may be cut to its last 50 items, so the targets of all rows are joined."""
-    bad = BadRows(settings.bad_rows)
     rows: Dict[str, Dict[str, List[List[str]]]] = {}  # user → part → history and target of each row
     for part in PARTS:
         for frame in read_frames(files[part], ("user_id", "item_id_list", "item_id"), bad):
@@ -40,7 +38,7 @@ def read(files: Files, settings: Settings) -> RawLog:
     user_names, item_names = (
         original_ids(files[name], _pairs(files[name], bad, header=False)) for name in ("user2index", "item2index")
     )
-    return log_of_histories(files["train"], files["text"], histories, texts, bad, user_names, item_names)
+    return log_of_histories(files["train"], files["text"], histories, texts, user_names, item_names)
 
 
 def _pairs(path: Path, bad: BadRows, header: bool) -> Dict[str, str]:

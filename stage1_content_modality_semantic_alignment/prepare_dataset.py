@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -72,7 +71,7 @@ def _recipe(settings: Settings, kind: str, files: Files, covers: Optional[Covers
     shaping.update({name: getattr(settings, name) for name in (*KINDS[kind].settings, "cover_side")})
     made_from = recipe("prepare_dataset", shaping, files)
     if covers:
-        made_from["inputs"]["covers"] = {"path": str(covers.path), "sha256": covers.checksum()}
+        made_from["inputs"]["covers"] = {"path": str(covers.path), "sha256": covers.checksum}
     return made_from
 
 
@@ -133,7 +132,7 @@ def _prepare(settings: Settings, kind: str, files: Files, covers: Optional[Cover
     for reason, count in dropped.items():
         print(f"  left out: {count:,} interactions, {reason}")
     extra = {
-        "statistics": {**asdict(statistics(dataset)), "with_cover": with_cover},
+        "statistics": {**statistics(dataset), "with_cover": with_cover},
         "dropped": dropped,
         "missing_covers": [{"item": item, "original_id": cover_names[item], "fault": faults[item]} for item in faults],
         "covers": _checksum_of_covers(home),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from importers.filters import Filters, apply_filters, filters_of, plain
-from importers.raw import LOG, BadRows, RawData, RawLog
+from importers.raw import LOG, RawData, RawLog
 
 Rows = Sequence[Tuple[str, str, float]]
 
@@ -24,7 +24,7 @@ def raw(rows: Rows, untitled: str = "") -> RawLog:
         titles = ["" if item in untitled else f"<i>{item}</i>" for item in ids]
         return pl.DataFrame({"item": ids, "title_cn": [""] * len(ids), "title_en": titles})
 
-    return RawLog(log, describe, Path("log"), Path("items"), BadRows())
+    return RawLog(log, describe, Path("log"), Path("items"))
 
 
 def histories(data: RawData) -> List[str]:
@@ -32,7 +32,7 @@ def histories(data: RawData) -> List[str]:
 
 
 def filtered(rows: Rows, seed: int = 0, **chosen: Any) -> List[str]:
-    return histories(apply_filters(raw(rows), Filters(**chosen), seed))
+    return histories(apply_filters(raw(rows), Filters(**chosen), seed, {}))
 
 
 def words(*users: str) -> List[Tuple[str, str, float]]:
@@ -71,7 +71,7 @@ def test_the_sample_is_seeded() -> None:
 def test_each_interaction_left_out_is_counted_once() -> None:
     rows = [*words("abcdd", "abc", "bcda", "z"), ("w", "q", 1.0), ("w", "a", 2.0), ("w", "b", 3.0), ("w", "c", 4.0)]
     data = apply_filters(
-        raw(rows, "q"), Filters(duplicates="first", min_length=3, missing_titles="drop", max_length=3), 0
+        raw(rows, "q"), Filters(duplicates="first", min_length=3, missing_titles="drop", max_length=3), 0, {}
     )
     assert data.dropped == {
         "duplicates": 1,
@@ -83,8 +83,8 @@ def test_each_interaction_left_out_is_counted_once() -> None:
 
 
 def test_html_is_cleaned_on_request() -> None:
-    assert apply_filters(raw(words("abc")), Filters(), 0).titles[0] == ("", "<i>a</i>")
-    assert apply_filters(raw(words("abc")), Filters(html="clean"), 0).titles[0] == ("", "a")
+    assert apply_filters(raw(words("abc")), Filters(), 0, {}).titles[0] == ("", "<i>a</i>")
+    assert apply_filters(raw(words("abc")), Filters(html="clean"), 0, {}).titles[0] == ("", "a")
     assert plain("a  b") == "a  b"
     assert plain("Saws &amp; <br/>more, 3 < 4 > 2") == "Saws & more, 3 < 4 > 2"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.files import read_text
 from common.settings import REPOSITORY
 from importers.kinds import KINDS
-from importers.known_datasets import KNOWN, ORIGINS, Statistics, known_counts, origins_of
+from importers.known_datasets import KNOWN, ORIGINS, known_counts, origins_of
 
 
 def test_the_documentation_lists_every_kind_and_every_known_count() -> None:
@@ -26,5 +26,3 @@ def test_counts_are_those_of_a_kind() -> None:
     assert list(origins_of("Bili_Food")) == ["ninerec"]
     assert origins_of("Bili_Cinema") == ORIGINS
     assert list(origins_of("Arts")) == ["unisrec", "recformer", "amazon2018", "amazon2023"]
-    assert Statistics(1, 2, 3).agrees(Statistics(1, 2, 3, 4, 5))
-    assert not Statistics(1, 2, 3, 4, 5).agrees(Statistics(1, 2, 3, 4, 6))
