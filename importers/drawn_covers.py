@@ -49,9 +49,14 @@ def draw_cover(title: str, genres: Sequence[str]) -> Image.Image:
     cover = _ground_of(colours[0], colours[-1]).copy()
     _paint_discs(cover, colours, zlib.crc32(title.encode("utf-8")))
     pen = ImageDraw.Draw(cover)
-    font, lines = _fit(_latin(title))
+    letters = (
+        unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode("ascii")
+    )  # Pillow's font has no more
+    font, lines = _fit(letters)
     for row, line in enumerate(lines):
-        _write(pen, (MARGIN, MARGIN + row * _line_height(font)), line, font)
+        y = MARGIN + row * _line_height(font)
+        pen.text((MARGIN + 1, y + 2), line, font=font, fill=(20, 20, 20))  # a shadow: readable on any ground
+        pen.text((MARGIN, y), line, font=font, fill=(255, 255, 255))
     pen.rectangle((0, FOOTER_TOP, SIZE, SIZE), fill=_shade(colours[0], 0.3))
     for place, colour in enumerate(colours):
         width = SIZE / len(colours)
@@ -67,11 +72,6 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
     return font
-
-
-def _latin(text: str) -> str:
-    """The text in ASCII, the only letters of Pillow's font: without accents, other characters removed."""
-    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
 
 
 def _shade(colour: Colour, light: float) -> Colour:
@@ -121,10 +121,3 @@ def _fit(title: str) -> Tuple[ImageFont.FreeTypeFont, List[str]]:
         if len(lines) * _line_height(font) <= height and all(font.getlength(line) <= width for line in lines):
             return font, lines
     return font, lines[: height // _line_height(font)]
-
-
-def _write(pen: ImageDraw.ImageDraw, corner: Tuple[int, int], text: str, font: ImageFont.FreeTypeFont) -> None:
-    """White on a dark shadow, readable on any ground."""
-    x, y = corner
-    pen.text((x + 1, y + 2), text, font=font, fill=(20, 20, 20))
-    pen.text((x, y), text, font=font, fill=(255, 255, 255))

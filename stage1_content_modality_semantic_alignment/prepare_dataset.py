@@ -119,7 +119,7 @@ def _prepare(settings: Settings, kind: str, files: Files, covers: Optional[Cover
         outputs = _write_raw(home, name, raw)
     else:
         outputs = {meaning: home / path.name for meaning, path in files.items()}
-        for meaning in () if files_in_place else ("items", *outputs.keys() - {"items", "sequences"}, "sequences"):
+        for meaning in () if files_in_place else reversed(files):  # the sequences last
             _copy(files[meaning], outputs[meaning])
 
     # describe and record

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Tuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_importer_kinds import META, REVIEWS, make_2018, make_table, review, sequences, zipped
+from test_importer_kinds import META, REVIEWS, make_2018, make_table, prepare_table, review, sequences, zipped
 from test_prepare_dataset import prepare
 
 from common.errors import UserError
@@ -20,7 +20,6 @@ from common.files import read_json
 from importers import tables
 from importers.raw import BadRows
 from importers.tables import read_frames, read_interactions
-from stage1_content_modality_semantic_alignment.prepare_dataset import main
 
 LOOSE: Dict[str, Any] = {"k_core": 0, "min_length": 3}
 COLUMNS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
@@ -210,9 +209,8 @@ def test_an_item_table_that_describes_an_item_twice(tmp_path: Path) -> None:
     with open(tmp_path / "raw" / "products.csv", "a") as out:
         out.write("b,again,\n")
     with pytest.raises(UserError, match="products.csv:6: item b is already on line 3"):
-        main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words])
-    main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, "bad_rows=drop"])
-    assert sequences(tmp_path / "datasets" / "Mine")[0] == ["b", "a/1", "c\td"]
+        prepare_table(tmp_path, *words)
+    assert sequences(prepare_table(tmp_path, *words, "bad_rows=drop"))[0] == ["b", "a/1", "c\td"]
 
 
 ID = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=8).filter(

@@ -198,11 +198,15 @@ def make_table(folder: Path, form: str) -> List[str]:
     return [*files, *columns, "field_columns=[Main colour]"]
 
 
+def prepare_table(tmp_path: Path, *words: str) -> Path:
+    main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words])
+    return tmp_path / "datasets" / "Mine"
+
+
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
 def test_tables_of_every_form_give_one_data_set(tmp_path: Path, form: str) -> None:
     words = make_table(tmp_path / "raw", form)
-    main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words])
-    home = tmp_path / "datasets" / "Mine"
+    home = prepare_table(tmp_path, *words)
     assert (home / "sequential_data.txt").read_text() == "0 1 0 2\n1 1 0 2\n"
     assert load_dataset(home, "Mine").titles_en == ["A, a", 'the "B"', "C"]
     assert read_item_fields(home, "Mine", 3) == {"main_colour": ["red", "", "blue"]}
@@ -237,8 +241,7 @@ def test_pictures_of_a_table_are_found_by_id_in_any_format(tmp_path: Path) -> No
     tiny_cover(1).save(pictures / "b.png")
     tiny_cover(2).resize((64, 16)).save(pictures / "c\td.jpg")
     more = [f"covers_dir={pictures}", "missing_covers=zero", "cover_side=16"]
-    main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, *more])
-    home = tmp_path / "datasets" / "Mine"
+    home = prepare_table(tmp_path, *words, *more)
     assert sorted(path.name for path in (home / "covers").glob("*.jpg")) == ["1.jpg", "2.jpg"]
     assert [one["original_id"] for one in read_json(home / "prepare.json")["missing_covers"]] == ["a/1"]
     from PIL import Image
@@ -257,8 +260,7 @@ def test_covers_out_of_an_lmdb(tmp_path: Path) -> None:
         for name, content in (("a/1", (tmp_path / "one.jpg").read_bytes()), ("b", b"no picture")):
             writing.put(name.encode(), content)
     more = [f"covers_dir={tmp_path}/covers.lmdb", "missing_covers=zero"]
-    main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words, *more])
-    home = tmp_path / "datasets" / "Mine"
+    home = prepare_table(tmp_path, *words, *more)
     assert (home / "covers" / "0.jpg").read_bytes() == (tmp_path / "one.jpg").read_bytes()
     faults = {one["original_id"]: one["fault"] for one in read_json(home / "prepare.json")["missing_covers"]}
     assert faults["c\td"] == "missing"
@@ -288,4 +290,4 @@ def test_commands_that_are_refused(tmp_path: Path, words: List[str], message: st
 def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     words = [word.replace("user_column=who", "user_column=whom") for word in make_table(tmp_path / "raw", "csv")]
     with pytest.raises(UserError, match="clicks.csv:1: has no column 'whom'; did you mean 'who'"):
-        main(["--from", "table", "-d", "Mine", f"datasets_dir={tmp_path}/datasets", *words])
+        prepare_table(tmp_path, *words)

@@ -74,11 +74,7 @@ def test_covers_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     "name, text, place",
     [
-        ("Raw_pair.csv", "u,v1,1\nu,v2\n", "Raw_pair.csv:2: 2 columns instead of 3"),
         ("Raw_pair.csv", "u,v1,1\nu,v2,late\n", "Raw_pair.csv:2: timestamp 'late' is not a number"),
-        ("Raw_pair.csv", "u,v1,1\n,v2,2\n", "Raw_pair.csv:2: the user is empty"),
-        ("Raw_pair.csv", "u,v1,1\nu,v2,2\nu,v3,3\nw,v1,1\n", "Raw_pair.csv:4: user w has 1 interactions"),
-        ("Raw_pair.csv", "u,v1,1\nu,v7,2\nu,v3,3\n", "Raw_pair.csv:2: item v7 has no row in"),
         ("Raw_pair.csv", "user,item,timestamp\n", "Raw_pair.csv:1: holds no interactions"),
         ("Raw_item.csv", "v1,a,b\nv2,c,d\nv1,e,f\n", "Raw_item.csv:3: item v1 is already on line 1"),
         (
@@ -95,14 +91,6 @@ def test_ninerec_faults_name_file_and_line(tmp_path: Path, name: str, text: str,
     with pytest.raises(UserError, match=place):
         prepare(tmp_path, "Raw", data_dir=str(raw))
     assert not (tmp_path / "datasets" / "Raw" / "sequential_data.txt").exists()
-
-
-def test_ninerecs_items_without_a_title_can_be_dropped(tmp_path: Path) -> None:
-    raw = make_ninerec(tmp_path / "raw", covers="")
-    (raw / "Raw_item.csv").write_text("v1,a,b\nv2,c,d\nv3,e,f\nv4, ,\n")
-    home = prepare(tmp_path, "Raw", data_dir=str(raw), missing_titles="drop")
-    assert json.loads((home / "prepare.json").read_text())["dropped"] == {"items without a title": 1}
-    assert load_dataset(home, "Raw").titles_en == ["f", "b", "d"]
 
 
 def test_missing_covers_stop_or_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,14 +132,6 @@ def test_prepared_files_are_copied_as_they_are(tmp_path: Path) -> None:
     dataset = load_dataset(home, "Tiny")
     assert [sequence.tolist() for sequence in dataset.sequences] == tiny_sequences()
     assert (dataset.titles_cn, dataset.titles_en) == tiny_titles()
-
-
-def test_original_ids_of_raw_data_do_not_outlive_it(tmp_path: Path) -> None:
-    home = prepare(tmp_path, "Tiny", data_dir=str(make_ninerec(tmp_path / "raw", "Tiny", covers="")))
-    assert (home / "item_ids.csv").is_file()
-    make_tiny_dataset(tmp_path / "prepared", covers=False)
-    prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "prepared"))
-    assert not (home / "item_ids.csv").exists() and not (home / "user_ids.csv").exists()
 
 
 def test_prepared_files_already_in_place_are_checked_and_left(
@@ -206,15 +186,6 @@ def test_no_files_and_wrong_folders_are_named(tmp_path: Path) -> None:
     make_tiny_dataset(tmp_path / "given")
     with pytest.raises(UserError, match="elsewhere: no such folder or LMDB"):
         prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"), covers_dir=str(tmp_path / "elsewhere"))
-    (tmp_path / "given" / "Tiny" / "Tiny_item_sort.csv").unlink()
-    with pytest.raises(UserError, match="Tiny_item_sort.csv: no such file; prepared needs it beside sequential_data"):
-        prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
-
-
-def test_a_setting_that_the_source_does_not_read_is_refused(tmp_path: Path) -> None:
-    make_tiny_dataset(tmp_path / "given")
-    with pytest.raises(UserError, match="'last_items' is for ml-100k only"):
-        prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"), last_items=5)
 
 
 def test_known_counts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,6 @@ def test_half_an_emoji_in_a_title_is_a_question_mark(tmp_path: Path) -> None:
     [
         ({"inter": []}, "Tools.inter.json:1: not a JSON object with content"),
         ({"inter": {"1": "2"}}, "user 1: not a list of items"),
-        ({"inter": {"1": [2, 0, 77]}}, "item 77 has no row in .*Tools.item.json"),
         ({"item": {**ITEMS, "2": entry(" ")}}, "item 2 has no title in"),
         ({"item": {**ITEMS, "2": {"title": 5}}}, "item 2: not an object of texts"),
     ],
@@ -66,12 +65,13 @@ def test_letter_faults(tmp_path: Path, files: Any, message: str) -> None:
     assert not (tmp_path / "datasets" / "Tools" / "sequential_data.txt").exists()
 
 
-def test_fields_of_another_source_do_not_stay(tmp_path: Path) -> None:
+def test_files_of_another_source_do_not_stay(tmp_path: Path) -> None:
     home = prepare(tmp_path, "Tools", data_dir=str(make_letter(tmp_path / "raw")))
-    assert item_fields_path(home, "Tools").exists()
+    old = [item_fields_path(home, "Tools"), home / "item_ids.csv", home / "user_ids.csv"]
+    assert all(path.is_file() for path in old)
     make_tiny_dataset(tmp_path / "other", "Tools", covers=False)
     prepare(tmp_path, "Tools", data_dir=str(tmp_path / "other"))
-    assert not item_fields_path(home, "Tools").exists()
+    assert not any(path.exists() for path in old)
 
 
 def test_prepared_fields_are_checked_and_copied(tmp_path: Path) -> None:
