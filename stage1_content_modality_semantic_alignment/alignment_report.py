@@ -13,7 +13,6 @@ from common.compute import Compute
 from common.errors import Diverged
 from common.files import atomic, write_json, write_text
 from stage1_content_modality_semantic_alignment.model import ContentModel
-from stage1_content_modality_semantic_alignment.paths import strategy_of
 
 if TYPE_CHECKING:
     from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
@@ -92,7 +91,7 @@ def measure(spaces: Spaces, pairs: np.ndarray, seed: int) -> Metrics:
 
 def write_report(folder: Path, before: Spaces, after: Spaces, pairs: np.ndarray, settings: Settings) -> Path:
     """Write and print the metrics before and after fine-tuning: report.md, alignment.png, report.json (returned)."""
-    about = {"dataset": settings.dataset, "strategy": strategy_of(settings), "pairs": len(pairs)}
+    about = {"dataset": settings.dataset, "strategy": settings.strategy_name, "pairs": len(pairs)}
     old, new = measure(before, pairs, settings.seed), measure(after, pairs, settings.seed)
     lines = [f"{key}: {value}  " for key, value in about.items()]
     lines += ["", "| space | metric | before | after |", "|---|---|---|---|"]

@@ -27,14 +27,14 @@ import json
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 from tqdm import tqdm
 
 from common.dataset import Dataset, items_path, load_dataset, sequences_path
 from common.errors import UserError, run_script
 from common.files import exclusive, recipe, record, up_to_date, write_text
-from common.settings import parse
+from common.settings import parse, shaping
 from stage1_content_modality_semantic_alignment.llm.answers import FAILED, VERDICTS, AnswerStore, Verdict, judge
 from stage1_content_modality_semantic_alignment.llm.costs import print_costs
 from stage1_content_modality_semantic_alignment.llm.pairs import Pair, write_pairs
@@ -42,7 +42,6 @@ from stage1_content_modality_semantic_alignment.llm.prompts import Question, all
 from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector, RandomSelector, Selector, TfidfSelector
 from stage1_content_modality_semantic_alignment.llm.server import OpenAISelector
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
-from stage1_content_modality_semantic_alignment.paths import pairs_dir, strategy_of
 
 CONFIGS = Path(__file__).parent / "configs" / "llm_driven_sample"
 
@@ -54,14 +53,21 @@ def run(settings: Settings, force: bool = False, dry_run: bool = False) -> None:
         UserError: bad input, or a server that answers no request.
     """
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    folder = pairs_dir(settings.dataset_dir, strategy_of(settings))
+    folder = settings.pairs_folder
     selector = make_selector(settings, dataset)
     store = AnswerStore(folder.parent / "answers.sqlite", selector.identity)
     if dry_run:
         questions = all_questions(settings, dataset)
         print_costs(settings, questions, {} if force else store.answers(questions))
         return
-    made_from = what_makes_it(settings, dataset, selector)
+    shape = {
+        **shaping(settings),
+        "asked of": selector.identity,
+        "prompt version": load_template(settings.prompt, settings.form).version,
+        "requests that failed": 0,
+    }
+    inputs = {"sequences": sequences_path(dataset.folder), "items": items_path(dataset.folder, dataset.name)}
+    made_from = recipe("llm_driven_sample", shape, inputs)
     with exclusive(folder):
         if not force and up_to_date(folder / "summary.json", made_from):
             print(f"{folder}: up to date")
@@ -101,28 +107,6 @@ def make_selector(settings: Settings, dataset: Dataset) -> Selector:
 
     seed_everything(settings.seed)  # on GPUs, this asks for deterministic kernels
     return HfSelector(settings, pick_compute(settings.device, settings.precision))
-
-
-def what_makes_it(settings: Settings, dataset: Dataset, selector: Selector) -> Dict[str, Any]:
-    """The recipe: all that shapes the pairs."""
-    shaping = {
-        "asked_of": selector.identity,
-        "prompt_version": load_template(settings.prompt, settings.form).version,
-        "titles": settings.language,
-        "target_from_train": settings.target_from_train,
-        "titles_with_ids": settings.titles_with_ids,
-        "targets": settings.targets,
-        "candidates": settings.candidates,
-        "max_candidates": settings.max_candidates,
-        "answers_checked": settings.answers_checked,
-        "sample": settings.sample and {"prompts": settings.sample, "seed": settings.seed},
-        "limit": settings.limit,
-        "both_ways": settings.both_ways,
-        "merge_duplicates": settings.merge_duplicates,
-        "requests that failed": 0,
-    }
-    inputs = {"sequences": sequences_path(dataset.folder), "items": items_path(dataset.folder, dataset.name)}
-    return recipe("llm_driven_sample", shaping, inputs)
 
 
 def ask(questions: Sequence[Question], selector: Selector, store: AnswerStore) -> Dict[Question, str]:

@@ -30,7 +30,7 @@ from common.files import exclusive, read_json, write_json, write_text
 from common.settings import SeedSettings, parse, setting
 from stage1_content_modality_semantic_alignment.llm.pairs import Pair, pairs_path, read_pairs
 from stage1_content_modality_semantic_alignment.llm.selectors import TfidfSelector
-from stage1_content_modality_semantic_alignment.paths import pairs_dir
+from stage1_content_modality_semantic_alignment.settings import pairs_dir
 
 Numbers = Dict[str, Union[int, float]]
 

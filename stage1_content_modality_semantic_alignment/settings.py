@@ -1,4 +1,4 @@
-"""What the fine-tuning and both exports of features have in common. Nothing here imports torch."""
+"""What the scripts of stage 1 share: settings, and where pairs and encoders are. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from common.features import features_dir
 from common.files import checksum, read_json
 from common.run import MADE
 from common.settings import ComputeSettings, setting
-from stage1_content_modality_semantic_alignment.paths import encoders_dir, strategy_of
 
 LOSSES = {"t2t": {"text"}, "i2i": {"image"}, "t2i": {"text", "image"}}  # term → the modalities that it needs
 
 
 @dataclass
-class EncoderSettings(ComputeSettings):
-    """Which fine-tuned encoders are written or read."""
+class StrategySettings(ComputeSettings):
+    """Variant and strategy. A strategy is one way of choosing pairs, with all that is made from them."""
 
     variant: str = setting(
         "paper",
@@ -27,14 +26,30 @@ class EncoderSettings(ComputeSettings):
         choices=("paper", "released"),
     )
     strategy: Optional[str] = setting(
-        None, "name of the pairs and of what is made from them; null: paper or released, as variant says", shapes=False
+        None, "name of the pairs and of what is made from them; null: the variant", shapes=False
     )
+
+    @property
+    def strategy_name(self) -> str:
+        """``strategy`` or its default."""
+        return self.strategy or self.variant
+
+    @property
+    def pairs_folder(self) -> Path:
+        """The folder of the strategy's pairs."""
+        return pairs_dir(self.dataset_dir, self.strategy_name)
+
+
+@dataclass
+class EncoderSettings(StrategySettings):
+    """Which fine-tuned encoders are written or read."""
+
     finetune_dir: str = setting("finetune_llm", "folder of the fine-tuned encoders, <D>/64/<strategy>/", shapes=False)
 
     @property
     def encoders_folder(self) -> Path:
-        """The folder of the strategy's fine-tuned encoders."""
-        return encoders_dir(Path(self.finetune_dir), self.dataset, strategy_of(self))
+        """The folder of the strategy's fine-tuned encoders; 64 is the width of the adapters."""
+        return Path(self.finetune_dir) / self.dataset / "64" / self.strategy_name
 
 
 @dataclass
@@ -52,7 +67,16 @@ class ExportSettings(EncoderSettings):
     @property
     def features_folder(self) -> Path:
         """``features_dir`` or its default."""
-        return Path(self.features_dir) if self.features_dir else features_dir(self.dataset_dir, strategy_of(self))
+        return Path(self.features_dir) if self.features_dir else features_dir(self.dataset_dir, self.strategy_name)
+
+    def encoder(self, part: str) -> str:
+        """``model_path``, or the folder of the fine-tuned ``bert`` or ``swin``."""
+        return self.model_path or str(self.encoders_folder / part)
+
+
+def pairs_dir(dataset_dir: Path, strategy: str) -> Path:
+    """The folder of a strategy's pairs."""
+    return dataset_dir / "pairs" / strategy
 
 
 def fine_tuned(settings: EncoderSettings, part: str) -> Dict[str, Any]:

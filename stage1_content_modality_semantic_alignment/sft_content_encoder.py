@@ -24,7 +24,6 @@ from common.features import MODALITIES
 from common.run import MADE, OptimSettings, Run
 from common.settings import parse, setting, switch
 from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, read_pairs
-from stage1_content_modality_semantic_alignment.paths import pairs_dir, strategy_of
 from stage1_content_modality_semantic_alignment.settings import LOSSES, EncoderSettings, covers_folder, local_model
 
 CONFIGS = Path(__file__).parent / "configs" / "sft_content_encoder"
@@ -70,7 +69,7 @@ class Settings(OptimSettings, EncoderSettings):
     @property
     def pairs_file(self) -> Path:
         """The strategy's pairs by item id."""
-        return pairs_path(pairs_dir(self.dataset_dir, strategy_of(self)), "id")
+        return pairs_path(self.pairs_folder, "id")
 
     @property
     def models(self) -> Dict[str, str]:

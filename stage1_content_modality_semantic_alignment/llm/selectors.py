@@ -108,10 +108,10 @@ class HfSelector(Selector):
         from common.text_encoders import fetch
 
         fix = (
-            "give the folder of a downloaded model with llm=DIR, or use selector=tfidf, which needs none. GLM-4's "
-            "native form, glm-4-9b-chat-hf, needs transformers 4.46 or later"
+            "give the folder of a downloaded model with llm=DIR, or use selector=tfidf, which needs none. "
+            "glm-4-9b-chat-hf needs transformers 4.46 or later, glm-4-9b-chat trust_remote_code=true"
         )
-        return fetch(kind, self.name, fix, trust_remote_code=False, **keywords)
+        return fetch(kind, self.name, fix, trust_remote_code=self.settings.trust_remote_code, **keywords)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -7,23 +7,22 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
 from common.errors import UserError
-from common.settings import ComputeSettings, setting, switch
+from common.settings import setting, switch
+from stage1_content_modality_semantic_alignment.settings import StrategySettings
 
 NO_LLM = ("tfidf", "random")  # selectors that need no LLM
 
 
 @dataclass
-class Settings(ComputeSettings):
+class Settings(StrategySettings):
     """Settings of this step."""
 
-    variant: str = setting("paper", "paper, or released: what the authors' code does", choices=("paper", "released"))
     selector: str = setting(
         "hf",
         "hf: an LLM in Hugging Face format; openai: an LLM behind an OpenAI-compatible server; tfidf: no LLM; random: "
         "an ablation, any candidate",
         choices=("hf", "openai", *NO_LLM),
     )
-    strategy: Optional[str] = setting(None, "name of the folder of the pairs; null: the variant")
 
     # questions
     targets: str = setting("last", "which items of each user's train part: last, every, or a number: the latest k")
@@ -37,7 +36,7 @@ class Settings(ComputeSettings):
     )
     sample: Optional[int] = setting(None, "ask only so many of the prompts, drawn by seed; null: all", minimum=1)
     limit: Optional[int] = setting(None, "ask only the first so many prompts; null: all", minimum=1)
-    prompt: str = setting("zh", "zh, en, or a file: the words of the prompt, with {target} and {candidates}")
+    prompt: str = setting("zh", "zh, en, or a file with the places {target} and {candidates}", shapes=False)
     title_language: Optional[str] = setting(
         None, "titles that the prompt shows; null: en with prompt=en, else cn", choices=("cn", "en")
     )
@@ -52,17 +51,22 @@ class Settings(ComputeSettings):
     titles_with_ids: Optional[bool] = switch("S2", "each id is shown with its own title; released: titles in id order")
 
     # answers
-    llm: str = setting("zai-org/glm-4-9b-chat-hf", "hf: name on the hub, or folder; openai: the server's name for it")
+    llm: str = setting(
+        "zai-org/glm-4-9b-chat-hf", "name on the hub, folder (hf) or the server's name (openai)", shapes=False
+    )
     max_new_tokens: int = setting(128, "most tokens of an answer", minimum=1)
-    llm_batch_size: int = setting(8, "hf: prompts at once", minimum=1)
-    base_url: str = setting("http://localhost:8000/v1", "openai: URL of the server, up to /v1")
-    api_key_env: str = setting("OPENAI_API_KEY", "openai: environment variable with the key; unset: no key is sent")
-    requests_in_flight: int = setting(16, "openai: requests at once", minimum=1)
-    request_timeout: float = setting(120.0, "openai: seconds to wait for a reply", minimum=0.001)
-    request_tries: int = setting(6, "openai: tries before a request is skipped", minimum=1)
-    first_pause: float = setting(1.0, "openai: seconds before the second try; doubled before each next", minimum=0)
-    longest_wait: float = setting(600.0, "openai: skip a request if Retry-After is longer (seconds)", minimum=0)
-    stop_after_failures: int = setting(32, "openai: stop after so many skipped requests in a row", minimum=1)
+    llm_batch_size: int = setting(8, "hf: prompts at once", minimum=1, shapes=False)
+    trust_remote_code: bool = setting(False, "hf: run code that comes with the model, as for zai-org/glm-4-9b-chat")
+    base_url: str = setting("http://localhost:8000/v1", "openai: URL of the server, up to /v1", shapes=False)
+    api_key_env: str = setting(
+        "OPENAI_API_KEY", "openai: environment variable with the key, if one is needed", shapes=False
+    )
+    requests_in_flight: int = setting(16, "openai: requests at once", minimum=1, shapes=False)
+    request_timeout: float = setting(120.0, "openai: seconds to wait for a reply", minimum=0.001, shapes=False)
+    request_tries: int = setting(6, "openai: tries before a request is skipped", minimum=1, shapes=False)
+    first_pause: float = setting(1.0, "openai: seconds before the second try, then doubled", minimum=0, shapes=False)
+    longest_wait: float = setting(600.0, "openai: skip a request whose Retry-After is longer", minimum=0, shapes=False)
+    stop_after_failures: int = setting(32, "openai: stop after so many skipped in a row", minimum=1, shapes=False)
     request_extra: Dict[str, Any] = setting(
         {}, "openai: fields to add to each request, as {seed: 1}; null removes a default one, as {max_tokens: null}"
     )
@@ -74,9 +78,9 @@ class Settings(ComputeSettings):
     merge_duplicates: bool = setting(False, "write each pair once; item_pairs_count.txt has the counts in any case")
 
     # --dry-run
-    tokenizer: Optional[str] = setting(None, "--dry-run: folder, or name in the hub's cache; null: llm")
-    price_prompt: Optional[float] = setting(None, "--dry-run: price of a million prompt tokens", minimum=0)
-    price_answer: Optional[float] = setting(None, "--dry-run: price of a million answer tokens", minimum=0)
+    tokenizer: Optional[str] = setting(None, "--dry-run: folder, or name in the hub's cache; null: llm", shapes=False)
+    price_prompt: Optional[float] = setting(None, "price of a million prompt tokens", minimum=0, shapes=False)
+    price_answer: Optional[float] = setting(None, "price of a million answer tokens", minimum=0, shapes=False)
 
     def check(self) -> None:
         """Check ``targets``."""

@@ -17,7 +17,7 @@ from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.covers import write_processor_config
 from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, write_rows
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, load_template
-from stage1_content_modality_semantic_alignment.paths import pairs_dir
+from stage1_content_modality_semantic_alignment.settings import pairs_dir
 from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]

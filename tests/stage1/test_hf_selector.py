@@ -120,12 +120,18 @@ def test_a_model_that_cannot_be_had_is_one_error_with_the_fix(tmp_path: Path) ->
         llm_driven_sample.run(pairs_settings(tmp_path, selector="hf", llm=str(tmp_path / "nowhere")))
 
 
-def test_code_that_comes_with_a_model_never_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_that_comes_with_a_model_runs_only_if_it_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = Path(save_causal_lm(tmp_path / "lm", "llama"))
     config = json.loads((folder / "config.json").read_text())
     config.update(model_type="homemade", auto_map={"AutoConfig": "home.Made", "AutoModelForCausalLM": "home.Made"})
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "home.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Made: pass\n")
+    (folder / "home.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise OSError('no model in here')\n")
+    selector = HfSelector(Settings(llm=str(folder), trust_remote_code=trusted), pick_compute("cpu", "fp32"))
     with pytest.raises(UserError, match="cannot be loaded"):
-        selector_of(str(folder)).model  # noqa: B018
-    assert not (tmp_path / "ran").exists()
+        selector.model  # noqa: B018
+    assert (tmp_path / "ran").exists() == trusted
+    assert Settings().trust_remote_code is False

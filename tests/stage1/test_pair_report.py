@@ -13,7 +13,7 @@ from common.errors import UserError
 from stage1_content_modality_semantic_alignment import llm_driven_sample, pair_report
 from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, write_rows
 from stage1_content_modality_semantic_alignment.pair_report import Settings, overlap, random_pairs
-from stage1_content_modality_semantic_alignment.paths import pairs_dir
+from stage1_content_modality_semantic_alignment.settings import pairs_dir
 
 ALIKE = [(0, 5), (1, 6), (5, 0), (0, 5)]  # items i, i + 5 and i + 10 are of one kind
 

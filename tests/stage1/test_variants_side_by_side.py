@@ -11,7 +11,7 @@ from tiny import N_ITEMS
 
 from common.features import features_dir, features_path, load_features
 from stage1_content_modality_semantic_alignment import sft_content_encoder, use_finetune_bert
-from stage1_content_modality_semantic_alignment.paths import pairs_dir
+from stage1_content_modality_semantic_alignment.settings import pairs_dir
 from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 from stage2_sequence_preference_learning.settings import ContentSettings
 
