@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.files import checksum
 from common.item_fields import text_files
 from common.run import Run
-from common.text_encoders import ENCODER_CURE, fetch, load_bert, text_model_path
+from common.text_encoders import ENCODER_FIX, fetch, load_bert, text_model_path
 
 TEXT_ENCODER = "text_encoder"
 
@@ -71,11 +71,11 @@ def load_encoders(checkpoint: Path, dataset: str, datasets_dir: str, compute: Co
     own = {key: value for key, value in about["settings"].items() if key in known}
     settings = ADRecSettings(**{**own, "dataset": dataset, "datasets_dir": datasets_dir})
     folder = str(checkpoint.parent / TEXT_ENCODER)
-    config = fetch(BertConfig, folder, ENCODER_CURE)
+    config = fetch(BertConfig, folder, ENCODER_FIX)
     config.num_hidden_layers = settings.plm_layer
     text = TextEncoder(BertModel(config, add_pooling_layer=False), settings.plm_layer)
     weights = content["state_dict"]
     encoders = Encoders(text, settings, len(weights.get("offsets.weight", ())))
     load_weights(encoders, weights, checkpoint)
-    tokenizer = fetch(AutoTokenizer, folder, ENCODER_CURE)
+    tokenizer = fetch(AutoTokenizer, folder, ENCODER_FIX)
     return Loaded(checkpoint, encoders.to(compute.device).eval(), settings, tokenizer, about["inputs"])

@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 
 from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset, items_path
-from common.errors import UserError, nearest
+from common.errors import UserError
 from common.files import Recipe, atomic_folder, making, recipe, record, write_json, write_text
 
 SMALL = "small"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SMALL_VOCABULARY = 8000
 SMALL_WIDTH = 128
-ENCODER_CURE = "give the folder of a downloaded model (text_model=DIR, image_model=DIR), or use the built-in one: small"
+ENCODER_FIX = "give the folder of a downloaded model (text_model=DIR, image_model=DIR), or use the built-in one: small"
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -37,8 +37,6 @@ def fetch(kind: Any, name: str, advice: str, **keywords: Any) -> Any:
     """``kind.from_pretrained(name)``; any failure becomes one `UserError` that ends with ``advice``."""
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise UserError(f"{name}: no such folder; {advice}")
-    if "/" not in name and nearest(name, [SMALL]) and not Path(name).is_dir():  # a mistyped "small"
-        raise UserError(f"'{name}': no such model{nearest(name, [SMALL])}")
     try:
         return kind.from_pretrained(name, **keywords)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # a broken folder
@@ -48,12 +46,8 @@ def fetch(kind: Any, name: str, advice: str, **keywords: Any) -> Any:
 
 
 def check_encoder(name: str, model_type: str) -> None:
-    """Check from its config alone that an encoder can be loaded and has the architecture.
-
-    Raises:
-        UserError: it cannot be loaded, or has another architecture.
-    """
-    config = fetch(transformers.AutoConfig, name, ENCODER_CURE)
+    """Raise a `UserError` if an encoder's config cannot be loaded or names another architecture."""
+    config = fetch(transformers.AutoConfig, name, ENCODER_FIX)
     if config.model_type != model_type:
         raise UserError(f"'{name}' is a {config.model_type} model; here a {model_type} model is needed")
 
@@ -65,7 +59,7 @@ def load_encoder(kind: Any, name: str, model_type: str, may_be_new: Tuple[str, .
         UserError: it cannot be loaded, is of another architecture, or lacks weights.
     """
     check_encoder(name, model_type)
-    model, found = fetch(kind, name, ENCODER_CURE, output_loading_info=True, **dtype_keyword(torch.float32))
+    model, found = fetch(kind, name, ENCODER_FIX, output_loading_info=True, **dtype_keyword(torch.float32))
     missing = sorted(found["missing_keys"])
     lacking = [key for key in missing if not key.startswith(may_be_new)]
     if lacking:
@@ -87,7 +81,7 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[transformers.BertModel, 
             f"'{name}' reads at most {model.config.max_position_embeddings} tokens; lower max_text_tokens "
             f"({max_text_tokens})"
         )
-    tokenizer = fetch(transformers.AutoTokenizer, name, ENCODER_CURE)
+    tokenizer = fetch(transformers.AutoTokenizer, name, ENCODER_FIX)
     known, trained = len(tokenizer), model.config.vocab_size  # some models pad theirs to a round number
     if known > trained:
         raise UserError(f"'{name}': its tokenizer knows {known} tokens, the model {trained}; take both from one model")
@@ -99,18 +93,11 @@ def load_bert(name: str, max_text_tokens: int) -> Tuple[transformers.BertModel, 
     return model, tokenizer
 
 
-def save_bert(model: transformers.BertModel, tokenizer: Any, folder: Path) -> None:
-    """Write model and tokenizer in Hugging Face format."""
-    with atomic_folder(folder) as temporary, full_disk_is_an_error(folder):
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-
-
 def train_vocabulary(titles: Sequence[str], size: int = SMALL_VOCABULARY) -> List[str]:
-    """A WordPiece vocabulary of the titles, the same on every run.
+    """A WordPiece vocabulary of the titles.
 
-    The trainer breaks ties by token number, and numbers ``##x`` in the order of a hash table of words. They are passed
-    in, sorted, so that their numbers are fixed.
+    The trainer breaks ties by token number, and numbers ``##x`` in the order of a hash table. These are passed in,
+    sorted, so that the vocabulary is the same on every run.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -167,8 +154,3 @@ def small_encoder(folder: Path, made_from: Recipe, seed: int) -> Iterator[Option
             torch.manual_seed(seed)
             yield part
         record(about, made_from, {"encoder": folder})
-
-
-def model_inputs(name: str, path: str) -> Dict[str, Path]:
-    """The recipe input of an encoder in a local folder; one of the hub is identified by its name alone."""
-    return {name: Path(path)} if Path(path).is_dir() else {}

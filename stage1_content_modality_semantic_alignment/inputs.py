@@ -18,7 +18,7 @@ from tqdm import tqdm
 from common.compute import Compute
 from common.dataset import Dataset
 from common.errors import UserError
-from stage1_content_modality_semantic_alignment.covers import image_size, normalise, read_covers
+from stage1_content_modality_semantic_alignment.image_encoders import image_size, normalise, read_covers
 from stage1_content_modality_semantic_alignment.llm.pairs import Pair
 from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower, Tower
 from stage1_content_modality_semantic_alignment.settings import covers_folder

@@ -27,7 +27,7 @@ import json
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Union
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from tqdm import tqdm
 
@@ -148,7 +148,7 @@ def write_log(
     """Write answers.jsonl, one line per distinct prompt. The verdict is by the paper's check, whatever S3 accepts."""
     lines = []
     for question, verdict in verdicts.items():
-        entry: Dict[str, Union[str, int, List[int], None]] = {
+        entry: Dict[str, object] = {
             "target": question.target,
             "candidates": list(question.candidates),
             "prompt": question.prompt,

@@ -36,11 +36,7 @@ def cross_modal_loss(text: Tensor, image: Tensor, temperature: float) -> Tensor:
 def alignment_losses(
     vectors: Mapping[str, Vectors], temperature: float, losses: Iterable[str] = tuple(LOSSES)
 ) -> Dict[str, Tensor]:
-    """The terms of ``losses`` that the modalities of ``vectors`` allow; stage 1 minimises their sum.
-
-    Args:
-        vectors: ``text`` and/or ``image`` → targets and positives.
-    """
+    """Modality → vectors; returns the terms of ``losses`` that the modalities allow. Stage 1 minimises their sum."""
     terms: Dict[str, Tensor] = {}
     if "t2t" in losses and "text" in vectors:
         terms["t2t"] = pair_loss(*vectors["text"], temperature)

@@ -21,9 +21,13 @@ from torch.nn.functional import normalize
 from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset
 from common.features import MODALITIES
-from common.files import atomic
-from common.text_encoders import load_bert, save_bert, text_model_path
-from stage1_content_modality_semantic_alignment.image_encoders import image_model_path, load_swin, save_swin
+from common.files import atomic, atomic_folder
+from common.text_encoders import load_bert, text_model_path
+from stage1_content_modality_semantic_alignment.image_encoders import (
+    image_model_path,
+    load_swin,
+    write_processor_config,
+)
 from stage1_content_modality_semantic_alignment.losses import Vectors, alignment_losses
 
 if TYPE_CHECKING:
@@ -61,7 +65,9 @@ class ContentModel(nn.Module):
         self.towers = nn.ModuleDict(towers)
         self.adapters = nn.ModuleDict({name: Adapter(tower.width) for name, tower in towers.items()})
         for tower in towers.values():
-            tower.freeze()
+            tower.requires_grad_(False)
+            for module in tower.trained_modules():
+                module.requires_grad_(True)
         self.adapters.requires_grad_(bool(settings.train_adapters))
 
     def forward(self, pairs: Tensor) -> Dict[str, Tensor]:
@@ -129,14 +135,8 @@ class Tower(nn.Module):
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write the encoder in Hugging Face format."""
+        """Write the encoder into an empty folder, in Hugging Face format."""
         raise NotImplementedError
-
-    def freeze(self) -> None:
-        """Leave gradients to the trained modules alone."""
-        self.requires_grad_(False)
-        for module in self.trained_modules():
-            module.requires_grad_(True)
 
 
 class TextTower(Tower):
@@ -181,7 +181,8 @@ class TextTower(Tower):
 
     def save(self, folder: Path) -> None:
         """Write BERT and its tokenizer."""
-        save_bert(self.bert, self.tokenizer, folder)
+        self.bert.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 class ImageTower(Tower):
@@ -225,7 +226,8 @@ class ImageTower(Tower):
 
     def save(self, folder: Path) -> None:
         """Write Swin and its image processor."""
-        save_swin(self.swin, folder)
+        self.swin.save_pretrained(folder)
+        write_processor_config(folder, self.swin.config)
 
 
 def load_towers(settings: Settings, dataset: Dataset) -> Dict[str, Tower]:
@@ -240,10 +242,12 @@ def load_towers(settings: Settings, dataset: Dataset) -> Dict[str, Tower]:
 
 
 def save_encoders(towers: Mapping[str, Tower], folder: Path) -> Dict[str, Path]:
-    """Write the encoders in Hugging Face format; returns their folders by name."""
+    """Write the encoders; returns their folders by name."""
+    folders = {tower.part: folder / tower.part for tower in towers.values()}
     for tower in towers.values():
-        tower.save(folder / tower.part)
-    return {tower.part: folder / tower.part for tower in towers.values()}
+        with atomic_folder(folders[tower.part]) as part, full_disk_is_an_error(folders[tower.part]):
+            tower.save(part)
+    return folders
 
 
 def _what_enters(module: nn.Module, model: nn.Module, **inputs: Tensor) -> Tensor:

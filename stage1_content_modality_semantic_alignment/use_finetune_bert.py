@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Optional
+from typing import Dict, List, Optional
 
 from common.dataset import Dataset, items_path, load_dataset
 from common.errors import UserError, nearest, run_script
@@ -24,9 +24,6 @@ from common.files import making, recipe
 from common.item_fields import text_fields, text_files
 from common.settings import parse, setting, shaping
 from stage1_content_modality_semantic_alignment.settings import ExportSettings, fine_tuned, local_model
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_bert"
 
@@ -51,11 +48,7 @@ class Settings(ExportSettings):
     )
 
     def language(self) -> str:
-        """``title_language`` or its default.
-
-        Raises:
-            UserError: there is no fine-tuned encoder, or it was fine-tuned on titles of another language.
-        """
+        """``title_language`` or its default. Raises `UserError` if the encoder was fine-tuned on another language."""
         if self.model_path is not None:
             return self.title_language or "cn"
         trained: str = fine_tuned(self, "bert")["title_language"]
@@ -70,7 +63,7 @@ class Settings(ExportSettings):
         files = {"items": items_path(self.dataset_dir, self.dataset)}
         if self.fields != ["title"]:
             files.update(text_files(self.dataset_dir, self.dataset))
-        return {**files, **local_model("model", self.model_path or str(self.encoders_folder / "bert"))}
+        return {**files, **local_model("model", self.encoder("bert"))}
 
 
 def run(settings: Settings, force: bool = False) -> None:
@@ -91,27 +84,25 @@ def run(settings: Settings, force: bool = False) -> None:
         texts = texts_of(dataset, language, settings.fields)
         compute = pick_compute(settings.device, settings.precision)
         seed_everything(settings.seed)
-        model = settings.model_path or str(settings.encoders_folder / "bert")
-        bert, tokenizer = load_bert(text_model_path(model, dataset, language, settings.seed), settings.max_text_tokens)
+        model = text_model_path(settings.encoder("bert"), dataset, language, settings.seed)
+        bert, tokenizer = load_bert(model, settings.max_text_tokens)
         torch.nn.Module.to(bert, compute.device)
 
         tokens = Titles(tokenizer, texts, settings.max_text_tokens)
-        features = torch.zeros(dataset.n_items, bert.config.hidden_size * len(settings.pooling.split("+")))
+        parts = settings.pooling.split("+")
+        features = torch.zeros(dataset.n_items, bert.config.hidden_size * len(parts))
         for items, ids, mask in each_item_once(tokens, settings.export_batch_size, compute, "texts encoded"):
             with torch.inference_mode(), compute.autocast():
-                hidden = bert(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, hidden)
-                vectors = [POOLINGS[name](hidden, mask) for name in settings.pooling.split("+")]
-                features[items] = torch.cat(vectors, dim=1).cpu()
+                hidden = bert(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, L, hidden)
+                real = mask[..., None].float()  # (B, L, 1)
+                vectors = {"cls": hidden[:, 0], "mean": (hidden * real).sum(dim=1) / real.sum(dim=1)}
+                features[items] = torch.cat([vectors[part] for part in parts], dim=1).cpu()
         save_features(path, features, made_from)
     print(f"written: {path}, {tuple(features.shape)}")
 
 
 def texts_of(dataset: Dataset, language: str, fields: List[str]) -> List[str]:
-    """The fields of each item, by id, with commas between them; empty ones are left out.
-
-    Raises:
-        UserError: the data set has no such field.
-    """
+    """The fields of each item, by id, with commas between them; empty ones are left out."""
     if fields == ["title"]:
         return dataset.titles(language)
     columns = text_fields(dataset, language)
@@ -120,20 +111,6 @@ def texts_of(dataset: Dataset, language: str, fields: List[str]) -> List[str]:
             known = ", ".join(sorted(columns))
             raise UserError(f"fields: {dataset.name} has no '{field}'{nearest(field, columns)}; there are {known}")
     return [", ".join(filter(None, texts)) for texts in zip(*(columns[field] for field in fields))]
-
-
-def cls_of(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The first token's vector: (B, L, hidden) and a mask (B, L) → (B, hidden)."""
-    return hidden[:, 0].float()
-
-
-def mean_of(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The mean over real tokens: (B, L, hidden) and a mask (B, L) → (B, hidden)."""
-    real = mask[..., None].float()
-    return (hidden.float() * real).sum(dim=1) / real.sum(dim=1)
-
-
-POOLINGS = {"cls": cls_of, "mean": mean_of}
 
 
 def main(argv: Optional[List[str]] = None) -> None:

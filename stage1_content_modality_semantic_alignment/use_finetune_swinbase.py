@@ -42,7 +42,7 @@ class Settings(ExportSettings):
         return {
             "items": items_path(self.dataset_dir, self.dataset),
             "covers": covers_folder(self.dataset_dir),
-            **local_model("model", self.model_path or str(self.encoders_folder / "swin")),
+            **local_model("model", self.encoder("swin")),
         }
 
 
@@ -57,14 +57,17 @@ def run(settings: Settings, force: bool = False) -> None:
         import torch
 
         from common.compute import pick_compute, seed_everything
-        from stage1_content_modality_semantic_alignment.covers import image_size, read_covers
-        from stage1_content_modality_semantic_alignment.image_encoders import image_model_path, load_swin
+        from stage1_content_modality_semantic_alignment.image_encoders import (
+            image_model_path,
+            image_size,
+            load_swin,
+            read_covers,
+        )
         from stage1_content_modality_semantic_alignment.inputs import Covers, each_item_once
 
         compute = pick_compute(settings.device, settings.precision)
         seed_everything(settings.seed)  # a classifier without weights starts at random
-        model = settings.model_path or str(settings.encoders_folder / "swin")
-        swin = load_swin(image_model_path(model, dataset, settings.seed))
+        swin = load_swin(image_model_path(settings.encoder("swin"), dataset, settings.seed))
         torch.nn.Module.to(swin, compute.device)
 
         covers, side = covers_folder(settings.dataset_dir), image_size(swin.config)

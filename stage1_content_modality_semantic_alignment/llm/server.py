@@ -68,7 +68,12 @@ class OpenAISelector(Selector):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.url = check_url(settings.base_url).rstrip("/") + "/chat/completions"
+        if not _URL.fullmatch(settings.base_url):
+            raise UserError(
+                "setting 'base_url' is not http://HOST:PORT/v1; settings are written to files, so put a user, password "
+                "or key into the environment variable that api_key_env names"
+            )
+        self.url = settings.base_url.rstrip("/") + "/chat/completions"
         self.key = read_key(settings.api_key_env)
         body = {"model": settings.llm, "temperature": 0, "max_tokens": settings.max_new_tokens}
         body.update(settings.request_extra)
@@ -195,16 +200,6 @@ async def _stop(workers: Collection[asyncio.Task[None]], client: httpx.AsyncClie
         worker.cancel()
     await asyncio.gather(*workers, return_exceptions=True)
     await client.aclose()
-
-
-def check_url(base_url: str) -> str:
-    """The URL. `UserError` if it is not the URL of a server, or has a user, a password or a query."""
-    if not _URL.fullmatch(base_url):
-        raise UserError(
-            "setting 'base_url' is not http://HOST:PORT/v1; settings are written to files, so put a user, password or "
-            "key into the environment variable that api_key_env names"
-        )
-    return base_url
 
 
 def read_key(variable: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -19,12 +20,6 @@ def saved(folder: Path) -> Path:
     path = features_path(folder, "Tiny", "text")
     save_features(path, FEATURES, recipe("use_finetune_bert", {"max_length": 256}, {}), zero_rows=[2])
     return path
-
-
-def refusal(path: Path, n_items: int = 4) -> str:
-    with pytest.raises(UserError) as caught:
-        load_features(path, n_items)
-    return str(caught.value)
 
 
 def test_the_path_has_the_papers_name(tmp_path: Path) -> None:
@@ -64,32 +59,31 @@ def test_features_that_are_not_finite_are_neither_written_nor_read(tmp_path: Pat
         save_features(tmp_path / "new.pth", spoiled, recipe("example", {}, {}))
     assert not (tmp_path / "new.pth").exists()
     torch.save(spoiled, tmp_path / "published.pth")
-    assert "not finite" in refusal(tmp_path / "published.pth")
+    with pytest.raises(UserError, match="not finite"):
+        load_features(tmp_path / "published.pth", 4)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert "run stage 1, set features_dir=DIR" in refusal(tmp_path / "absent.pth")
+def rewritten(path: Path, **changes: Any) -> None:
+    about = path.with_suffix(".json")
+    about.write_text(json.dumps({**read_json(about), **changes}))
 
 
-def test_another_number_of_items_is_refused(tmp_path: Path) -> None:
-    assert "4 rows, but the data set has 5 items" in refusal(saved(tmp_path), n_items=5)
-
-
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
-    for content in (torch.zeros(4), {"features": FEATURES}):
-        torch.save(content, tmp_path / "published.pth")
-        assert "not a tensor of shape (items, width)" in refusal(tmp_path / "published.pth")
-
-
-def test_other_item_ids_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "n_items, spoil, message",
+    [
+        (4, Path.unlink, "run stage 1, set features_dir=DIR"),
+        (5, lambda path: None, "4 rows, but the data set has 5 items"),
+        (4, lambda path: torch.save(torch.zeros(4), path), r"not a tensor of shape \(items, width\)"),
+        (4, lambda path: torch.save({"features": FEATURES}, path), r"not a tensor of shape \(items, width\)"),
+        (4, lambda path: rewritten(path, item_ids=[0, 1, 3, 2]), "item ids are not 0 … 3"),
+        (4, lambda path: torch.save(FEATURES + 1, path), "not the file that Tiny_text_llm_stage1.json describes"),
+    ],
+    ids=["missing", "other items", "no table", "a mapping", "other ids", "changed since"],
+)
+def test_features_that_do_not_fit_are_refused(
+    tmp_path: Path, n_items: int, spoil: Callable[[Path], None], message: str
+) -> None:
     path = saved(tmp_path)
-    about = read_json(path.with_suffix(".json"))
-    about["item_ids"] = [0, 1, 3, 2]
-    path.with_suffix(".json").write_text(json.dumps(about))
-    assert "item ids are not 0 … 3" in refusal(path)
-
-
-def test_features_changed_since_they_were_written_are_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path)
-    torch.save(FEATURES + 1, path)
-    assert "not the file that Tiny_text_llm_stage1.json describes" in refusal(path)
+    spoil(path)
+    with pytest.raises(UserError, match=message):
+        load_features(path, n_items)

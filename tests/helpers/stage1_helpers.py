@@ -14,7 +14,7 @@ from tiny import make_tiny_dataset
 from transformers import BertConfig, BertModel, SwinConfig, SwinForImageClassification
 
 from stage1_content_modality_semantic_alignment import llm_driven_sample
-from stage1_content_modality_semantic_alignment.covers import write_processor_config
+from stage1_content_modality_semantic_alignment.image_encoders import write_processor_config
 from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, write_rows
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, load_template
 from stage1_content_modality_semantic_alignment.settings import pairs_dir

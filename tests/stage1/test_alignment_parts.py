@@ -19,7 +19,7 @@ from token_items import CPU, TokenItems
 from torch.nn.functional import normalize
 
 from stage1_content_modality_semantic_alignment.alignment_report import pair_metrics, retrieval_metrics
-from stage1_content_modality_semantic_alignment.covers import normalise, read_covers, write_processor_config
+from stage1_content_modality_semantic_alignment.image_encoders import normalise, read_covers, write_processor_config
 from stage1_content_modality_semantic_alignment.inputs import CachedItems, Covers, batches_by_length
 from stage1_content_modality_semantic_alignment.losses import alignment_losses
 from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower

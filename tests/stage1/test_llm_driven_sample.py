@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import sqlite3
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
 import pytest
-from stage1_helpers import pair_files, pairs_settings, question_of, read_log, run_python
+from stage1_helpers import pairs_settings, question_of, read_log
 from test_hf_selector import save_causal_lm
 from tiny import make_tiny_dataset, tiny_sequences
 
@@ -20,7 +18,6 @@ from stage1_content_modality_semantic_alignment.llm.costs import token_counter
 from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, read_pairs, write_rows
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, all_questions, load_template
 from stage1_content_modality_semantic_alignment.llm.selectors import Answers, Selector, TfidfSelector
-from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 # --- pair files: S4 ---
 
@@ -80,21 +77,11 @@ def test_a_run_writes_pairs_titles_log_and_summary_and_is_then_up_to_date(
     assert "up to date" in capsys.readouterr().out
 
 
-SWITCHES = ("target_from_train", "titles_with_ids", "answers_checked")
-
-
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_variant_released_sets_each_switch_and_each_can_be_set_alone(switch: str) -> None:
-    def values(**given: object) -> List[object]:
-        return [getattr(Settings(**given), name) for name in SWITCHES]
-
-    assert all(values()) and not any(values(variant="released"))
-    assert values(**{switch: False}) == [name != switch for name in SWITCHES]
-
-
 def test_released_reaches_the_files_of_its_own_strategy(tmp_path: Path) -> None:
     home = make_tiny_dataset(tmp_path)
-    llm_driven_sample.run(pairs_settings(tmp_path, variant="released", tfidf_threshold=0.0))
+    settings = pairs_settings(tmp_path, variant="released", tfidf_threshold=0.0)
+    assert not any((settings.target_from_train, settings.titles_with_ids, settings.answers_checked))
+    llm_driven_sample.run(settings)
     logged = read_log(home / "pairs" / "released")
     assert {entry["target"] for entry in logged} == {sequence[-1] for sequence in tiny_sequences()}
 
@@ -226,32 +213,6 @@ def test_a_broken_store_is_one_error_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("no database" * 200)
     with pytest.raises(UserError, match="store: .*not a database.*move the file away"):
         AnswerStore(tmp_path / "store", {}).answers(SIX)
-
-
-def test_killed_and_started_again_gives_the_same_files(tmp_path: Path) -> None:
-    for name in ("whole", "killed"):
-        make_tiny_dataset(tmp_path / name)
-    code = f"""
-import os, signal
-from stage1_content_modality_semantic_alignment import llm_driven_sample
-from stage1_content_modality_semantic_alignment.llm import selectors
-selectors.STORED_TOGETHER = 1
-choose, asked = selectors.TfidfSelector.choose, []
-def choose_then_die(self, question):
-    asked.append(question)
-    if len(asked) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return choose(self, question)
-selectors.TfidfSelector.choose = choose_then_die
-llm_driven_sample.main(["-d", "Tiny", "datasets_dir={tmp_path / "killed"}", "selector=tfidf"])
-"""
-    assert run_python(code).returncode == -signal.SIGKILL
-    with sqlite3.connect(tmp_path / "killed" / "Tiny" / "pairs" / "answers.sqlite") as store:
-        assert store.execute("SELECT count(*) FROM answers").fetchone() == (3,)
-    for name in ("whole", "killed"):
-        llm_driven_sample.run(pairs_settings(tmp_path / name))
-    files = [pair_files(tmp_path / name / "Tiny" / "pairs" / "paper") for name in ("whole", "killed")]
-    assert files[0] == files[1]
 
 
 # --- a dry run ---

@@ -82,12 +82,6 @@ def test_a_fault_at_the_first_try_leaves_the_files_as_they_would_be(
     assert pair_files(folder) == faultless
 
 
-def test_many_faults_at_once(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
-    faults = ["429 0", "500", "drop", "half", "body <html>", "well"]
-    with ChatServer(lambda prompt, attempt: faults[pick(prompt, 5) + attempt] if attempt < 2 else "well") as server:
-        assert pair_files(ask(tmp_path, server.url, requests_in_flight=16)) == faultless
-
-
 def test_a_server_that_dies_in_the_middle_and_comes_back(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
     with ChatServer(lambda *_: "well" if len(server.seen) <= 10 else "slow") as server:
         asking = threading.Thread(target=ask, args=(tmp_path, server.url), kwargs={"first_pause": 0.2})

@@ -263,7 +263,7 @@ def save_then_die(content, path):
         os.kill(os.getpid(), signal.SIGKILL)
 torch.save = save_then_die
 """,
-        "image_encoders.write_processor_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
+        "model.write_processor_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
     ],
     ids=["before the second checkpoint is complete", "while the encoders are written"],
 )
@@ -271,7 +271,7 @@ def test_killed_and_started_again_is_bit_equal(tmp_path: Path, patch: str) -> No
     whole, killed = make_tiny_run(tmp_path / "whole"), make_tiny_run(tmp_path / "killed")
     code = f"""
 import os, signal
-from stage1_content_modality_semantic_alignment import image_encoders, sft_content_encoder
+from stage1_content_modality_semantic_alignment import model, sft_content_encoder
 {patch}
 sft_content_encoder.run(sft_content_encoder.Settings(**{as_dict(killed)!r}))
 """

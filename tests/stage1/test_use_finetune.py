@@ -24,7 +24,8 @@ from stage1_content_modality_semantic_alignment import (
     use_finetune_bert,
     use_finetune_swinbase,
 )
-from stage1_content_modality_semantic_alignment.covers import normalise, read_covers
+from stage1_content_modality_semantic_alignment.image_encoders import normalise, read_covers
+from stage2_sequence_preference_learning.settings import ContentSettings
 
 
 def break_bert(folder: Path, how: str) -> None:
@@ -192,6 +193,21 @@ use_finetune_bert.run(use_finetune_bert.Settings(**{as_dict(settings)!r}))
 
 
 @pytest.mark.parametrize(
+    ("variant", "strategy", "name"),
+    [("paper", None, "paper"), ("released", None, "released"), ("released", "tfidf", "tfidf")],
+)
+def test_every_step_finds_what_the_one_before_wrote(variant: str, strategy: str, name: str) -> None:
+    tuned = sft_content_encoder.Settings(dataset="D", variant=variant, strategy=strategy)
+    exported = use_finetune_bert.Settings(dataset="D", variant=variant, strategy=strategy)
+    assert tuned.pairs_file == Path("datasets/D/pairs") / name / "item_pairs_id.txt"
+    assert tuned.encoders_folder == exported.encoders_folder == Path("finetune_llm/D/64") / name
+    read = ContentSettings(dataset="D", variant=variant, strategy=strategy)
+    assert exported.features_folder == read.features_folder == Path("datasets/D/features") / name
+    read.features_dir = exported.features_dir = "other"
+    assert exported.features_folder == read.features_folder == Path("other")
+
+
+@pytest.mark.parametrize(
     "step", [sft_content_encoder, use_finetune_bert, use_finetune_swinbase], ids=lambda step: step.__name__
 )
 def test_the_command_line_of_each_step(step: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,8 +235,8 @@ def test_a_classifier_that_starts_at_random_makes_other_features_by_another_seed
     "write",
     [
         "save_features(folder / 'x.pth', torch.zeros(100, 1000), {})",
-        "save_bert(*load_bert(str(folder / 'bert'), 40), folder / 'new')",
-        "save_swin(load_swin(str(folder / 'swin')), folder / 'new')",
+        "save_encoders({'text': TextTower(*load_bert(str(folder / 'bert'), 40))}, folder / 'new')",
+        "save_encoders({'image': ImageTower(load_swin(str(folder / 'swin')))}, folder / 'new')",
         "scratch_rows(folder, 100, 1000)",
     ],
 )
@@ -230,8 +246,9 @@ def test_a_full_disk_is_an_error(tmp_path: Path, write: str) -> None:
     done = run_python(
         "import resource, signal, torch\nfrom pathlib import Path\n"
         "from common.errors import UserError\nfrom common.features import save_features\n"
-        "from common.text_encoders import load_bert, save_bert\n"
-        "from stage1_content_modality_semantic_alignment.image_encoders import load_swin, save_swin\n"
+        "from common.text_encoders import load_bert\n"
+        "from stage1_content_modality_semantic_alignment.image_encoders import load_swin\n"
+        "from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower, save_encoders\n"
         "from stage1_content_modality_semantic_alignment.inputs import scratch_rows\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         f"folder = Path({str(tmp_path)!r})\ntry:\n    {write}\n"
