@@ -16,7 +16,6 @@ Writes: <datasets_dir>/<D>/standin/<D>_{text,image}_llm_stage1.pth, and a JSON t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import List, Optional
 
 import numpy as np
@@ -25,7 +24,7 @@ from common.dataset import items_path, load_dataset
 from common.errors import UserError, run_script
 from common.features import features_path, save_features
 from common.files import making, recipe
-from common.settings import PrecisionSettings, parse, setting
+from common.settings import DeviceSettings, parse, setting
 from stage1_content_modality_semantic_alignment import use_finetune_bert
 
 COMPONENTS = 1000  # as many as the logits of Swin-base, the paper's image features
@@ -33,25 +32,19 @@ SCALE = 10.0  # unit vectors would be small beside the text's
 
 
 @dataclass
-class Settings(PrecisionSettings):
+class Settings(DeviceSettings):
     """Settings of the stand-ins."""
 
-    precision: str = setting("fp32", "of the text encoder", choices=("auto", "fp32", "fp16", "bf16"))
     text_model: str = setting("google-bert/bert-base-uncased", "a BERT: name on the hub, folder, or small")
     title_language: str = setting("en", "which titles the text encoder reads", choices=("cn", "en"))
     max_text_tokens: int = setting(256, "longer titles are cut", minimum=3)
-    features_dir: Optional[str] = setting(None, "folder to write to; null: <datasets_dir>/<D>/standin", shapes=False)
-
-    @property
-    def features_folder(self) -> Path:
-        """``features_dir`` or its default."""
-        return Path(self.features_dir) if self.features_dir else self.dataset_dir / "standin"
 
 
 def run(settings: Settings, force: bool = False) -> None:
     """Make both files, unless they are up to date."""
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    path = features_path(settings.features_folder, settings.dataset, "image")
+    folder = settings.dataset_dir / "standin"
+    path = features_path(folder, settings.dataset, "image")
     inputs = {"items": items_path(settings.dataset_dir, settings.dataset)}
     made_from = recipe("image_features", {"model": "character n-grams of titles"}, inputs)
     with making(path.with_suffix(".json"), made_from, force) as needed:
@@ -63,23 +56,19 @@ def run(settings: Settings, force: bool = False) -> None:
     text = use_finetune_bert.Settings(
         dataset=settings.dataset,
         datasets_dir=settings.datasets_dir,
-        features_dir=str(settings.features_folder),
+        features_dir=str(folder),
         model_path=settings.text_model,
         title_language=settings.title_language,
         max_text_tokens=settings.max_text_tokens,
         pooling="mean+cls",
         device=settings.device,
-        precision=settings.precision,
+        precision="fp32",
     )
     use_finetune_bert.run(text, force)
 
 
 def components(titles: List[str]) -> np.ndarray:
-    """The titles' character n-grams as dense vectors (items, COMPONENTS or fewer), about SCALE long.
-
-    Raises:
-        UserError: no n-gram occurs in two titles.
-    """
+    """The titles' character n-grams as dense vectors (items, COMPONENTS or fewer), about SCALE long."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 

@@ -86,18 +86,14 @@ class Covers:
 RawItems = Union[Titles, Covers]  # ``lengths`` (items,): what a batch costs grows with them
 
 
-def batches_by_length(lengths: np.ndarray, size: int) -> List[List[int]]:
-    """Positions in batches of similar length, the longest first; ties by position."""
-    order = np.lexsort((np.arange(len(lengths)), -lengths)).tolist()
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
 def each_item_once(
     raw: RawItems, batch_size: int, compute: Compute, title: str
 ) -> Iterator[Tuple[List[int], Tensor, Tensor]]:
-    """Yield positions, inputs and mask of batches of similar length, and show a progress bar."""
-    with tqdm(total=len(raw.lengths), desc=title, disable=None, unit="item") as bar:
-        for positions in batches_by_length(raw.lengths, batch_size):
+    """Yield positions, inputs and mask of batches of similar length, the longest first, and show a progress bar."""
+    order = np.argsort(-raw.lengths, kind="stable").tolist()
+    with tqdm(total=len(order), desc=title, disable=None, unit="item") as bar:
+        for start in range(0, len(order), batch_size):
+            positions = order[start : start + batch_size]
             yield (positions, *raw.batch(positions, compute.device))
             bar.update(len(positions))
 

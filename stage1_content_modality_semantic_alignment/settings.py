@@ -73,32 +73,28 @@ class ExportSettings(EncoderSettings):
         """``model_path``, or the folder of the fine-tuned ``bert`` or ``swin``."""
         return self.model_path or str(self.encoders_folder / part)
 
+    def fine_tuned(self, part: str) -> Dict[str, Any]:
+        """The settings that the encoder ``<encoders_folder>/<part>``, ``bert`` or ``swin``, was fine-tuned with.
+
+        Raises:
+            UserError: there is no such encoder, or it was changed since.
+        """
+        folder = self.encoders_folder
+        made = read_json(folder / MADE) if (folder / MADE).is_file() else {"outputs": {}}
+        if part not in made["outputs"]:
+            raise UserError(
+                f"{folder}: no fine-tuned {part}; run sft_content_encoder.py with the modality, correct strategy or "
+                "finetune_dir, or export another encoder with model_path=NAME"
+            )
+        if not (folder / part).is_dir() or checksum(folder / part) != made["outputs"][part]["sha256"]:
+            raise UserError(f"{folder / part}: not the encoder that {MADE} describes; run sft_content_encoder.py again")
+        found: Dict[str, Any] = made["settings"]
+        return found
+
 
 def pairs_dir(dataset_dir: Path, strategy: str) -> Path:
     """The folder of a strategy's pairs."""
     return dataset_dir / "pairs" / strategy
-
-
-def fine_tuned(settings: EncoderSettings, part: str) -> Dict[str, Any]:
-    """The settings that the encoder ``<encoders_folder>/<part>`` was fine-tuned with, from its record.
-
-    Args:
-        part: ``bert`` or ``swin``.
-
-    Raises:
-        UserError: there is no such encoder, or it was changed since.
-    """
-    folder = settings.encoders_folder
-    made = read_json(folder / MADE) if (folder / MADE).is_file() else {"outputs": {}}
-    if part not in made["outputs"]:
-        raise UserError(
-            f"{folder}: no fine-tuned {part}; run sft_content_encoder.py with the modality, correct strategy or "
-            "finetune_dir, or export another encoder with model_path=NAME"
-        )
-    if not (folder / part).is_dir() or checksum(folder / part) != made["outputs"][part]["sha256"]:
-        raise UserError(f"{folder / part}: not the encoder that {MADE} describes; run sft_content_encoder.py again")
-    found: Dict[str, Any] = made["settings"]
-    return found
 
 
 def local_model(meaning: str, name: str) -> Dict[str, Path]:

@@ -23,7 +23,7 @@ from common.features import features_path, save_features
 from common.files import making, recipe
 from common.item_fields import text_fields, text_files
 from common.settings import parse, setting, shaping
-from stage1_content_modality_semantic_alignment.settings import ExportSettings, fine_tuned, local_model
+from stage1_content_modality_semantic_alignment.settings import ExportSettings, local_model
 
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_bert"
 
@@ -51,7 +51,7 @@ class Settings(ExportSettings):
         """``title_language`` or its default. Raises `UserError` if the encoder was fine-tuned on another language."""
         if self.model_path is not None:
             return self.title_language or "cn"
-        trained: str = fine_tuned(self, "bert")["title_language"]
+        trained: str = self.fine_tuned("bert")["title_language"]
         if self.title_language not in (None, trained):
             raise UserError(
                 f"{self.encoders_folder}: fine-tuned on {trained} titles; use title_language={trained}, or leave it out"

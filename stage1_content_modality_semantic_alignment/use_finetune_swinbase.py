@@ -22,7 +22,7 @@ from common.errors import run_script
 from common.features import features_path, save_features
 from common.files import making, recipe
 from common.settings import parse, setting, shaping
-from stage1_content_modality_semantic_alignment.settings import ExportSettings, covers_folder, fine_tuned, local_model
+from stage1_content_modality_semantic_alignment.settings import ExportSettings, covers_folder, local_model
 
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_swinbase"
 
@@ -38,7 +38,7 @@ class Settings(ExportSettings):
     def input_files(self) -> Dict[str, Path]:
         """The files that shape the features, by meaning. Raises `UserError` without covers or fine-tuned encoder."""
         if self.model_path is None:
-            fine_tuned(self, "swin")
+            self.fine_tuned("swin")
         return {
             "items": items_path(self.dataset_dir, self.dataset),
             "covers": covers_folder(self.dataset_dir),

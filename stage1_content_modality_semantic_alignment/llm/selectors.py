@@ -154,7 +154,7 @@ class HfSelector(Selector):
         plain = not self.tokenizer.chat_template  # a chat template contains the special tokens
         texts = [self.text(question) for question in questions]
         tokens: List[List[int]] = self.tokenizer(texts, add_special_tokens=plain)["input_ids"]
-        order = sorted(range(len(questions)), key=lambda place: (-len(tokens[place]), place))
+        order = sorted(range(len(questions)), key=lambda place: -len(tokens[place]))
         for start in range(0, len(order), self.settings.llm_batch_size):
             batch = order[start : start + self.settings.llm_batch_size]
             generated = self._generate([tokens[place] for place in batch])

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from stage1_content_modality_semantic_alignment.alignment_report import pair_metrics, retrieval_metrics
 from stage1_content_modality_semantic_alignment.image_encoders import normalise, read_covers, write_processor_config
-from stage1_content_modality_semantic_alignment.inputs import CachedItems, Covers, batches_by_length
+from stage1_content_modality_semantic_alignment.inputs import CachedItems, Covers, each_item_once
 from stage1_content_modality_semantic_alignment.losses import alignment_losses
 from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower
 
@@ -95,8 +95,9 @@ def test_cached_image_prefix_equals_the_full_forward(tmp_path: Path, side: int) 
     assert not list(tmp_path.iterdir())  # the scratch file has no name
 
 
-def test_batches_by_length_hold_every_position_once() -> None:
-    assert batches_by_length(np.array([3, 9, 3, 1, 9]), 2) == [[1, 4], [0, 2], [3]]
+def test_batches_of_similar_length_hold_every_position_once() -> None:
+    batches = each_item_once(TokenItems([3, 9, 3, 1, 9]), 2, CPU, "items")
+    assert [positions for positions, _, _ in batches] == [[1, 4], [0, 2], [3]]
 
 
 # --- covers ---
