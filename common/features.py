@@ -57,11 +57,7 @@ def check_there(path: Path) -> None:
 
 
 def check_made_from(path: Path, items: Path) -> None:
-    """Compare the checksum of the items with the one in the JSON beside the features, if there is one.
-
-    Raises:
-        UserError: the features were made from another file of items.
-    """
+    """Raise a `UserError` if the JSON beside the features, where there is one, names another file of items."""
     described = path.with_suffix(".json")
     about = read_json(described) if described.is_file() else {}
     made_from = about.get("inputs", {}).get("items", {}).get("sha256")

@@ -47,11 +47,7 @@ CONFIGS = Path(__file__).parent / "configs" / "llm_driven_sample"
 
 
 def run(settings: Settings, force: bool = False, dry_run: bool = False) -> None:
-    """Choose the pairs, unless they are up to date; with ``dry_run``, print only what that would take.
-
-    Raises:
-        UserError: bad input, or a server that answers no request.
-    """
+    """Choose the pairs, unless they are up to date; with ``dry_run``, print only what that would take."""
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     folder = settings.pairs_folder
     selector = make_selector(settings, dataset)

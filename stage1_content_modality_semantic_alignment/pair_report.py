@@ -24,7 +24,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 import numpy as np
 from PIL import Image
 
-from common.dataset import Dataset, cover_path, load_dataset
+from common.dataset import Dataset, cover_path, covers_path, load_dataset
 from common.errors import UserError, run_script
 from common.files import exclusive, read_json, write_json, write_text
 from common.settings import SeedSettings, parse, setting
@@ -131,16 +131,9 @@ def verdicts_of(folder: Path) -> Numbers:
 
 
 def cover_data(dataset: Dataset, item: int, side: int = COVER_SIDE, form: str = "JPEG") -> Optional[str]:
-    """A thumbnail of the cover as a data URI; None if there is no readable cover.
-
-    Args:
-        side: its longer side is at most this many pixels.
-        form: JPEG or WEBP.
-    """
-    if dataset.covers is None:
-        return None
+    """A thumbnail of at most ``side`` × ``side`` pixels as a data URI (JPEG or WEBP); None without a readable cover."""
     try:
-        with Image.open(cover_path(dataset.covers, item)) as image:
+        with Image.open(cover_path(covers_path(dataset.folder), item)) as image:
             small = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
@@ -181,11 +174,7 @@ def examples_table(dataset: Dataset, pairs: Sequence[Pair], rows: Any, count: in
 
 
 def run(settings: Settings) -> Dict[str, Numbers]:
-    """Measure, write and print; returns the numbers.
-
-    Raises:
-        UserError: pairs that do not exist or cannot be read.
-    """
+    """Measure, write and print; returns the numbers."""
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     folder = pairs_dir(settings.dataset_dir, settings.strategy)
     pairs = read_pairs(pairs_path(folder, "id"), dataset.n_items)

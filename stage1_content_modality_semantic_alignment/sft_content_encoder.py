@@ -142,11 +142,7 @@ def run(settings: Settings, force: bool = False) -> None:
 
 
 def check_inputs(settings: Settings) -> None:
-    """Check what can be checked before there are pairs, which may take an LLM hours: covers and encoders.
-
-    Raises:
-        UserError: there are no covers, or an encoder cannot be loaded.
-    """
+    """Check covers and encoders before the pairs are chosen, which may take an LLM hours."""
     if not (settings.encoders_folder / MADE).is_file():
         from common.text_encoders import SMALL, check_encoder
 

@@ -46,11 +46,7 @@ def write_pairs(folder: Path, pairs: Sequence[Pair], dataset: Dataset, merge: bo
 
 
 def read_pairs(path: Path, n_items: int, may_be_empty: bool = False) -> List[Pair]:
-    """Read an id file.
-
-    Raises:
-        UserError: no such file, no pairs (unless ``may_be_empty``), or a line that is not two items of the data set.
-    """
+    """Read an id file. Raises `UserError` if it is missing, empty, or has a line that is not two items."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; make it with llm_driven_sample.py, or correct strategy")
     pairs = []

@@ -42,11 +42,7 @@ class Template:
 
 
 def load_template(prompt: str, form: str) -> Template:
-    """``prompt`` is ``zh``, ``en`` (``prompts/<prompt>[-json].txt``) or a file of the user.
-
-    Raises:
-        UserError: no such file, or a placeholder is missing.
-    """
+    """``prompt`` is ``zh``, ``en`` (``prompts/<prompt>[-json].txt``) or a file of the user, with both placeholders."""
     shipped = prompt in SHIPPED
     path = PROMPTS / f"{prompt}{'-json' if form == 'json' else ''}.txt" if shipped else Path(prompt)
     words = read_text(path)

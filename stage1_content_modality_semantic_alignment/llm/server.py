@@ -60,11 +60,7 @@ class _Retry(Exception):
 
 
 class OpenAISelector(Selector):
-    """Greedy answers of the model ``llm``.
-
-    Raises:
-        UserError: base_url or the key cannot be used.
-    """
+    """Greedy answers of the model ``llm``."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -85,11 +81,7 @@ class OpenAISelector(Selector):
         self.not_before = 0.0  # time of the event loop: Retry-After holds for all requests
 
     def answers(self, questions: Sequence[Question]) -> Answers:
-        """Yield the answers of each half second.
-
-        Raises:
-            UserError: the server refuses all requests, or is down. Answers that came before are yielded first.
-        """
+        """Yield the answers of each half second; at last, a `UserError` if the server refuses all or is down."""
         import httpx
 
         loop = asyncio.new_event_loop()

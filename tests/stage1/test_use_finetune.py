@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict, Optional
 
 import pytest
 import torch
@@ -28,33 +28,29 @@ from stage1_content_modality_semantic_alignment.image_encoders import normalise,
 from stage2_sequence_preference_learning.settings import ContentSettings
 
 
-def break_bert(folder: Path, how: str) -> None:
-    vocabulary, weights = folder / "vocab.txt", folder / "model.safetensors"
-    if how == "weights cut short":
-        weights.write_bytes(weights.read_bytes()[:1000])
-    elif how == "weights empty":
-        weights.write_bytes(b"")
-    elif how == "vocabulary too large":
-        vocabulary.write_text(vocabulary.read_text() + "surplus\n")
-    elif how == "vocabulary cut short":
-        vocabulary.write_text("[PAD]\n[UNK]\n")
-    else:
-        vocabulary.unlink()
-
-
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("file", "change", "message"),
     [
-        ("weights cut short", "cannot be loaded .tried the folder.* give the folder of a downloaded"),
-        ("weights empty", "cannot be loaded .tried the folder.* give the folder of a downloaded"),
-        ("vocabulary too large", "its tokenizer knows 58 tokens, the model 57; take both from one model"),
-        ("vocabulary cut short", "its tokenizer knows . tokens, the model 57|cannot be loaded"),
-        ("vocabulary missing", "its tokenizer knows . tokens, the model 57|cannot be loaded"),
+        ("model.safetensors", lambda old: old[:1000], "cannot be loaded .tried the folder.* give the folder of a down"),
+        (
+            "vocab.txt",
+            lambda old: old + b"surplus\n",
+            "its tokenizer knows 58 tokens, the model 57; take both from one",
+        ),
+        ("vocab.txt", lambda old: b"[PAD]\n[UNK]\n", "its tokenizer knows . tokens, the model 57|cannot be loaded"),
+        ("vocab.txt", None, "its tokenizer knows . tokens, the model 57|cannot be loaded"),
     ],
+    ids=["weights cut short", "vocabulary too large", "vocabulary cut short", "vocabulary missing"],
 )
-def test_a_broken_encoder_is_an_error(tmp_path: Path, how: str, message: str) -> None:
+def test_a_broken_encoder_is_an_error(
+    tmp_path: Path, file: str, change: Optional[Callable[[bytes], bytes]], message: str
+) -> None:
     folder = save_tiny_encoders(tmp_path)["text_model"]
-    break_bert(Path(folder), how)
+    path = Path(folder) / file
+    old = path.read_bytes()
+    path.unlink()
+    if change:
+        path.write_bytes(change(old))
     with pytest.raises(UserError, match=message):
         text_encoders.load_bert(folder, 40)
 
