@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from common.dataset import Dataset, items_path, load_dataset, sequences_path
 from common.errors import UserError, run_script
-from common.files import exclusive, recipe, record, up_to_date, write_text
+from common.files import making, recipe, record, write_text
 from common.settings import parse, shaping
 from stage1_content_modality_semantic_alignment.llm.answers import FAILED, VERDICTS, AnswerStore, Verdict, judge
 from stage1_content_modality_semantic_alignment.llm.costs import print_costs
@@ -58,15 +58,14 @@ def run(settings: Settings, force: bool = False, dry_run: bool = False) -> None:
         return
     shape = {
         **shaping(settings),
-        "asked of": selector.identity,
-        "prompt version": load_template(settings.prompt, settings.form).version,
+        "asked_of": selector.identity,
+        "prompt_version": load_template(settings.prompt, settings.form).version,
         "requests that failed": 0,
     }
     inputs = {"sequences": sequences_path(dataset.folder), "items": items_path(dataset.folder, dataset.name)}
     made_from = recipe("llm_driven_sample", shape, inputs)
-    with exclusive(folder):
-        if not force and up_to_date(folder / "summary.json", made_from):
-            print(f"{folder}: up to date")
+    with making(folder / "summary.json", made_from, force) as needed:
+        if not needed:
             return
         questions = all_questions(settings, dataset)
         if force:
