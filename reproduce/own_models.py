@@ -4,9 +4,10 @@
     bash run_train.sh mine.py:MyRec Bili_Food && bash run_test.sh mine.py:MyRec Bili_Food
     {model: mine.py:MyRec, settings: {epochs: 50}}            a row of a suite
 
-CLASS is a sequential model as RecBole's are: it is built from RecBole's config and data set, ``calculate_loss`` trains
-it and ``full_sort_predict`` ranks. A subclass of stage 2's `RankingModel` is used as it is, and may read packed
-histories (docs/stage2.md). Its settings are CLASSSettings of the same file, a dataclass derived from
+CLASS is a sequential model as RecBole's are: ``calculate_loss`` trains it and ``full_sort_predict`` ranks. It is built
+from its settings, read as RecBole's config, and the training rows: ``num``, ``inter_feat`` and ``field2seqlen`` of
+RecBole's data set. A subclass of stage 2's `RankingModel` is used as it is, and may read packed histories
+(docs/stage2.md). Its settings are CLASSSettings of the same file, a dataclass derived from
 `reproduce.baselines.settings.BaselineSettings`; without one, BaselineSettings. A model that reads features derives its
 settings from `ContentSettings` and calls ``dataset.item_features("text")``.
 
@@ -17,33 +18,28 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import sys
-import warnings
-from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Dict, Iterator, Tuple, Type
+from types import ModuleType
+from typing import Any, ClassVar, Dict, List, Tuple, Type
 
 import torch
-from recbole.config import Config
-from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from common.errors import UserError, nearest
 from common.files import checksum
-from common.settings import as_dict
-from reproduce.baselines.counted import UntrainedModel
+from reproduce.baselines.counted import ScoringModel
 from reproduce.baselines.ensemble import MODELS
-from reproduce.baselines.histories import latest, prefixes
+from reproduce.baselines.histories import latest, prefixes, train_rows
+from reproduce.baselines.networks import RecBoleData
 from reproduce.baselines.settings import BaselineSettings, RankingSettings
-from stage2_sequence_preference_learning import recbole_process
 from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.packing import Batch
-from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
+from stage2_sequence_preference_learning.ranking_model import RankingModel, RecBoleConfig, Terms
 
 
 def load_own(name: str) -> Tuple[Type[RankingModel], Type[RankingSettings]]:
@@ -72,11 +68,11 @@ def load_own(name: str) -> Tuple[Type[RankingModel], Type[RankingSettings]]:
     content = {"schema": schema, "parts": classmethod(lambda kind, settings: {"source": path.resolve()})}
     if issubclass(found, RankingModel):
         return type(wanted, (found,), content), schema
-    return type(wanted, (RecBoleKind,), {**content, "net_class": found}), schema
+    return type(wanted, (OwnModel,), {**content, "net_class": found}), schema
 
 
 @cache
-def import_file(path: Path, sha256: str) -> Any:
+def import_file(path: Path, sha256: str) -> ModuleType:
     """The module, executed once per content of the file."""
     name = f"own_model_{sha256}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -109,25 +105,53 @@ class Rows(Interaction):
         return super().__getitem__(index)
 
 
-class RecBoleKind(RankingModel):
+class Data(RecBoleData):
+    """What a model may read of RecBole's data set, and the features of stage 1."""
+
+    def __init__(self, data: SequenceData) -> None:
+        super().__init__(data)
+        self.data = data
+        self.modalities: List[str] = []  # that the model has read
+
+    @cached_property
+    def inter_feat(self) -> Interaction:
+        """The training rows, histories right-padded with 0."""
+        items, lengths = train_rows(self.data.train, self.field2seqlen["item_id_list"])
+        targets = torch.from_numpy(self.data.train.targets)
+        return Interaction({"item_id_list": items, "item_length": lengths, "item_id": targets})
+
+    def item_features(self, modality: str) -> Tensor:
+        """Features of a modality by row of the item table: (n_items, width), row 0 zero.
+
+        Raises:
+            UserError: the settings do not name the modality.
+        """
+        if modality not in self.data.features:
+            raise UserError(
+                f"the model reads {modality} features, but its settings do not name them; derive the settings from "
+                f"ContentSettings and use modalities=[{modality}]"
+            )
+        self.modalities.append(modality)
+        return self.data.features[modality]
+
+
+class OwnModel(ScoringModel):
     """A model as RecBole's are, with its own loss and scores; each prefix is a row of ``max_seq_length`` positions."""
 
-    schema = BaselineSettings
-    settings: RankingSettings
-    net_class: ClassVar[Type[Any]]
+    net_class: ClassVar[Type[SequentialRecommender]]
 
     def __init__(self, settings: RankingSettings, data: SequenceData) -> None:
         super().__init__(settings, data)
-        dataset = recbole_dataset(self.net_class, self.settings, self.data)
-        self.net: nn.Module = self.net_class(dataset.config, dataset)
-        for modality in dataset.features_read:
+        read = Data(self.data)
+        self.net = self.net_class(RecBoleConfig(settings), read)
+        for modality in read.modalities:
             if f"plm_{modality}_embedding.weight" not in self.net.state_dict():
                 raise UserError(
                     f"{self.net_class.__name__}: its checkpoint would not hold the {modality} features; keep them as "
                     f"self.plm_{modality}_embedding, an Embedding"
                 )
 
-    def to(self, device: Any) -> RecBoleKind:  # type: ignore[override]
+    def to(self, device: torch.device) -> OwnModel:  # type: ignore[override]
         """Move the model; RecBole's modules keep their device as an attribute, too."""
         for module in self.net.modules():
             if "device" in vars(module):
@@ -143,80 +167,13 @@ class RecBoleKind(RankingModel):
 
     def loss_terms(self, batch: Batch) -> Terms:
         """Its loss, or each of its losses."""
-        found = self.net.calculate_loss(self.interaction(batch))  # type: ignore[operator]
+        found = self.net.calculate_loss(self.interaction(batch))
         parts = found if isinstance(found, tuple) else (found,)
         return {"loss" if len(parts) == 1 else f"loss {n}": part.reshape(()) for n, part in enumerate(parts, start=1)}
 
-    candidates = UntrainedModel.candidates
-
     def full_sort_scores(self, batch: Batch) -> Tensor:
         """(N, n_items)."""
-        scores: Tensor = self.net.full_sort_predict(self.interaction(batch))  # type: ignore[operator]
+        scores: Tensor = self.net.full_sort_predict(self.interaction(batch))
         scores = scores.view(len(batch), -1)[:, : self.n_items].float().clone()
         scores[:, 0] = -torch.inf
         return scores
-
-
-class DatasetWithFeatures(SequentialDataset):
-    """RecBole's data set of the ``.inter`` files, with the features of stage 1."""
-
-    data: SequenceData
-    features_read: Dict[str, Tensor]
-
-    def item_features(self, modality: str) -> Tensor:
-        """Features of a modality by RecBole's internal ids: (n_items, width), row 0 zero.
-
-        Raises:
-            UserError: the settings do not name the modality.
-        """
-        if modality not in self.data.features:
-            raise UserError(
-                f"{self.config['model']}: reads {modality} features, but its settings do not name them; derive the "
-                f"settings from ContentSettings and use modalities=[{modality}]"
-            )
-        self.features_read[modality] = self.data.features[modality]
-        return self.data.features[modality]
-
-
-def recbole_dataset(net_class: Type[Any], settings: RankingSettings, data: SequenceData) -> DatasetWithFeatures:
-    """The train split as RecBole's data set; `recbole_process.py` writes the files that are missing or out of date."""
-    given = {"dataset": settings.dataset, "datasets_dir": settings.datasets_dir}
-    files = recbole_process.Settings(**given, max_seq_length=settings.max_seq_length)
-    recbole_process.run(files)
-    values = {key: value for key, value in as_dict(settings).items() if key not in ("dataset", "device", "precision")}
-    values.update(
-        data_path=str(recbole_process.recbole_folder(files)),
-        benchmark_filename=list(recbole_process.SPLITS),
-        load_col={"inter": ["user_id", "item_id_list", "item_id"]},
-        alias_of_item_id=["item_id_list"],
-        USER_ID_FIELD="user_id",
-        ITEM_ID_FIELD="item_id",
-        MAX_ITEM_LIST_LENGTH=settings.max_seq_length,
-        train_neg_sample_args=None,
-        eval_args={"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": None},
-        loss_type="CE",
-        gpu_id="",
-    )
-    with process_unchanged(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of pandas, about RecBole's code
-        config = Config(model=net_class, dataset=settings.dataset, config_dict=values)
-        config["data_path"] = str(recbole_process.inter_path(files, "train").parent)  # RecBole ships an ml-100k
-        config["device"] = torch.device("cpu")
-        whole = DatasetWithFeatures(config)
-        whole.data, whole.features_read = data, {}
-        train: DatasetWithFeatures = whole.build()[0]
-    return train
-
-
-@contextmanager
-def process_unchanged() -> Iterator[None]:
-    """RecBole's Config reads sys.argv, and hides all GPUs by CUDA_VISIBLE_DEVICES; undo both."""
-    words, sys.argv = sys.argv, sys.argv[:1]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    try:
-        yield
-    finally:
-        sys.argv = words
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        if visible is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible

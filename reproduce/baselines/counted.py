@@ -50,8 +50,8 @@ class TrainItems:
         return sparse.csr_matrix((weights, (self.items[first], self.items[first + distance])), (self.n_items,) * 2)
 
 
-class UntrainedModel(RankingModel):
-    """A model that has no trained parameters and gives scores directly."""
+class ScoringModel(RankingModel):
+    """A model that defines `full_sort_scores` itself; without a loss it is not trained."""
 
     def candidates(self) -> Tensor:
         """None: `full_sort_scores` needs no item vectors."""
@@ -62,8 +62,8 @@ class UntrainedModel(RankingModel):
         return {}
 
 
-class HistoryModel(UntrainedModel):
-    """An `UntrainedModel` whose scores follow from a history, computed in numpy."""
+class HistoryModel(ScoringModel):
+    """An untrained model whose scores follow from a history, computed in numpy."""
 
     def scores(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Right-padded histories (N, L), lengths (N,) → (N, n_items)."""

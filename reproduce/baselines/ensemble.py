@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from common.compute import pick_compute
 from common.errors import UserError
-from reproduce.baselines.counted import ItemKNN, Markov, Pop, UntrainedModel
+from reproduce.baselines.counted import ItemKNN, Markov, Pop, ScoringModel
 from reproduce.baselines.features import NearestContent, SASRecIDText, SASRecText, UniSRec
 from reproduce.baselines.networks import CORE, FDSA, NARM, BERT4Rec, GRU4Rec, SASRec
 from reproduce.baselines.padded import FEARec, LightSANs
@@ -32,7 +32,7 @@ MODELS: Dict[str, Type[RankingModel]] = {
 }
 
 
-class Ensemble(UntrainedModel):
+class Ensemble(ScoringModel):
     """(1 − w) · scores of a model on IDs + w · scores of a model on features; w is the best on validation."""
 
     schema = EnsembleSettings

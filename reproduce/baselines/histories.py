@@ -1,13 +1,15 @@
-"""Packed batches as right-padded histories, for networks that read one history per row."""
+"""Packed sequences as right-padded histories, for networks that read one history per row."""
 
 from __future__ import annotations
 
 from typing import Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from stage2_sequence_preference_learning.packing import Batch
+from common.arrays import ranges
+from stage2_sequence_preference_learning.packing import Batch, Sequences
 
 
 def histories(batch: Batch) -> Tuple[Tensor, Tensor]:
@@ -33,3 +35,13 @@ def latest(items: Tensor, lengths: Tensor, width: int) -> Tuple[Tensor, Tensor]:
     over = (lengths - width).clamp(min=0)
     columns = torch.arange(min(items.shape[1], width), device=items.device) + over[:, None]
     return items.gather(1, columns), lengths - over
+
+
+def train_rows(sequences: Sequences, width: int) -> Tuple[Tensor, Tensor]:
+    """The history of each prediction, its last ``width`` items: (N, width) right-padded with 0, lengths (N,)."""
+    starts = np.repeat(sequences.item_start[:-1], np.diff(sequences.target_start))
+    lengths = np.minimum(sequences.columns + 1, width)
+    first = starts + sequences.columns + 1 - lengths
+    items = np.zeros((len(lengths), width), np.int64)
+    items[np.arange(width) < lengths[:, None]] = sequences.items[ranges(first, lengths)]
+    return torch.from_numpy(items), torch.from_numpy(lengths)

@@ -54,7 +54,7 @@ class RecBoleData:
         self.sizes = {"item_id": data.n_items}
         self.field2seqlen = {"item_id_list": int(np.diff(data.test.item_start).max())}  # the longest history
         self.field2type: Dict[str, FeatureType] = {}
-        self.item_features: Dict[str, Tensor] = {}
+        self.item_feat: Dict[str, Tensor] = {}
 
     def num(self, field: str) -> int:
         """The number of values of a field, padding included."""
@@ -62,7 +62,7 @@ class RecBoleData:
 
     def get_item_feature(self) -> Interaction:
         """The features by row of the item tables."""
-        return Interaction(self.item_features)
+        return Interaction(self.item_feat)
 
 
 class RecBoleModel(RankingModel):
@@ -74,14 +74,15 @@ class RecBoleModel(RankingModel):
     def __init__(self, settings: BaselineSettings, data: SequenceData) -> None:
         super().__init__(settings, data)
         self.temperature = 1.0
-        self.net = self.make_net(RecBoleConfig(self.settings), RecBoleData(self.data))
+        config, read = RecBoleConfig(self.settings), RecBoleData(self.data)
+        self.adapt(config, read)
+        self.net: Any = self.net_class(config, read)
         use_fast_dropout(self.net)
         if self.causal:
             self.net.gather_indexes = self._at_places
 
-    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
-        """RecBole's network."""
-        return self.net_class(config, data)
+    def adapt(self, config: RecBoleConfig, data: RecBoleData) -> None:
+        """Add what the network reads under names that are not those of settings."""
 
     def _at_places(self, output: Tensor, _: Tensor) -> Tensor:
         """In place of RecBole's gather_indexes, (R, L, d) → (N, d): every place that is predicted."""
@@ -144,10 +145,9 @@ class NARM(RecBoleModel):
 
     schema, net_class = NARMSettings, RecBoleNARM
 
-    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
-        """RecBole takes both rates in one list."""
+    def adapt(self, config: RecBoleConfig, data: RecBoleData) -> None:
+        """Both dropout rates in one list."""
         config["dropout_probs"] = [config["embedding_dropout"], config["context_dropout"]]
-        return self.net_class(config, data)
 
 
 class CORE(RecBoleModel):
@@ -159,10 +159,9 @@ class CORE(RecBoleModel):
         super().__init__(settings, data)
         self.temperature = self.settings.temperature
 
-    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
-        """RecBole names the width otherwise here."""
+    def adapt(self, config: RecBoleConfig, data: RecBoleData) -> None:
+        """The width under another name."""
         config["embedding_size"] = config["hidden_size"]
-        return self.net_class(config, data)
 
     def encode(self, items: Tensor, lengths: Tensor) -> Tensor:
         """(R, L) → (R, d), of length 1."""
@@ -232,16 +231,15 @@ class FDSA(RecBoleModel):
         """The titles."""
         return {"items": items_path(settings.dataset_dir, settings.dataset)}
 
-    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
-        """Give RecBole the titles' words as a feature of items, as an ``.item`` file would."""
+    def adapt(self, config: RecBoleConfig, data: RecBoleData) -> None:
+        """The titles' words as a feature of items, as in an ``.item`` file."""
         s = self.settings
         titles = load_dataset(s.dataset_dir, s.dataset).titles(s.title_language)
         by_item, words = title_words(titles, s.title_words)
         by_row = np.vstack([np.zeros((1, s.title_words), np.int64), by_item[self.data.item_of_row[1:]]])
-        data.item_features["title"] = torch.from_numpy(by_row)
+        data.item_feat["title"] = torch.from_numpy(by_row)
         data.field2type["title"], data.sizes["title"] = FeatureType.TOKEN_SEQ, len(words)
         config["selected_features"] = ["title"]
-        return self.net_class(config, data)
 
     def encode(self, items: Tensor, lengths: Tensor) -> Tensor:
         """(R, L), (R,) → (predictions of these rows, d)."""

@@ -13,13 +13,12 @@ from recbole.model.sequential_recommender.lightsans import LightSANs as RecBoleL
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.arrays import ranges
-from reproduce.baselines.histories import latest, prefixes
+from reproduce.baselines.histories import latest, prefixes, train_rows
 from reproduce.baselines.networks import RecBoleData, RecBoleModel
 from reproduce.baselines.settings import FEARecSettings, LightSANsSettings, PaddedSettings
 from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.losses import recommendation_loss
-from stage2_sequence_preference_learning.packing import Batch, Sequences
+from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RecBoleConfig, Terms
 
 
@@ -28,10 +27,9 @@ class PaddedModel(RecBoleModel):
 
     settings: PaddedSettings
 
-    def make_net(self, config: RecBoleConfig, data: RecBoleData) -> Any:
-        """RecBole's network of that length."""
+    def adapt(self, config: RecBoleConfig, data: RecBoleData) -> None:
+        """The length of each history."""
         config["MAX_ITEM_LIST_LENGTH"] = self.settings.padded_length
-        return self.net_class(config, data)
 
     def padded(self, items: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
         """(N, L) → (N, padded_length), the last items; lengths (N,)."""
@@ -113,13 +111,3 @@ class FEARec(PaddedModel):
             logits[:, 1:].masked_fill_(self.of_same_sequence(batch), -torch.inf)
             terms["contrastive"] = s.lmd_sem * F.cross_entropy(logits, labels)
         return terms
-
-
-def train_rows(sequences: Sequences, width: int) -> Tuple[Tensor, Tensor]:
-    """The history of each prediction, its last ``width`` items: (N, width) right-padded with 0, lengths (N,)."""
-    starts = np.repeat(sequences.item_start[:-1], np.diff(sequences.target_start))
-    lengths = np.minimum(sequences.columns + 1, width)
-    first = starts + sequences.columns + 1 - lengths
-    items = np.zeros((len(lengths), width), np.int64)
-    items[np.arange(width) < lengths[:, None]] = sequences.items[ranges(first, lengths)]
-    return torch.from_numpy(items), torch.from_numpy(lengths)
