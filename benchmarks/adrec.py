@@ -9,13 +9,11 @@ BERT of BERT-base's shape with random weights (speed does not depend on their va
 and padding is encoded as the text "None" (A3), every occurrence of an item is encoded again (A4), every
 text is padded to 60 tokens, and all embeddings are trained; fp32. Its step is measured on ``plain_batch``
 rows and scaled to ``train_batch_size``. Operations are torch's count of matrix products, forward and backward.
+Peak GB is the most memory that the process has held so far.
 """
 
 from __future__ import annotations
 
-import resource
-import statistics
-import time
 from dataclasses import dataclass
 from typing import List, Optional
 
@@ -23,14 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from adrec.data import Rows, Tokens, TrainLoader, item_texts, item_tokens, tokenise, train_rows
 from adrec.encoders import Ragged, SequenceEncoder, TextEncoder
 from adrec.model import ADRec
 from adrec.settings import ADRecSettings
-from benchmarks.measured import Measured
+from benchmarks.measured import Measured, measure, print_table, update
 from common.compute import Compute, pick_compute, seed_everything
 from common.dataset import load_dataset
 from common.errors import run_script
@@ -44,14 +41,9 @@ class Settings(ComputeSettings):
     """What to measure."""
 
     tokenizer: str = setting(SMALL, "folder of a BERT tokenizer; small: one made from the data set's titles")
-    steps: int = setting(8, "steps of ours, after two to warm up; the median counts", minimum=1)
+    steps: int = setting(8, "steps of ours, after one to warm up; the median counts", minimum=1)
     train_batch_size: int = setting(64, "rows per step", minimum=1)
     plain_batch: int = setting(4, "rows of the plain way's step; 0 leaves it out", minimum=0)
-
-
-def peak_memory() -> float:
-    """The most memory that this process has held so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def bert_base(tokens: Tokens) -> BertModel:
@@ -60,35 +52,21 @@ def bert_base(tokens: Tokens) -> BertModel:
 
 
 def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, steps: int) -> Measured:
-    """Median seconds of a step, batches made included; operations of one step."""
+    """A step, batches made included."""
     text = TextEncoder(bert_base(tokens), own.plm_layer)
     vocabulary, tokens = text.keep_tokens(tokens)
     model = ADRec(text, vocabulary, own, len(tokens)).to(compute.device).train()
-    optimizer, scaler = make_optimizer(model, own), compute.scaler()
+    optimizer = make_optimizer(model, own)
     loader = TrainLoader(rows, tokens, own)
+    order = iter(loader.epoch(0))
 
-    def step(chosen: np.ndarray) -> float:
-        start = time.perf_counter()
-        batch = loader.load(chosen)[0].to(compute.device)
+    def step() -> None:
+        batch = loader.load(next(order))[0].to(compute.device)
         with compute.autocast():
             terms = model(batch)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(torch.stack(list(terms.values())).sum()).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        if compute.device.type == "cuda":
-            torch.cuda.synchronize(compute.device)
-        return time.perf_counter() - start
+        update(optimizer, terms)
 
-    order = loader.epoch(0)
-    for chosen in order[:2]:
-        step(chosen)
-    seconds = statistics.median(step(chosen) for chosen in order[2 : 2 + steps])
-    memory = peak_memory()
-    with FlopCounterMode(display=False) as counter:
-        step(order[0])
-    name = f"ours, {compute.precision}, batch_by={own.batch_by}"
-    return Measured(name, seconds, float(counter.get_total_flops()), memory)
+    return measure(f"ours, {compute.precision}, batch_by={own.batch_by}", step, min(steps, len(loader.epoch(0)) - 1))
 
 
 class PlainSide(nn.Module):
@@ -132,27 +110,20 @@ def plain(
     layout = Ragged.of(np.full(n, history), lengths)
     inputs = (torch.from_numpy(ids), torch.from_numpy(mask).long(), layout)
 
-    def step() -> float:
-        start = time.perf_counter()
+    def step() -> None:
         queries = query(*inputs)
         with torch.no_grad():
             keys = key(*inputs)
             for mine, theirs in zip(key.parameters(), query.parameters()):
                 mine.mul_(own.momentum).add_(theirs, alpha=1 - own.momentum)
-        loss = torch.zeros(())
-        for vectors in queries:
-            for positive, queue in zip(keys, queues):
+        losses = {}
+        for a, vectors in enumerate(queries):
+            for b, (positive, queue) in enumerate(zip(keys, queues)):
                 logits = own.scale * torch.cat([(vectors * positive).sum(1, keepdim=True), vectors @ queue.T], dim=1)
-                loss = loss + F.cross_entropy(logits, torch.zeros(n, dtype=torch.long))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return time.perf_counter() - start
+                losses[f"{a} {b}"] = F.cross_entropy(logits, torch.zeros(n, dtype=torch.long))
+        update(optimizer, losses)
 
-    scale = settings.train_batch_size / n
-    with FlopCounterMode(display=False) as counter:  # warms up as well
-        step()
-    return Measured("plain, fp32", step() * scale, float(counter.get_total_flops()) * scale, peak_memory())
+    return measure("plain, fp32", step, 1, settings.train_batch_size / n)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -174,14 +145,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         sizes.append(f"batch_by={own.batch_by}: {len(items)} distinct items, {tokens.lengths[items].sum():,} tokens")
     texts = item_texts(dataset, own, tokenizer)
     baseline = plain(rows, texts, tokenizer, own, settings) if settings.plain_batch else None
-    print(f"{settings.dataset} on {compute.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"the first batch of {settings.train_batch_size} rows: {'; '.join(sizes)}")
-    print(f"| step of {settings.train_batch_size} rows | seconds | faster | 10¹² operations | fewer | peak GB |")
-    print("|---|---|---|---|---|---|")
-    for row in ([baseline.row(None, 2)] if baseline else []) + [one.row(baseline, 2) for one in measured]:
-        print(row)
+    lines = [baseline.row()] if baseline else []
+    lines += [one.row(baseline) for one in measured]
+    print_table(f"step of {settings.train_batch_size} rows", f"{settings.dataset} on {compute.device}", lines)
     if baseline:
-        print(f"the plain step was measured on {settings.plain_batch} rows; peak GB is the process's so far")
+        print(f"the plain step was measured on {settings.plain_batch} rows")
 
 
 if __name__ == "__main__":

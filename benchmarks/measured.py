@@ -1,9 +1,18 @@
-"""One row of a benchmark's table."""
+"""What one way of computing takes, measured, and the table of it."""
 
 from __future__ import annotations
 
+import resource
+import statistics
+import time
 from dataclasses import dataclass
-from typing import Optional
+from typing import Callable, Dict, List, Optional
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+HEADER = "| seconds | faster | 10¹² operations | fewer | peak GB |\n|---|---|---|---|---|---|"
 
 
 @dataclass
@@ -13,13 +22,43 @@ class Measured:
     name: str
     seconds: float
     operations: float
-    gigabytes: Optional[float] = None  # the most memory held; not all benchmarks measure it
+    gigabytes: float  # the most memory that the process has held so far
 
-    def row(self, baseline: Optional[Measured], decimals: int = 3) -> str:
-        """As Markdown, with the ratios to the baseline; ``decimals`` are those of the 10¹² operations."""
+    def row(self, baseline: Optional[Measured] = None) -> str:
+        """As Markdown, with the ratios to the baseline."""
         times = f"{baseline.seconds / self.seconds:.0f}×" if baseline else ""
         fewer = f"{baseline.operations / self.operations:.0f}×" if baseline else ""
-        cells = [self.name, f"{self.seconds:.2f}", times, f"{self.operations / 1e12:.{decimals}f}", fewer]
-        if self.gigabytes is not None:
-            cells.append(f"{self.gigabytes:.1f}")
-        return f"| {' | '.join(cells)} |"
+        numbers = (f"{self.seconds:.2f}", times, f"{self.operations / 1e12:.3f}", fewer, f"{self.gigabytes:.1f}")
+        return f"| {self.name} | {' | '.join(numbers)} |"
+
+
+def measure(name: str, step: Callable[[], None], repeats: int, scale: float = 1.0) -> Measured:
+    """Median seconds and operations of a step, times ``scale``; the first call warms up, and is counted."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    seconds = [timed(step) for _ in range(repeats)]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return Measured(name, statistics.median(seconds) * scale, counter.get_total_flops() * scale, memory)
+
+
+def timed(step: Callable[[], object]) -> float:
+    """The seconds of a call."""
+    start = time.perf_counter()
+    step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def update(optimizer: torch.optim.Optimizer, terms: Dict[str, Tensor]) -> None:
+    """One update of the weights by the sum of the terms."""
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(terms.values())).sum().backward()
+    optimizer.step()
+
+
+def print_table(what: str, where: str, rows: List[str]) -> None:
+    """Print the table under what it was measured on."""
+    print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"| {what} {HEADER}")
+    print("\n".join(rows))

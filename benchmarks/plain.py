@@ -1,20 +1,22 @@
 """Stage 2 written the plain way: the baseline of the speed benchmark, and of tests of the models.
 
-Every prefix is a row padded to 50, the adapters run at every position, dropout is torch's, attention
-and loss are written out, all in fp32. Layers are RecBole's own. Parameter names are the same, so that
-weights can be copied; without dropout, losses and scores must agree.
+Every prefix is a row padded to 50, the adapters run at every position, dropout is torch's, attention and loss are
+written out, all in fp32. Layers are RecBole's own. Parameter names are the same, so that weights can be copied;
+without dropout, losses and scores must agree.
 """
 
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any, Dict, Sequence
 
 import torch
-from recbole.model.layers import FeedForward, MultiHeadAttention
+from recbole.model.layers import FeedForward, MultiHeadAttention, TransformerLayer
+from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
-MAX_LENGTH = 50
+from stage2_sequence_preference_learning.ranking_model import RecBoleConfig
 
 
 class Lora(nn.Module):
@@ -30,34 +32,32 @@ class Lora(nn.Module):
         return out
 
 
-class Layer(nn.Module):
-    """RecBole's transformer layer, with a LoRA map after each sub-layer if there is a rank."""
+class LoraLayer(TransformerLayer):  # type: ignore[misc]
+    """RecBole's transformer layer, with a LoRA map after each sub-layer."""
 
-    def __init__(self, s: Any, rank: int = 0) -> None:
-        super().__init__()
-        attention = (s.n_heads, s.hidden_size, s.hidden_dropout_prob, s.attn_dropout_prob, s.layer_norm_eps)
-        self.multi_head_attention = MultiHeadAttention(*attention)
-        self.feed_forward = FeedForward(
-            s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.hidden_act, s.layer_norm_eps
-        )
-        self.rank = rank
-        if rank:
-            self.att_lora_layer, self.ffw_lora_layer = Lora(s.hidden_size, rank), Lora(s.hidden_size, rank)
+    def __init__(self, s: Any) -> None:
+        super().__init__(*layer_arguments(s))
+        self.att_lora_layer, self.ffw_lora_layer = (Lora(s.hidden_size, s.lora_rank) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, 50, d)."""
-        x = self.multi_head_attention(x, mask)
-        x = self.att_lora_layer(x) if self.rank else x
-        x = self.feed_forward(x)
-        return self.ffw_lora_layer(x) if self.rank else x
+        x = self.att_lora_layer(self.multi_head_attention(x, mask))
+        out: Tensor = self.ffw_lora_layer(self.feed_forward(x))
+        return out
+
+
+def layer_arguments(s: Any) -> Sequence[Any]:
+    """What RecBole's `TransformerLayer` takes."""
+    dropout = (s.hidden_dropout_prob, s.attn_dropout_prob)
+    return (s.n_heads, s.hidden_size, s.inner_size, *dropout, s.hidden_act, s.layer_norm_eps)
 
 
 class Stack(nn.Module):
     """Layers under the published name."""
 
-    def __init__(self, s: Any, rank: int = 0) -> None:
+    def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(Layer(s, rank) for _ in range(s.n_layers))
+        self.layer = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, 50, d)."""
@@ -94,14 +94,6 @@ class CrossLayer(nn.Module):
         )
 
 
-class Mix(nn.Module):
-    """The mix decoder's layers under the published name."""
-
-    def __init__(self, s: Any) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(CrossLayer(s) for _ in range(s.n_layers))
-
-
 class Adapter(nn.Module):
     """Two linear layers with a ReLU between."""
 
@@ -126,32 +118,20 @@ def last(x: Tensor, lengths: Tensor) -> Tensor:
     return x[torch.arange(len(x)), lengths - 1]
 
 
-class PlainIDSeqEncoder(nn.Module):
-    """`ID_SeqEncoder`, padded."""
+class PlainIDSeqEncoder(SASRec):  # type: ignore[misc]
+    """`ID_SeqEncoder` is RecBole's SASRec."""
 
     def __init__(self, s: Any, n_items: int) -> None:
-        super().__init__()
-        d = s.hidden_size
-        self.item_embedding = nn.Embedding(n_items, d, padding_idx=0)
-        self.position_embedding = nn.Embedding(s.max_seq_length, d)
-        self.LayerNorm = nn.LayerNorm(d, eps=s.layer_norm_eps)
-        self.dropout = nn.Dropout(s.hidden_dropout_prob)
-        self.trm_encoder = Stack(s)
-
-    def preference(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
-        """(B, 50) → (B, d)."""
-        x = self.item_embedding(item_seq) + self.position_embedding(torch.arange(item_seq.shape[1]))
-        return last(self.trm_encoder(self.dropout(self.LayerNorm(x)), causal_mask(item_seq)), lengths)
+        super().__init__(RecBoleConfig(s), SimpleNamespace(num=lambda _: n_items))
 
     def scores(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
         """(B, n_items)."""
-        return self.preference(item_seq, lengths) @ self.item_embedding.weight.T
+        out: Tensor = self(item_seq, lengths) @ self.item_embedding.weight.T
+        return out
 
     def terms(self, item_seq: Tensor, lengths: Tensor, targets: Tensor) -> Dict[str, Tensor]:
         """The loss's terms."""
-        logits = self.scores(item_seq, lengths)
-        own = logits[torch.arange(len(targets)), targets]
-        return {"rec": (logits.exp().sum(dim=1).log() - own).mean()}
+        return {"rec": self.loss_fct(self.scores(item_seq, lengths), targets)}
 
 
 class PlainSICSRec(nn.Module):
@@ -170,8 +150,9 @@ class PlainSICSRec(nn.Module):
         for name in norms:
             self.add_module(name, nn.LayerNorm(d, eps=s.layer_norm_eps))
         self.dropout = nn.Dropout(s.hidden_dropout_prob)
-        self.trm_encoder, self.content_trm_decoder = Stack(s, s.lora_rank), Stack(s)
-        self.id_content_trm_decoder = Mix(s)
+        self.trm_encoder = Stack(*(LoraLayer(s) for _ in range(s.n_layers)))
+        self.content_trm_decoder = Stack(*(TransformerLayer(*layer_arguments(s)) for _ in range(s.n_layers)))
+        self.id_content_trm_decoder = nn.ModuleDict({"layers": nn.ModuleList(CrossLayer(s) for _ in range(s.n_layers))})
         self.aggregation_layer = nn.Linear(3 * d, d)
 
     def content(self, items: Tensor) -> Tensor:
@@ -192,7 +173,7 @@ class PlainSICSRec(nn.Module):
         first = self.dropout(norm("query_LayerNorm")(by_id))
         context = self.dropout(norm("value_LayerNorm")(by_content))
         mixed = first
-        layers: Any = self.id_content_trm_decoder.layers
+        layers: Any = self.id_content_trm_decoder["layers"]
         for layer in layers:
             query = mixed if self.s.stack_mix_layers else first  # S9
             mixed = layer.feed_forward(layer.cross_attention(query, context, mask))

@@ -11,21 +11,20 @@ Without features there are random ones of the papers' widths: speed does not dep
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional
+from itertools import count
+from typing import Any, Callable, List, Optional
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-from benchmarks.measured import Measured
+from benchmarks.measured import Measured, measure, print_table, timed, update
 from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec
 from common.compute import Compute, Processes, pick_compute, seed_everything
 from common.errors import run_script
 from common.settings import ComputeSettings, parse, setting
 from common.training import make_optimizer
+from reproduce.baselines.histories import train_rows
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceData, TrainLoader, load_splits
 from stage2_sequence_preference_learning.models import MODELS
 from stage2_sequence_preference_learning.settings import HistorySettings, SICSRecSettings, TransformerSettings
@@ -50,52 +49,26 @@ def load_data(settings: Settings, own: TransformerSettings) -> SequenceData:
     return load_splits(own, {modality: torch.randn(n_items, width) for modality, width in WIDTHS.items()})
 
 
-def update(optimizer: torch.optim.Optimizer, terms: Dict[str, Tensor]) -> None:
-    """One update."""
-    optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(terms.values())).sum().backward()
-    optimizer.step()
-
-
-def measure(
-    name: str, model: Any, data: SequenceData, own: TransformerSettings, compute: Compute, epochs: int
+def measure_ours(
+    name: str, model: nn.Module, data: SequenceData, own: TransformerSettings, compute: Compute, epochs: int
 ) -> Measured:
-    """Median seconds of an epoch; operations of one epoch."""
+    """An epoch, batches made included."""
     loader, optimizer = TrainLoader(data.train, own.train_batch_size, own.seed), make_optimizer(model, own)
+    numbers = count()
     model.train()
 
-    def epoch(number: int) -> float:
-        start = time.perf_counter()
-        for rows in loader.epoch(number):
+    def epoch() -> None:
+        for rows in loader.epoch(next(numbers)):
             batch = loader.load(rows)[0].to(compute.device)
             with compute.autocast():
                 terms = model(batch)
             update(optimizer, terms)
-        return time.perf_counter() - start
 
-    epoch(0)
-    seconds = statistics.median(epoch(number + 1) for number in range(epochs))
-    with FlopCounterMode(display=False) as counter:
-        epoch(epochs + 1)
-    return Measured(f"{name}, this code, {compute.precision}", seconds, float(counter.get_total_flops()))
-
-
-def prefix_rows(data: SequenceData, length: int) -> List[Tensor]:
-    """All training prefixes padded to ``length``: items (N, length), lengths (N,), targets (N,)."""
-    sequences = data.train
-    start = torch.from_numpy(sequences.item_start[:-1]).repeat_interleave(
-        torch.from_numpy(sequences.target_start).diff()
-    )
-    lengths, targets = torch.from_numpy(sequences.columns) + 1, torch.from_numpy(sequences.targets)
-    places = torch.arange(length).expand(len(targets), length)
-    inside = places < lengths[:, None]
-    items = torch.from_numpy(sequences.items)[(start[:, None] + places) * inside] * inside
-    return [items, lengths, targets]
+    return measure(f"{name}, this code, {compute.precision}", epoch, epochs)
 
 
 def measure_plain(name: str, model: Any, data: SequenceData, own: TransformerSettings, steps: int) -> Measured:
     """An epoch of the plain way, scaled up from a few steps."""
-    columns = prefix_rows(data, own.max_seq_length)
     plain: Any = PlainIDSeqEncoder(own, model.n_items)
     if name == "SICSRec":
         plain = PlainSICSRec(own, model.n_items, {key: table.shape[1] for key, table in data.features.items()})
@@ -104,14 +77,15 @@ def measure_plain(name: str, model: Any, data: SequenceData, own: TransformerSet
     for key, parameter in plain.named_parameters():
         parameter.requires_grad_(key in trained)
     optimizer = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=1e-3)
+    columns = (*train_rows(data.train, own.max_seq_length), torch.from_numpy(data.train.targets))
     batches = torch.randperm(len(data.train.targets)).split(own.train_batch_size)
-    with FlopCounterMode(display=False) as counter:  # warms up as well
-        update(optimizer, plain.terms(*(column[batches[0]] for column in columns)))
-    start = time.perf_counter()
-    for rows in batches[1 : 1 + steps]:
+    chosen = iter(batches)
+
+    def step() -> None:
+        rows = next(chosen)
         update(optimizer, plain.terms(*(column[rows] for column in columns)))
-    seconds = (time.perf_counter() - start) / steps * len(batches)
-    return Measured(f"{name}, plain, fp32", seconds, float(counter.get_total_flops()) * len(batches))
+
+    return measure(f"{name}, plain, fp32", step, min(steps, len(batches) - 1), len(batches))
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -126,21 +100,14 @@ def main(argv: Optional[List[str]] = None) -> None:
         schema: Callable[..., TransformerSettings] = MODELS[name].schema  # type: ignore[assignment]
         own = schema(**shared, **extra)
         data = load_data(settings, own) if isinstance(own, SICSRecSettings) else load_splits(own)
-        model: nn.Module = MODELS[name](own, data).to(compute.device)
+        model = MODELS[name](own, data).to(compute.device)
         baseline = measure_plain(name, model, data, own, settings.plain_steps) if settings.plain_steps else None
-        rows += [baseline.row(None)] if baseline else []
-        rows.append(measure(name, model, data, own, compute, settings.epochs).row(baseline))
+        rows += [baseline.row()] if baseline else []
+        rows.append(measure_ours(name, model, data, own, compute, settings.epochs).row(baseline))
         loader = EvalLoader(data.valid, data.n_items)
-        seconds = []
-        for _ in range(2):
-            start = time.perf_counter()
-            model.rank(loader, compute, Processes())  # type: ignore[operator]
-            seconds.append(time.perf_counter() - start)
+        seconds = [timed(lambda: model.rank(loader, compute, Processes())) for _ in range(2)]  # noqa: B023
         validations.append(f"{name} {seconds[-1]:.2f} s")
-    print(f"{settings.dataset} on {compute.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("| epoch of | seconds | faster | 10¹² operations | fewer |")
-    print("|---|---|---|---|---|")
-    print("\n".join(rows))
+    print_table("epoch of", f"{settings.dataset} on {compute.device}", rows)
     print(f"a validation (full ranking, fp32): {', '.join(validations)}")
 
 
