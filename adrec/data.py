@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adrec.encoders import Ragged, Texts
+from adrec.encoders import OnDevice, Ragged, Texts
 from adrec.settings import ADRecSettings
 from common.arrays import ranges, starts_of
 from common.compute import Processes
@@ -84,15 +84,14 @@ class Tokens:
         lengths = self.lengths[items]
         run = lengths if self.padded_to is None else np.full(len(items), self.padded_to)
         places = ranges(self.starts[items], lengths)
-        if self.padded_to is None:
-            ids = self.ids[places]
-        else:
+        ids = self.ids[places]
+        if self.padded_to is not None:
             real = ranges(np.zeros_like(run), run) < np.repeat(lengths, run)
-            ids = np.full(len(real), self.pad)
-            ids[real], places = self.ids[places], places[:0]
-        return Texts(
-            torch.from_numpy(ids), Ragged.of(run, lengths), torch.from_numpy(lengths), torch.from_numpy(places)
-        )
+            padded = np.full(len(real), self.pad)
+            padded[real] = ids
+            ids, places = padded, places[:0]
+        tokens, counts, of_all = map(torch.from_numpy, (ids, lengths, places))
+        return Texts(tokens, Ragged.of(run, lengths), counts, of_all)
 
 
 def tokenise(texts: Sequence[str], settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> Tokens:
@@ -176,7 +175,7 @@ def by_length(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 @dataclass
-class Batch:
+class Batch(OnDevice):
     """B rows: histories and the item that comes next. Each of the n distinct items is encoded once (A4)."""
 
     items: Tensor  # (n,) ids of the distinct items
@@ -193,12 +192,6 @@ class Batch:
     def target_items(self) -> Tensor:
         """(B,) ids."""
         return self.items[self.targets]
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        texts, layout = self.texts.to(device) if self.texts else None, self.layout.to(device)
-        items, history, targets = (x.to(device) for x in (self.items, self.history, self.targets))
-        return Batch(items, texts, history, layout, targets, self.same_in_all_processes)
 
 
 class TrainLoader:

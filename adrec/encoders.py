@@ -5,8 +5,8 @@ Texts and histories of different lengths are end to end in one flat tensor (`Rag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -27,8 +27,23 @@ if TYPE_CHECKING:
 STEP = 8  # sequences whose lengths are in the same step of eight are padded together for attention
 
 
+class OnDevice:
+    """A dataclass whose tensors move together."""
+
+    def to(self: Any, device: torch.device) -> Any:
+        """The same on a device."""
+        return replace(self, **{f.name: moved(getattr(self, f.name), device) for f in fields(self)})
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A field of an `OnDevice` on a device."""
+    if isinstance(value, list):
+        return [moved(one, device) for one in value]
+    return value.to(device) if isinstance(value, (Tensor, OnDevice)) else value
+
+
 @dataclass
-class Group:
+class Group(OnDevice):
     """G neighbouring sequences of similar length, padded to L positions for attention."""
 
     start: int  # of their positions in the flat tensor
@@ -37,13 +52,9 @@ class Group:
     real: Tensor  # (G, L) bool, not padding
     keys: Tensor  # (G, 1, 1, L) bool, positions that may be attended to
 
-    def to(self, device: torch.device) -> Group:
-        """The same on a device."""
-        return Group(self.start, self.stop, *(x.to(device) for x in (self.places, self.real, self.keys)))
-
 
 @dataclass
-class Ragged:
+class Ragged(OnDevice):
     """The layout of S sequences in a flat tensor of T positions.
 
     Dense layers run on the flat tensor. Attention alone pads, within groups of similar length.
@@ -73,17 +84,12 @@ class Ragged:
             real = columns < lengths[first:beyond, None]
             places = np.where(real, starts[first:beyond, None] - starts[first] + columns, 0)
             keys = columns < key_lengths[first:beyond, None]
-            tensors = [torch.from_numpy(array) for array in (places, real, keys[:, None, None])]
+            tensors = map(torch.from_numpy, (places, real, keys[:, None, None]))
             groups.append(Group(int(starts[first]), int(ends[beyond - 1]), *tensors))
         segments = np.repeat(np.arange(len(lengths)), lengths)
         positions = ranges(np.zeros_like(lengths), lengths)
-        flat = [torch.from_numpy(array) for array in (lengths, segments, positions, ends - 1)]
-        return cls(flat[0], flat[1], flat[2], flat[3], groups)
-
-    def to(self, device: torch.device) -> Ragged:
-        """The same on a device."""
-        flat = [x.to(device) for x in (self.lengths, self.segments, self.positions, self.last)]
-        return Ragged(flat[0], flat[1], flat[2], flat[3], [group.to(device) for group in self.groups])
+        tensor = torch.from_numpy
+        return cls(tensor(lengths), tensor(segments), tensor(positions), tensor(ends - 1), groups)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, heads: int, p: float) -> Tensor:
         """Bidirectional attention inside each sequence; query, key, value (T, d) → (T, d).
@@ -122,18 +128,13 @@ def _attend(group: Group, query: Tensor, key: Tensor, value: Tensor, heads: int,
 
 
 @dataclass
-class Texts:
+class Texts(OnDevice):
     """The tokens of n texts, end to end."""
 
     tokens: Tensor  # (T,) rows of the embedding table
     layout: Ragged
     counts: Tensor  # (n,) real tokens; fewer than the layout's lengths where padding is run too (A2 released)
     places: Tensor  # (T,) of the tokens among those of all items; empty where padding is run too
-
-    def to(self, device: torch.device) -> Texts:
-        """The same on a device."""
-        tensors = (x.to(device) for x in (self.counts, self.places))
-        return Texts(self.tokens.to(device), self.layout.to(device), *tensors)
 
 
 @dataclass

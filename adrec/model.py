@@ -230,12 +230,10 @@ class ADRec(nn.Module):
         """
         s = self.settings
         queue, name = (self.item_queue, "items") if kind == "item" else (self.sequence_queue, "sequences")
-        vectors, items, own_items = (
-            queue.vectors.clone(),
-            queue.items,
-            batch.target_items,
-        )  # queues move before backward
-        if name not in s.queues:
+        own_items = batch.target_items
+        if name in s.queues:
+            vectors, items = queue.vectors.clone(), queue.items  # queues move before backward
+        else:
             vectors, items = keys, own_items
         cosines = (queries @ vectors.T).view(2, len(keys), -1)
         if s.once_per_item and kind == "item":
