@@ -23,14 +23,6 @@ from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RankingModel
 
-COUNTED = (Pop, Markov, ItemKNN)
-NETWORKS = (GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FEARec, LightSANs, FDSA)
-ON_FEATURES = (NearestContent, SASRecText, SASRecIDText, UniSRec)
-MODELS: Dict[str, Type[RankingModel]] = {
-    **stage2.MODELS,
-    **{model.__name__: model for model in (*COUNTED, *NETWORKS, *ON_FEATURES)},
-}
-
 
 class Ensemble(ScoringModel):
     """(1 − w) · scores of a model on IDs + w · scores of a model on features; w is the best on validation."""
@@ -87,4 +79,6 @@ class Ensemble(ScoringModel):
         return (scores - scores.mean(dim=1, keepdim=True)) / scores.std(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-MODELS["Ensemble"] = Ensemble
+OF_RECBOLE = (GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FEARec, LightSANs, FDSA)
+OTHERS = (Pop, Markov, ItemKNN, NearestContent, SASRecText, SASRecIDText, UniSRec, Ensemble)
+MODELS: Dict[str, Type[RankingModel]] = {**stage2.MODELS, **{model.__name__: model for model in (*OF_RECBOLE, *OTHERS)}}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import pytest
 import torch
 from adrec_helpers import save_tiny_model, tiny_adrec_dataset, tiny_settings
 from safetensors.torch import load_file
+from stage2_helpers import ENVIRONMENT, assert_same_results, read_metrics
 from tiny import tiny_sequences
 from torch.nn import functional as F
 
@@ -53,21 +52,8 @@ def trained(home: Path) -> Path:
     return main.train(settings_of(home, home / "results"))
 
 
-def results_of(run: Path) -> Tuple[Any, str, Dict[str, torch.Tensor]]:
-    metrics = json.loads((run / "metrics.json").read_text())
-    del metrics["seconds"], metrics["checkpoint"]
-    weights = torch.load(run / "best.pth", weights_only=True)["state_dict"]
-    return metrics, (run / "ranks.csv").read_text(), weights
-
-
-def assert_same(a: Path, b: Path) -> None:
-    (metrics_a, ranks_a, weights_a), (metrics_b, ranks_b, weights_b) = results_of(a), results_of(b)
-    assert metrics_a == metrics_b and ranks_a == ranks_b
-    assert all(torch.equal(weights_a[name], weights_b[name]) for name in weights_a)
-
-
 def test_a_run_holds_its_files(trained: Path) -> None:
-    metrics = json.loads((trained / "metrics.json").read_text())
+    metrics = read_metrics(trained)
     names = [f"{m}@{k}" for m in ("hit", "ndcg") for k in (5, 10, 50)] + ["mrr"]
     for split in ("valid", "test", "test_masked"):
         assert list(metrics[split]) == names
@@ -92,7 +78,7 @@ def test_either_side_ranks(home: Path, tmp_path: Path, side: str) -> None:
     dataset = load_dataset(home / "datasets" / "Tiny", "Tiny")
     items = loaded.encoders.encode_items(item_tokens(dataset, loaded.settings, loaded.tokenizer), CPU)
     found = metrics(loaded.encoders.rank(held_out_rows(dataset, "valid", 5), items), (10,))
-    assert json.loads((run / "metrics.json").read_text())["valid"]["mrr"] == pytest.approx(found["mrr"])
+    assert read_metrics(run)["valid"]["mrr"] == pytest.approx(found["mrr"])
 
 
 def test_ranks_equal_cosines_sorted_by_hand(home: Path, trained: Path) -> None:
@@ -128,13 +114,13 @@ def test_other_data_than_it_was_trained_on_is_not_tested(home: Path, tmp_path: P
         (own / "Tiny" / "Tiny_item_fields.csv").unlink()
     with pytest.raises(UserError, match=f"trained on other {name} than .*Tiny"):
         test_main.test_run(run, str(own), CPU)
-    assert "test" not in json.loads((run / "metrics.json").read_text())
+    assert "test" not in read_metrics(run)
 
 
 def test_same_seed_same_bits_and_a_finished_run_is_skipped(
     home: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert_same(main.train(settings_of(home, tmp_path)), trained)
+    assert_same_results(main.train(settings_of(home, tmp_path)), trained)
     capsys.readouterr()
     assert main.train(settings_of(home, tmp_path)).name == trained.name
     assert "is up to date" in capsys.readouterr().out
@@ -159,7 +145,7 @@ def test_resumed_equals_uninterrupted(
         main.train(settings_of(home, tmp_path))
     (cut,) = (tmp_path / "ADRec" / "Tiny").iterdir()
     assert not (cut / "metrics.json").exists()
-    assert_same(main.train(settings_of(home, tmp_path)), trained)
+    assert_same_results(main.train(settings_of(home, tmp_path)), trained)
 
 
 def test_a_term_that_is_not_finite_stops_with_step_and_name(home: Path, tmp_path: Path) -> None:
@@ -186,7 +172,7 @@ def test_a_term_that_is_not_finite_stops_with_step_and_name(home: Path, tmp_path
 )
 def test_other_settings_train_and_test(home: Path, tmp_path: Path, values: Dict[str, Any]) -> None:
     run = main.train(settings_of(home, tmp_path, **values))
-    assert json.loads((run / "metrics.json").read_text())["test"]["mrr"] > 0
+    assert read_metrics(run)["test"]["mrr"] > 0
 
 
 def test_learning_rate_decays() -> None:
@@ -195,10 +181,9 @@ def test_learning_rate_decays() -> None:
     assert [settings.learning_rate_at(epoch) for epoch in range(5)] == [0.005, 0.005, 0.0025, 0.0025, 0.00125]
 
 
-def script(name: str, *words: str, launcher: Tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, *launcher, str(REPOSITORY / "adrec" / name), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+def script(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "adrec" / name), *words]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
 
 
 TORCHRUN = ("torch.distributed.run", "--nproc_per_node=2", "--master_port=29617")
@@ -226,14 +211,14 @@ main.train(settings_of(Path({str(home)!r}), Path({str(tmp_path)!r}), epochs=1, t
     program = tmp_path / "program.py"
     program.write_text(code)
     command = [sys.executable, "-m", *launcher, str(program)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     filled = int((first["item_queue.items"] >= 0).sum())
     assert filled == min(30, sum(max(0, len(s) - 3) for s in tiny_sequences()))
     (run,) = (tmp_path / "ADRec" / "Tiny").iterdir()
-    assert "test" in json.loads((run / "metrics.json").read_text())
+    assert "test" in read_metrics(run)
 
 
 def test_gathered_rows_of_one_process_are_its_own() -> None:

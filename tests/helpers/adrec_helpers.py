@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import torch
+from stage1_helpers import tiny_bert
 from tiny import make_tiny_dataset
 from torch import Tensor
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoTokenizer
 
 from adrec.data import Batch, Tokens, TrainLoader, item_tokens, train_rows
 from adrec.encoders import TextEncoder, Vocabulary
@@ -20,26 +21,6 @@ from common.item_fields import write_item_fields
 from common.text_encoders import SPECIAL_TOKENS
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-
-
-def tiny_config(vocabulary: int, dropout: float = 0.0) -> Any:
-    """BERT's config: two layers, 16 wide."""
-    return BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=64,
-        initializer_range=0.25,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-
-
-def tiny_bert(vocabulary: int, dropout: float = 0.0) -> BertModel:
-    torch.manual_seed(1)
-    return BertModel(tiny_config(vocabulary, dropout)).eval()
 
 
 def tiny_tokenizer(folder: Path) -> Any:
@@ -55,7 +36,7 @@ def tiny_tokenizer(folder: Path) -> Any:
 def save_tiny_model(folder: Path) -> str:
     """A folder that text_model= can name."""
     tokenizer = tiny_tokenizer(folder)
-    tiny_bert(len(tokenizer), dropout=0.1).save_pretrained(folder)
+    tiny_bert(0.1, vocabulary=len(tokenizer), layers=2).save_pretrained(folder)
     return str(folder)
 
 
@@ -101,7 +82,7 @@ def tiny_adrec(folder: Path, dropout: float = 0.0, cut: bool = False, **values: 
     settings = tiny_settings(folder, **values)
     tokenizer = tiny_tokenizer(folder / "model")
     tokens = item_tokens(dataset, settings, tokenizer)
-    bert = tiny_bert(len(tokenizer), dropout)
+    bert = tiny_bert(dropout, vocabulary=len(tokenizer), layers=2)
     torch.manual_seed(0)
     text = TextEncoder(bert, settings.plm_layer, settings.frozen_text_layers)
     table = text.embeddings.word_embeddings.weight.detach().clone()
@@ -116,7 +97,7 @@ def tiny_adrec(folder: Path, dropout: float = 0.0, cut: bool = False, **values: 
 def plain_items(model: ADRec, side: str, tokens: Tokens, released: bool) -> Tensor:
     """Every item by itself through BERT's own layers, padded to max_text_tokens; (n, d)."""
     text, s = getattr(model, side).text, model.settings
-    bert = BertModel(tiny_config(text.embeddings.word_embeddings.num_embeddings)).eval()
+    bert = tiny_bert(0.0, vocabulary=text.embeddings.word_embeddings.num_embeddings, layers=2)
     bert.embeddings.load_state_dict(text.embeddings.state_dict())
     for own, theirs in zip(text.layers, bert.encoder.layer):
         theirs.load_state_dict(own.state_dict())

@@ -24,7 +24,7 @@ from common.files import checksum
 from common.settings import as_dict, build, check_values, read_yaml
 from reproduce import baseline
 from reproduce.baselines import counted, features, histories, networks, settings
-from reproduce.baselines.ensemble import COUNTED, MODELS, NETWORKS, ON_FEATURES
+from reproduce.baselines.ensemble import MODELS
 from reproduce.baselines.settings import SCHEMAS, BaselineSettings
 from stage2_sequence_preference_learning import ranking_model
 from stage2_sequence_preference_learning.checkpoints import load_model
@@ -35,7 +35,7 @@ from stage2_sequence_preference_learning.search import check_space
 
 CPU = pick_compute("cpu", "fp32")
 SIZES = {**SMALL, "embedding_size": 8, "padded_length": 10, "n_experts": 2, "max_seq_length": 10, "strategy": "paper"}
-ALONE = [model.__name__ for model in (*COUNTED, *NETWORKS, *ON_FEATURES)]  # all but the ensemble
+ALONE = [name for name in SCHEMAS if name != "Ensemble"]
 TRAINED = [name for name in ALONE if name not in ("Pop", "Markov", "ItemKNN", "NearestContent")]
 
 

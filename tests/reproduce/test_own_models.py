@@ -9,9 +9,8 @@ from typing import Any, Dict, List
 
 import pytest
 import torch
-from elsewhere import MINE, SMALL, only, read, words_of, write_mine
 from recbole.model.sequential_recommender.sasrec import SASRec as RecBoleSASRec
-from stage2_helpers import separate_rows
+from stage2_helpers import only_run, read_metrics, separate_rows
 
 from common.compute import pick_compute
 from common.errors import UserError
@@ -25,31 +24,70 @@ from stage2_sequence_preference_learning.checkpoints import load_model
 from stage2_sequence_preference_learning.data import load_splits
 
 CPU = pick_compute("cpu", "fp32")
+SMALL = ["max_seq_length=10", "hidden_size=8", "inner_size=8", "epochs=2", "train_batch_size=16"]
+MINE = '''
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+from common.settings import setting
+from recbole.model.sequential_recommender.sasrec import SASRec
+from reproduce.baselines.settings import AttentionSettings, ContentSettings
+
+@dataclass
+class MyRecSettings(AttentionSettings):
+    """Settings of MyRec."""
+    factor: float = setting(2.0, "factor of the loss")
+
+class MyRec(SASRec):
+    """A SASRec with two loss terms."""
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.factor = config["factor"]
+    def calculate_loss(self, interaction):
+        return self.factor * super().calculate_loss(interaction), 0.0 * self.item_embedding.weight.sum()
+
+class MyText(SASRec):
+    """A SASRec that reads text features."""
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.plm_text_embedding = nn.Embedding.from_pretrained(dataset.item_features("text"))
+        self.to_d = nn.Linear(self.plm_text_embedding.embedding_dim, self.hidden_size)
+    def calculate_loss(self, interaction):
+        return super().calculate_loss(interaction) + self.to_d(self.plm_text_embedding.weight).square().mean()
+
+@dataclass
+class MyTextSettings(AttentionSettings, ContentSettings):
+    """Settings of MyText."""
+
+class NotAModel:
+    pass
+'''
 
 
 @pytest.fixture
 def mine(tmp_path: Path) -> str:
     """FILE.py:CLASS."""
-    return write_mine(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    return f"{tmp_path / 'mine.py'}:MyRec"
 
 
 @pytest.fixture
 def words(datasets_dir: Path, tmp_path: Path) -> List[str]:
     """Arguments of a training."""
-    return ["-d", "Tiny", *words_of(datasets_dir, tmp_path), "precision=fp32"]
+    return [
+        "-d",
+        "Tiny",
+        f"datasets_dir={datasets_dir}",
+        f"results_dir={tmp_path / 'r'}",
+        "device=cpu",
+        "precision=fp32",
+    ]
 
 
 def train(name: str, words: List[str], tmp_path: Path) -> Path:
     """Train FILE.py:CLASS from the command line; returns the folder of its only run."""
     baseline.main([name, *words, *SMALL])
-    return only(tmp_path / "r" / name.rpartition(":")[2] / "Tiny")
-
-
-def change(name: str, old: str, new: str) -> None:
-    """Change the user's file."""
-    path = Path(name.rpartition(":")[0])
-    assert old in path.read_text(encoding="utf-8")
-    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    return only_run(tmp_path / "r", name.rpartition(":")[2])
 
 
 def test_loss_and_scores_are_the_models_own(datasets_dir: Path, mine: str) -> None:
@@ -72,14 +110,14 @@ def test_from_a_file_to_recommendations_and_a_changed_file_is_another_run(
 ) -> None:
     for _ in range(2):  # the second finds it up to date
         folder = train(mine, words, tmp_path)
-    assert "test" in read(folder) and "is up to date" in capsys.readouterr().out
+    assert "test" in read_metrics(folder) and "is up to date" in capsys.readouterr().out
     models = baseline.find(mine).models()
     evaluate.main([*words[:3], "device=cpu", "--checkpoint", str(folder / "best.pth")], models)
-    assert f"{read(folder)['test']['mrr']:.4f}" in capsys.readouterr().out
+    assert f"{read_metrics(folder)['test']['mrr']:.4f}" in capsys.readouterr().out
     recommend.main([*words[:4], "device=cpu", "--user", "3"], "MyRec", models)
     assert str(folder) in capsys.readouterr().out
 
-    change(mine, "A SASRec with two loss terms.", "The same, with another docstring.")
+    (tmp_path / "mine.py").write_text(MINE + "# changed", encoding="utf-8")
     with pytest.raises(UserError, match=r"trained with another .*mine.py \(source\) than there is now"):
         load_model(folder / "best.pth", "Tiny", words[2].split("=")[1], CPU, models=baseline.find(mine).models())
     baseline.main([mine, *words, *SMALL])
@@ -100,7 +138,7 @@ def test_one_that_reads_features_is_evaluated_from_its_checkpoint_alone(
 
 
 def test_a_search_tunes_it(mine: str, words: List[str], tmp_path: Path) -> None:
-    searched = [*words, "n_trials=2", "search_space={factor: [1.0, 3.0]}", f"search_seed={2024}"]
+    searched = [*words, "n_trials=2", "search_space={factor: [1.0, 3.0]}", "search_seed=2024"]
     folder = train(mine, searched, tmp_path)
     (trials,) = folder.parent.glob("search-*/trials.csv")
     assert len(trials.read_text().splitlines()) == 3
@@ -115,7 +153,7 @@ def test_a_subclass_of_ranking_model_is_used_as_it_is(words: List[str], tmp_path
         "    def candidates(self):\n"
         "        return super().candidates() + 1\n"
     )
-    assert "test" in read(train(f"{tmp_path}/mine.py:Shifted", words, tmp_path))
+    assert "test" in read_metrics(train(f"{tmp_path}/mine.py:Shifted", words, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -174,12 +212,12 @@ class KeepsNothingSettings(TextSettings): pass
 
 def test_a_model_without_parameters_and_one_whose_loss_has_one_element(words: List[str], tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(ODD)
-    found = read(train(f"{tmp_path}/odd.py:Untrained", words, tmp_path))
+    found = read_metrics(train(f"{tmp_path}/odd.py:Untrained", words, tmp_path))
     assert "test" in found and found["parameters"]["trained"] == 0
     (tmp_path / "mine.py").write_text(ODD.replace(".view(1)", ""))
     for file, run_name in (("odd", "row"), ("mine", "scalar")):
         baseline.main([f"{tmp_path}/{file}.py:OneElement", *words, *SMALL, f"run={run_name}"])
-    row, scalar = (read(tmp_path / "r" / "OneElement" / "Tiny" / name) for name in ("row", "scalar"))
+    row, scalar = (read_metrics(tmp_path / "r" / "OneElement" / "Tiny" / name) for name in ("row", "scalar"))
     assert row["test"] == scalar["test"] and row["valid"] == scalar["valid"]
 
 

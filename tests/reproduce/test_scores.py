@@ -7,7 +7,7 @@ from typing import Callable, List
 
 import numpy as np
 import pytest
-from elsewhere import SMALL, only, read, words_of
+from stage2_helpers import only_run, read_metrics
 
 from common.errors import UserError
 from reproduce import baseline, run, scores
@@ -17,18 +17,18 @@ from stage2_sequence_preference_learning import evaluate
 @pytest.fixture
 def words(datasets_dir: Path, tmp_path: Path) -> List[str]:
     """Arguments of every command."""
-    return ["-d", "Tiny", *words_of(datasets_dir, tmp_path)]
+    return ["-d", "Tiny", f"datasets_dir={datasets_dir}", f"results_dir={tmp_path / 'r'}", "device=cpu"]
 
 
 def rank(words: List[str], tmp_path: Path, test: Path, valid: Path, *more: str) -> Path:
     """Rank two files; returns the folder of the only run."""
     scores.main([*words, f"scores={test}", f"valid_scores={valid}", "max_seq_length=10", *more])
-    return only(tmp_path / "r" / "Scores" / "Tiny")
+    return only_run(tmp_path / "r", "Scores")
 
 
 def test_scores_of_a_model_have_its_ranks(words: List[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    baseline.main(["SASRec", *words, *SMALL, "precision=fp32"])
-    made = only(tmp_path / "r" / "SASRec" / "Tiny")
+    baseline.main(["SASRec", *words, "max_seq_length=10", "epochs=2", "precision=fp32"])
+    made = only_run(tmp_path / "r", "SASRec")
     test, valid = tmp_path / "test.npy", tmp_path / "valid.npy"
     models = baseline.find("SASRec").models()
     for path, split in ((test, "test"), (valid, "valid")):
@@ -38,7 +38,7 @@ def test_scores_of_a_model_have_its_ranks(words: List[str], tmp_path: Path, caps
         again = rank(words, tmp_path, test, valid)
     assert "is up to date" in capsys.readouterr().out
     for key in ("valid", "test", "test_masked"):
-        assert read(again)[key] == read(made)[key]
+        assert read_metrics(again)[key] == read_metrics(made)[key]
     assert (again / "ranks.csv").read_text() == (made / "ranks.csv").read_text()
     assert (np.load(again / "top.npy") == np.load(made / "top.npy")).all()
     np.save(test, -np.load(test))  # other scores: another run
@@ -49,8 +49,8 @@ def test_scores_of_a_model_have_its_ranks(words: List[str], tmp_path: Path, caps
 def test_a_run_that_was_not_tested_is_tested_later(words: List[str], tmp_path: Path) -> None:
     path = tmp_path / "s.npy"
     np.save(path, np.random.default_rng(0).normal(size=(12, 15)))
-    assert "test" not in read(rank(words, tmp_path, path, path, "test=false"))
-    assert "test" in read(rank(words, tmp_path, path, path))
+    assert "test" not in read_metrics(rank(words, tmp_path, path, path, "test=false"))
+    assert "test" in read_metrics(rank(words, tmp_path, path, path))
 
 
 def test_items_without_a_score_come_last(words: List[str], tmp_path: Path) -> None:
