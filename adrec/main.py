@@ -16,13 +16,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import List, Optional
 
-from adrec.settings import PROPS, ADRecSettings
+from adrec.settings import ADRecSettings
 from common.errors import run_script
 from common.run import Run
 from common.settings import parse
 
 Settings = ADRecSettings
-CONFIGS = PROPS
+CONFIGS = Path(__file__).parent / "props"
 
 
 def train(settings: ADRecSettings, force: bool = False) -> Path:

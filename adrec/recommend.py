@@ -27,7 +27,7 @@ from adrec.settings import chosen_checkpoint
 from common.dataset import load_dataset, read_rows
 from common.errors import UserError, run_script
 from common.files import read_text
-from common.recommending import ARGUMENTS, RecommendSettings, check_arguments, history_of, labels, print_recommendations
+from common.recommending import ARGUMENTS, RecommendSettings, history_of, labels, print_recommendations
 from common.settings import PrecisionSettings, parse
 
 if TYPE_CHECKING:
@@ -97,9 +97,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Load, score, print the titles."""
     command = parse(Settings, __doc__, None, argv, (*ARGUMENTS, NEW_ITEMS))
     settings, arguments = command.settings, command.arguments
-    check_arguments(arguments)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    history = history_of(dataset, arguments.user, arguments.items)
+    history = history_of(dataset, arguments)
     new = read_new_items(arguments.new_items) if arguments.new_items else []
     checkpoint = chosen_checkpoint(arguments.checkpoint, settings.results_dir, settings.dataset)
 

@@ -12,7 +12,6 @@ from common.item_fields import text_files
 from common.run import LoopSettings, best_run
 from common.settings import LARGEST_SEED, PrecisionSettings, setting, switch
 
-PROPS = Path(__file__).parent / "props"
 VALID_METRICS = ("hit@5", "hit@10", "hit@50", "ndcg@5", "ndcg@10", "ndcg@50", "mrr")
 CHECKPOINT: Tuple[Tuple[str, ...], Dict[str, Any]] = (
     ("--checkpoint",),

@@ -7,7 +7,7 @@ import io
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
@@ -33,30 +33,27 @@ class RecommendSettings(DeviceSettings):
     title_language: str = setting("en", "language of the titles", choices=("en", "cn"))
 
 
-def check_arguments(arguments: Namespace) -> None:
-    """Raise a `UserError` unless one of ``--user`` and ``--items`` is given, and ``-k`` is at least 1."""
-    if (arguments.user is None) == (arguments.items is None):
+def history_of(dataset: Dataset, arguments: Namespace) -> np.ndarray:
+    """The zero-based items of ``--user``'s history, or of ``--items``.
+
+    Raises:
+        UserError: not one of both is given, there is no such user or item, or ``-k`` is below 1.
+    """
+    user, items = arguments.user, arguments.items
+    if (user is None) == (items is None):
         raise UserError("give either --user U or --items A,B,C")
     if arguments.k < 1:
         raise UserError(f"-k {arguments.k}: must be at least 1")
-
-
-def history_of(dataset: Dataset, user: Optional[int], items: Optional[str]) -> np.ndarray:
-    """The zero-based items of a user's history, or of ``--items``.
-
-    Raises:
-        UserError: no such user or item.
-    """
     if user is not None:
         if user not in dataset.users:
             raise UserError(f"--user {user}: no such user; ids are from {min(dataset.users)} to {max(dataset.users)}")
         return dataset.sequences[dataset.users.index(user)]
     try:
-        ids = [int(word) for word in (items or "").split(",")]
+        ids = [int(word) for word in items.split(",")]
     except ValueError as error:
-        where = "; item_ids.csv in the data set's folder has the original ids"
         raise UserError(
-            f"--items {items}: give zero-based item ids with commas between, as in 12,40,7{where}"
+            f"--items {items}: give zero-based item ids with commas between, as in 12,40,7; item_ids.csv in the data "
+            "set's folder has the original ids"
         ) from error
     for item in ids:
         if not 0 <= item < dataset.n_items:

@@ -18,7 +18,7 @@ import numpy as np
 
 from common.dataset import load_dataset
 from common.errors import UserError, run_script
-from common.recommending import ARGUMENTS, check_arguments, history_of, labels, print_recommendations
+from common.recommending import ARGUMENTS, history_of, labels, print_recommendations
 from common.recommending import RecommendSettings as Settings
 from common.run import best_run
 from common.settings import parse
@@ -56,9 +56,8 @@ def main(argv: Optional[List[str]] = None, model: str = "SICSRec", models: Optio
     """Load, score, print the titles; ``model`` is the one whose best run is used without --checkpoint."""
     command = parse(Settings, __doc__, None, argv, ARGUMENTS, has_force=False)
     settings, arguments = command.settings, command.arguments
-    check_arguments(arguments)
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    history = history_of(dataset, arguments.user, arguments.items)
+    history = history_of(dataset, arguments)
     checkpoint = arguments.checkpoint or best_run(settings.results_dir, model, settings.dataset)
 
     from common.compute import pick_compute

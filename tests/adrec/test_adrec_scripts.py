@@ -22,8 +22,8 @@ import common.training
 from adrec import embedding_out, main, recommend, test_main
 from adrec.checkpoint import load_encoders
 from adrec.data import held_out_rows, item_tokens
-from adrec.settings import PROPS, ADRecSettings
-from common.compute import Processes, pick_compute
+from adrec.settings import ADRecSettings
+from common.compute import pick_compute
 from common.dataset import load_dataset
 from common.errors import UserError
 from common.ranking import metrics
@@ -221,11 +221,6 @@ main.train(settings_of(Path({str(home)!r}), Path({str(tmp_path)!r}), epochs=1, t
     assert "test" in read_metrics(run)
 
 
-def test_gathered_rows_of_one_process_are_its_own() -> None:
-    rows = torch.arange(6).view(3, 2)
-    assert Processes().gather_rows(rows) is rows
-
-
 def test_scripts_print_what_they_found(home: Path, trained: Path, tmp_path: Path) -> None:
     where = [f"datasets_dir={home / 'datasets'}", f"results_dir={home / 'results'}", "device=cpu", "precision=fp32"]
     tested = script("test_main.py", "-d", "Tiny", *where)
@@ -302,6 +297,6 @@ def test_embeddings_are_made_once(home: Path, trained: Path) -> None:
     assert path.stat().st_mtime_ns > before
 
 
-@pytest.mark.parametrize("path", sorted(PROPS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(main.CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_yaml_is_valid(path: Path) -> None:
-    assert build(ADRecSettings, {"dataset": path.stem}, PROPS).dataset == path.stem
+    assert build(ADRecSettings, {"dataset": path.stem}, main.CONFIGS).dataset == path.stem
