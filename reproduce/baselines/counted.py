@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Tuple
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -34,10 +36,7 @@ class TrainItems:
     def seen(self) -> sparse.csr_matrix:
         """(users, n_items) 1 where a user has an item."""
         users = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        shape = (len(self.lengths), self.n_items)
-        found = sparse.csr_matrix((np.ones(len(users), np.float32), (users, self.items)), shape)
-        found.data[:] = 1.0
-        return found
+        return sets(users, self.items, (len(self.lengths), self.n_items))
 
     def popularity(self) -> np.ndarray:
         """(n_items,) number of users who have an item."""
@@ -48,6 +47,13 @@ class TrainItems:
         first = ranges(starts_of(self.lengths)[:-1], np.maximum(self.lengths - distance, 0))
         weights = np.full(len(first), 1.0 / distance)
         return sparse.csr_matrix((weights, (self.items[first], self.items[first + distance])), (self.n_items,) * 2)
+
+
+def sets(rows: np.ndarray, items: np.ndarray, shape: Tuple[int, int]) -> sparse.csr_matrix:
+    """1 where a row has an item, however often."""
+    found = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, items)), shape)
+    found.data[:] = 1.0
+    return found
 
 
 class ScoringModel(RankingModel):
@@ -132,8 +138,7 @@ class ItemKNN(HistoryModel):
         """Histories as sets."""
         inside = items > 0
         rows = np.repeat(np.arange(len(items)), inside.sum(axis=1))
-        have = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, items[inside])), (len(items), self.n_items))
-        have.data[:] = 1.0
+        have = sets(rows, items[inside], (len(items), self.n_items))
         return np.asarray((have @ self.similar).toarray())
 
 

@@ -8,6 +8,7 @@ of similar length, so that few positions are padding (padded.py: networks whose 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, Dict, List, Tuple, Type
 
@@ -255,10 +256,7 @@ def title_words(titles: List[str], at_most: int) -> Tuple[np.ndarray, List[str]]
         (n, at_most) right-padded with 0, and the words by number, the padding first.
     """
     split = [re.findall(r"[\u3400-\u9fff]|[^\W_]+", title.lower()) for title in titles]
-    titles_with: Dict[str, int] = {}
-    for words in split:
-        for word in dict.fromkeys(words):
-            titles_with[word] = titles_with.get(word, 0) + 1
+    titles_with = Counter(word for words in split for word in set(words))
     known = ["[PAD]", *sorted(word for word, count in titles_with.items() if count > 1)]
     number = {word: i for i, word in enumerate(known)}
     table = np.zeros((len(titles), at_most), np.int64)
