@@ -171,12 +171,14 @@ def load_suite(path: Path, words: Sequence[str] = (), with_inputs: bool = False)
     ]
     datasets = {dataset for row in (*file.rows, *rows) for dataset in row.datasets}
     check_known("data set", file.of_dataset, datasets, f"{path}: of_dataset")
-    try:
-        runs = [
-            run for row in rows for dataset in row.datasets for run in _runs(file, row, dataset, given, with_inputs)
-        ]
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    runs: List[SuiteRun] = []
+    for row in rows:
+        for dataset in row.datasets:
+            try:
+                runs += _runs(file, row, dataset, given, with_inputs)
+            except UserError as error:
+                reason = str(error).removeprefix("command line: ")
+                raise UserError(f"{path}: {row.name} on {dataset}: {reason}") from error
     if not runs:
         raise UserError(f"{path}: has no runs; it needs models, datasets and seeds")
     for file_name, count in Counter(run.file_name for run in runs).items():
@@ -221,22 +223,18 @@ def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str], wit
     """A row's runs on one data set: settings of the suite < of the data set < of the row < of the command line."""
     known = row.keys
     shared = {**file.settings, **file.of_dataset.get(dataset, {})}
-    try:
-        own = with_config(row.settings, pipeline(row.model))
-        values = {**{key: value for key, value in shared.items() if key in known}, **own}
-        texts = {key: _text(key, value) for key, value in values.items()}
-        texts.update({key: text for key, text in given.items() if key in known})
-        runs = []
-        for seed in row.seeds:
-            words = [f"{key}={text}" for key, text in {**texts, "seed": "{seed}"}.items()]
-            words = [word.replace("{dataset}", dataset).replace("{seed}", str(seed)) for word in words]
-            runs.append(SuiteRun(row.name, row.model, dataset, seed, tuple(words)))
-        planned = plan(row.model, dataset, runs[0].words)
-        if with_inputs:
-            check_inputs(planned)
-    except UserError as error:
-        reason = str(error).removeprefix("command line: ")
-        raise UserError(f"{row.name} on {dataset}: {reason}") from error
+    own = with_config(row.settings, pipeline(row.model))
+    values = {**{key: value for key, value in shared.items() if key in known}, **own}
+    texts = {key: _text(key, value) for key, value in values.items()}
+    texts.update({key: text for key, text in given.items() if key in known})
+    runs = []
+    for seed in row.seeds:
+        words = [f"{key}={text}" for key, text in {**texts, "seed": "{seed}"}.items()]
+        words = [word.replace("{dataset}", dataset).replace("{seed}", str(seed)) for word in words]
+        runs.append(SuiteRun(row.name, row.model, dataset, seed, tuple(words)))
+    planned = plan(row.model, dataset, runs[0].words)
+    if with_inputs:
+        check_inputs(planned)
     return runs
 
 
