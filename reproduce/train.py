@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from common.errors import UserError, nearest, run_script
+from common.features import check_there, features_path
 from common.files import write_text
 from common.settings import REPOSITORY, CommonSettings, Parser, as_dict, build, read_yaml, split_overrides, typed
 from reproduce.pipeline import PIPELINES, SCRIPTS, STAGE_1, Step, pipeline, route
@@ -61,30 +62,31 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Plan:
     if "dataset" in values:
         raise UserError("dataset is the second argument: run_train.sh MODEL DATASET [key=value …]")
     routed = route(steps, values)
-    if model == "SICSRec":  # trains the ID encoder itself where that is not up to date, with these settings
+    if model == "SICSRec":  # it trains the ID encoder with these settings if that is not up to date
         routed[model]["step_1"] = {**routed[model].get("step_1", {}), **routed["ID_SeqEncoder"]}
-    planned: Dict[Step, Any] = {}
+    planned: Dict[str, Any] = {}
     for step in reversed(steps):
         if step.name == "ID_SeqEncoder" and model == "SICSRec":
-            planned[step] = steps[-1].script.id_settings(planned[steps[-1]])
+            planned[step.name] = steps[-1].script.id_settings(planned[model])
         else:
-            planned[step] = build(step.schema, {**routed[step.name], "dataset": dataset}, step.script.CONFIGS)
-    final = as_dict(planned[steps[-1]])
+            planned[step.name] = build(step.schema, {**routed[step.name], "dataset": dataset}, step.script.CONFIGS)
+    last = planned[steps[-1].name]
+    final = as_dict(last)
     if final.get("n_trials"):
         from stage2_sequence_preference_learning.search import check_space
 
-        check_space(planned[steps[-1]])
+        check_space(last)
     skipped: Set[str] = set()
     if final.get("features_dir") is not None:
         skipped.update(STAGE_1)
     for modality, export in (("text", "use_finetune_bert"), ("image", "use_finetune_swinbase")):
         if modality not in final.get("modalities", []):
             skipped.add(export)
-    if any(step.name == "sft_content_encoder" and settings.losses == [] for step, settings in planned.items()):
+    if "sft_content_encoder" in planned and not planned["sft_content_encoder"].losses:
         skipped.add("llm_driven_sample")
     if final.get("pretrain_id") is not None:
         skipped.add("ID_SeqEncoder")
-    return [(step, planned[step]) for step in steps if step.name not in skipped]
+    return [(step, planned[step.name]) for step in steps if step.name not in skipped]
 
 
 def check_inputs(planned: Plan) -> None:
@@ -101,8 +103,6 @@ def check_inputs(planned: Plan) -> None:
             f"no data set '{dataset}' in {folder}{nearest(dataset, names)}; set data_dir=FOLDER of its files"
         )
     if final.get("features_dir") is not None:
-        from common.features import check_there, features_path
-
         for modality in final["modalities"]:
             check_there(features_path(Path(final["features_dir"]), dataset, modality))
 
