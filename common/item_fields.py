@@ -66,14 +66,6 @@ def read_item_fields(folder: Path, name: str, n_items: int) -> Dict[str, List[st
 
 
 def write_item_fields(folder: Path, name: str, fields: Mapping[str, Sequence[str]]) -> None:
-    """Write field → its text for each zero-based item, atomically.
-
-    Raises:
-        ValueError: no fields, a name that is not a lower-case word, or fields of different lengths.
-    """
-    if not fields or "item" in fields or not all(map(_NAME.fullmatch, fields)):
-        raise ValueError(f"invalid field names: {list(fields)}")
-    if len(set(map(len, fields.values()))) != 1:
-        raise ValueError(f"fields of different lengths: { {key: len(value) for key, value in fields.items()} }")
+    """Write field → its text for each zero-based item, atomically."""
     rows = ((item, *texts) for item, texts in enumerate(zip(*fields.values())))
     write_rows(item_fields_path(folder, name), rows, ("item", *fields))

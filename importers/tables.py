@@ -25,12 +25,10 @@ from importers.raw import BadRows, valid_unicode
 BLOCK = 8 << 20  # bytes; 32 MB were slower: fresh memory costs more than unzipping
 AHEAD = 2  # blocks that are parsed while another one is used
 CHUNK = 500_000  # rows of CSV in one frame
+RECBOLE = (".inter", ".item", ".text", ".user2index", ".item2index")  # name:type, tabs, no quotes
 FORMATS = {
-    **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"},
-    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
-    **dict.fromkeys(
-        (".inter", ".item", ".text", ".user2index", ".item2index"), "recbole"
-    ),  # name:type, tabs, no quotes
+    **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json"},
+    **dict.fromkeys(RECBOLE, "recbole"),
 }
 DATES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # from this value on it is ns, µs, ms: as seconds, 1e11 is year 5138
@@ -152,37 +150,38 @@ def _blocks(path: Path) -> Iterator[Tuple[int, int, bytes]]:
 
 
 def _json_frames(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[pl.DataFrame]:
-    schema = dict.fromkeys(columns, pl.String)
-
-    def parse(first: int, count: int, block: bytes) -> Optional[pl.DataFrame]:
-        try:
-            frame = pl.scan_ndjson(block, schema=schema).collect(engine="streaming")
-        except (pl.exceptions.PolarsError, OSError):
-            return None
-        if frame.height != count:  # blank lines give no row
-            return None
-        lines = pl.int_range(first, first + count, dtype=pl.UInt32, eager=True)
-        return frame.with_columns(
-            pl.all().str.replace_all("\0", "?", literal=True), line=lines
-        )  # a lone surrogate is \0
-
+    """The blocks of JSON lines; those ahead are parsed while one is used."""
     waiting: Deque[Tuple[int, bytes, Future[Optional[pl.DataFrame]]]] = deque()
+
+    def first_waiting() -> pl.DataFrame:
+        first, block, parsed = waiting.popleft()
+        frame = parsed.result()
+        return _parse_lines(path, columns, bad, first, block) if frame is None else frame
+
     with ThreadPoolExecutor(AHEAD) as pool:
         for first, count, block in _blocks(path):
-            waiting.append((first, block, pool.submit(parse, first, count, block)))
+            waiting.append((first, block, pool.submit(_parse_block, columns, first, count, block)))
             if len(waiting) > AHEAD:
-                yield _parsed(path, columns, bad, *waiting.popleft())
+                yield first_waiting()
         while waiting:
-            yield _parsed(path, columns, bad, *waiting.popleft())
+            yield first_waiting()
 
 
-def _parsed(
-    path: Path, columns: Sequence[str], bad: BadRows, first: int, block: bytes, parsed: Future[Optional[pl.DataFrame]]
-) -> pl.DataFrame:
-    """The parsed block; where polars refused it, the lines are read one by one to find the bad ones."""
-    frame = parsed.result()
-    if frame is not None:
-        return frame
+def _parse_block(columns: Sequence[str], first: int, count: int, block: bytes) -> Optional[pl.DataFrame]:
+    """The rows of a block; None if polars refuses it, or if it has blank lines, which give no row."""
+    try:
+        frame = pl.scan_ndjson(block, schema=dict.fromkeys(columns, pl.String)).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+    if frame.height != count:
+        return None
+    lines = pl.int_range(first, first + count, dtype=pl.UInt32, eager=True)
+    texts = pl.all().str.replace_all("\0", "?", literal=True)  # polars reads a lone surrogate as \0
+    return frame.with_columns(texts, line=lines)
+
+
+def _parse_lines(path: Path, columns: Sequence[str], bad: BadRows, first: int, block: bytes) -> pl.DataFrame:
+    """The rows of a block, read line by line to find the bad ones."""
     rows: List[List[Any]] = []
     for number, line in enumerate(block.split(b"\n"), start=first):
         if not line.strip():

@@ -68,13 +68,6 @@ def test_wrong_encoding_names_the_line(tmp_path: Path) -> None:
         read_item_fields(tmp_path, "D", 1)
 
 
-def test_fields_that_cannot_be_read_again_are_not_written(tmp_path: Path) -> None:
-    for fields in ({}, {"item": ["a"]}, {"Brand": ["a"]}, {"a": ["x"], "b": []}):
-        with pytest.raises(ValueError):
-            write_item_fields(tmp_path, "D", fields)
-    assert not item_fields_path(tmp_path, "D").exists()
-
-
 def test_a_text_may_be_longer_than_csvs_own_limit(tmp_path: Path) -> None:
     write_item_fields(tmp_path, "Tiny", {"description": ["x" * 200_000]})
     assert len(read_item_fields(tmp_path, "Tiny", 1)["description"][0]) == 200_000
