@@ -20,7 +20,7 @@ from common.errors import run_script
 from common.files import atomic
 from common.settings import setting
 from reproduce.ranks import METRICS
-from reproduce.rows import Results, ResultsSettings, command_line, history_of
+from reproduce.rows import Results, ResultsSettings, command_line
 from reproduce.significance import interval, resampled_means
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ class Settings(ResultsSettings):
     metric: str = setting("ndcg@10", "the metric to draw", choices=METRICS)
 
 
-def draw(results: Results, dataset: str, split: str, metric: str = "ndcg@10") -> Figure:
+def draw(results: Results, dataset: str, metric: str = "ndcg@10") -> Figure:
     """A horizontal dot plot."""
     from matplotlib.figure import Figure
 
-    rows = sorted(results.of(dataset), key=lambda row: sum(row.values(split, metric)) / len(row.seeds))
-    ranks = results.ranks(dataset, split)
+    rows = sorted(results.of(dataset), key=lambda row: sum(row.values(results.split, metric)) / len(row.seeds))
+    ranks = results.ranks(dataset)
     gains = [ranks[row.name].gains(metric) for row in rows]
     own = {results.base} if results.base else set(results.against)
     figure = Figure(figsize=(5.6, 1.1 + 0.25 * len(rows)), layout="constrained")
@@ -56,7 +56,7 @@ def draw(results: Results, dataset: str, split: str, metric: str = "ndcg@10") ->
     for label, row in zip(axes.get_yticklabels(), rows):
         label.set(color=OWN if row.name in own else "black", weight="bold" if row.name in own else "normal")
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlabel(f"{metric.upper()} with 95 % interval\ntest, {history_of(split)}")
+    axes.set_xlabel(f"{metric.upper()} with 95 % interval\ntest, {results.history}")
     axes.set_title(dataset, loc="left", weight="bold")
     axes.grid(axis="x", color="#dfe3e9")
     axes.set_axisbelow(True)
@@ -72,11 +72,11 @@ def save(figure: Figure, out: BinaryIO) -> None:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Draw and write the figures."""
-    settings, results, split = command_line(Settings, __doc__, argv)
+    settings, results = command_line(Settings, __doc__, argv)
     for dataset in results.datasets:
         path = results.home / f"{dataset}-{settings.metric}{results.suffix}.png"
         with atomic(path) as temporary, open(temporary, "wb") as out:
-            save(draw(results, dataset, split, settings.metric), out)
+            save(draw(results, dataset, settings.metric), out)
         print(path)
 
 

@@ -42,12 +42,12 @@ class Settings(ResultsSettings):
     seed: int = setting(2024, "seed of the draws of users, pairs and items", minimum=0)
 
 
-def figure_uri(results: Results, dataset: str, split: str) -> str:
+def figure_uri(results: Results, dataset: str) -> str:
     """The figure of a data set as a data URI."""
     from reproduce.figure import draw, save
 
     out = io.BytesIO()
-    save(draw(results, dataset, split), out)
+    save(draw(results, dataset), out)
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
@@ -64,7 +64,7 @@ def runs_of(row: Row, results: Results, home: Path) -> List[Dict[str, Any]]:
     return found
 
 
-def part_of(results: Results, dataset_name: str, split: str, settings: Settings, home: Path) -> Dict[str, Any]:
+def part_of(results: Results, dataset_name: str, settings: Settings, home: Path) -> Dict[str, Any]:
     """What the template shows of one data set."""
     from reproduce.report_page.items import covers_of, drawn_pairs, drawn_users, items_shown, titles_of
     from reproduce.report_page.plots import plots_of
@@ -74,14 +74,14 @@ def part_of(results: Results, dataset_name: str, split: str, settings: Settings,
     dataset = load_dataset(results.datasets_dir / dataset_name, dataset_name)
     before_dir = Path(settings.before_dir or dataset.folder / "features" / "before_stage1")
     strategies = drawn_pairs(dataset, settings.seed)
-    tables = tables_of(results, dataset_name, split)
+    tables = tables_of(results, dataset_name)
     users = drawn_users(rows, dataset, settings.users, settings.seed)
     shown = items_shown(strategies, users)
     curves, maps = plots_of(rows, dataset, before_dir, settings.seed)
     return {
         "dataset": dataset_name,
         "id": re.sub(r"\W+", "-", dataset_name),
-        "figure": figure_uri(results, dataset_name, split),
+        "figure": figure_uri(results, dataset_name),
         "tables": [(table, as_html(table)) for table in tables],
         "curves": curves,
         "maps": maps,
@@ -94,7 +94,7 @@ def part_of(results: Results, dataset_name: str, split: str, settings: Settings,
     }
 
 
-def html_of(results: Results, split: str, settings: Settings, home: Path) -> str:
+def html_of(results: Results, settings: Settings, home: Path) -> str:
     """The page; ``home`` is the folder that it will be in. Jinja2 escapes titles and names."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
@@ -104,23 +104,23 @@ def html_of(results: Results, split: str, settings: Settings, home: Path) -> str
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    several = overview(results, split) if len(results.datasets) > 1 else None
+    several = overview(results) if len(results.datasets) > 1 else None
     return environment.get_template("template.html").render(
         title=results.suite,
         commit=commit(),
         overview=several and (several, as_html(several)),
-        parts=[part_of(results, dataset, split, settings, home) for dataset in results.datasets],
-        masked=split == MASKED,
+        parts=[part_of(results, dataset, settings, home) for dataset in results.datasets],
+        masked=results.split == MASKED,
         plotly=get_plotlyjs(),
     )
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Collect and write."""
-    settings, results, split = command_line(Settings, __doc__, argv)
+    settings, results = command_line(Settings, __doc__, argv)
     default = results.home / f"report{results.suffix}.html"
     path = check_folder(Path(settings.out), "out") if settings.out else default
-    page = html_of(results, split, settings, path.parent)
+    page = html_of(results, settings, path.parent)
     write_text(path, page)
     print(f"{path}: {len(page.encode()) / 1e6:.1f} MB")
 

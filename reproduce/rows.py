@@ -58,6 +58,7 @@ class Results:
     rows: List[Row]
     home: Path  # <results_dir>/suites/<suite>
     suffix: str  # of output files: empty for the whole suite
+    split: str  # TEST or MASKED
     datasets_dir: Path
 
     @property
@@ -65,13 +66,18 @@ class Results:
         """Data sets with a finished run."""
         return list(dict.fromkeys(row.dataset for row in self.rows))
 
+    @property
+    def history(self) -> str:
+        """How the results rank the items of a user's history."""
+        return f"history {'masked' if self.split == MASKED else 'unmasked'}"
+
     def of(self, dataset: str) -> List[Row]:
         """The rows of a data set."""
         return [row for row in self.rows if row.dataset == dataset]
 
-    def ranks(self, dataset: str, split: str) -> Dict[str, Ranks]:
+    def ranks(self, dataset: str) -> Dict[str, Ranks]:
         """The test ranks of each row of a data set; raises `UserError` if they are not of the same users and items."""
-        return read_ranks({row.name: row.folders for row in self.of(dataset)}, split == MASKED)
+        return read_ranks({row.name: row.folders for row in self.of(dataset)}, self.split == MASKED)
 
     def sides(self, dataset: str) -> Tuple[List[Row], List[Row]]:
         """The rows that are compared, and the rows that they are compared with."""
@@ -87,26 +93,18 @@ class Results:
         return [f"Not complete: {', '.join(left)}."] if left else []
 
 
-def history_of(split: str) -> str:
-    """How a split ranks the items of a user's history."""
-    return "history masked" if split == MASKED else "history unmasked"
-
-
-def command_line(schema: Type[S], doc: Optional[str], argv: Optional[List[str]]) -> Tuple[S, Results, str]:
-    """Parse ``SUITE [key=value …] [--masked]`` and read the suite's results: settings, results, split."""
+def command_line(schema: Type[S], doc: Optional[str], argv: Optional[List[str]]) -> Tuple[S, Results]:
+    """Parse ``SUITE [key=value …] [--masked]`` and read the suite's results."""
     parser = Parser(doc, help_of_settings(schema, "settings (key=value):"))
     parser.add_argument("suite", help="NAME of reproduce/suites/NAME.yaml, or the path of a YAML")
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--masked", action="store_true", help="results with the history masked (NineRec's protocol)")
     arguments: Namespace = parser.parse_intermixed_args(argv)
     settings = schema(**typed(schema, read_words(arguments.words), "command line"))
-    results = read_results(arguments.suite, settings)
-    if arguments.masked:
-        results.suffix += "-masked"
-    return settings, results, MASKED if arguments.masked else TEST
+    return settings, read_results(arguments.suite, settings, MASKED if arguments.masked else TEST)
 
 
-def read_results(name: str, settings: ResultsSettings) -> Results:
+def read_results(name: str, settings: ResultsSettings, split: str = TEST) -> Results:
     """Read the finished runs of a suite, in the order of its YAML.
 
     Raises:
@@ -137,7 +135,8 @@ def read_results(name: str, settings: ResultsSettings) -> Results:
         raise UserError(f"{home / 'runs.csv'}: no selected run is finished; {again}")
     rows.sort(key=lambda row: names.index(row.name))
     against = [] if base else suite.against
-    return Results(path.stem, against, base, runs, rows, home, _suffix(settings), Path(settings.datasets_dir))
+    suffix = _suffix(settings) + ("-masked" if split == MASKED else "")
+    return Results(path.stem, against, base, runs, rows, home, suffix, split, Path(settings.datasets_dir))
 
 
 def _row(runs: pd.DataFrame) -> Row:

@@ -26,7 +26,7 @@ from common.errors import run_script
 from common.files import write_text
 from reproduce.formats import BEST, Table, as_csv, best_and_second, latex, markdown, mean_and_std, page
 from reproduce.ranks import METRICS, coverage_and_gini, groups
-from reproduce.rows import Results, ResultsSettings, Row, command_line, history_of
+from reproduce.rows import Results, ResultsSettings, Row, command_line
 from reproduce.significance import compare_means, holm, resampled_means
 
 PUBLISHED = Path(__file__).parent / "published.csv"
@@ -41,38 +41,38 @@ COST = {  # value of metrics.json → column, format
 }
 
 
-def overview(results: Results, split: str) -> Table:
+def overview(results: Results) -> Table:
     """HIT@10 and NDCG@10 of all data sets in one table."""
     names = list(dict.fromkeys(row.name for row in results.rows))
     columns, marks = {"model": names}, {}
     for dataset in results.datasets:
         for metric in ("hit@10", "ndcg@10"):
-            values = {row.name: row.values(split, metric) for row in results.of(dataset)}
+            values = {row.name: row.values(results.split, metric) for row in results.of(dataset)}
             column = f"{dataset} {metric.upper()}"
             columns[column] = [mean_and_std(values[name]) if name in values else NONE for name in names]
             marks[column] = best_and_second([float(np.mean(values.get(name, np.nan))) for name in names])
-    return Table(f"All data sets: test, {history_of(split)}", pd.DataFrame(columns), marks)
+    return Table(f"All data sets: test, {results.history}", pd.DataFrame(columns), marks)
 
 
-def quality(results: Results, dataset: str, split: str) -> Table:
+def quality(results: Results, dataset: str) -> Table:
     """Mean and standard deviation over seeds of each metric."""
     rows = results.of(dataset)
     columns = {"model": [row.name for row in rows], "seeds": [str(len(row.seeds)) for row in rows]}
     marks = {}
     for metric in METRICS:
-        values = [row.values(split, metric) for row in rows]
+        values = [row.values(results.split, metric) for row in rows]
         columns[metric.upper()] = [mean_and_std(own) for own in values]
         marks[metric.upper()] = best_and_second([float(np.mean(own)) for own in values])
-    title = f"{dataset}: test, all items ranked, {history_of(split)}"
+    title = f"{dataset}: test, all items ranked, {results.history}"
     return Table(title, pd.DataFrame(columns), marks, results.unfinished(dataset))
 
 
-def comparison(results: Results, dataset: str, split: str) -> Optional[Table]:
+def comparison(results: Results, dataset: str) -> Optional[Table]:
     """The suite's own rows against the strongest other row of each metric, or all rows against the base."""
     ours, others = results.sides(dataset)
     if not ours or not others:
         return None
-    ranks = results.ranks(dataset, split)
+    ranks = results.ranks(dataset)
     gains = {(name, metric): one.gains(metric) for name, one in ranks.items() for metric in METRICS}
     means = {key: float(values.mean()) for key, values in gains.items()}
     strongest = {metric: max(others, key=lambda row: means[row.name, metric]).name for metric in METRICS}
@@ -95,7 +95,7 @@ def comparison(results: Results, dataset: str, split: str) -> Optional[Table]:
         "correction over this table, and bold below 0.05. The intervals are not corrected."
     )
     marks = {"p": [BEST if p < 0.05 else "" for p in adjusted]}
-    return Table(f"{dataset}: against {against}, {history_of(split)}", frame, marks, [note])
+    return Table(f"{dataset}: against {against}, {results.history}", frame, marks, [note])
 
 
 def cost(results: Results, dataset: str) -> Table:
@@ -115,10 +115,10 @@ def cost(results: Results, dataset: str) -> Table:
     return Table(f"{dataset}: validation and cost", frame, {}, [note])
 
 
-def by_groups(results: Results, dataset: Dataset, split: str) -> Table:
+def by_groups(results: Results, dataset: Dataset) -> Table:
     """NDCG@10 by popularity of the target and length of the history; coverage and Gini of the top ten."""
     rows = results.of(dataset.name)
-    ranks = results.ranks(dataset.name, split)
+    ranks = results.ranks(dataset.name)
     gains = {name: one.gains("ndcg@10").mean(axis=0) for name, one in ranks.items()}
     columns, marks = {"model": list(gains)}, {}
     for group, mask in groups(dataset, ranks[rows[0].name]).items():
@@ -133,7 +133,7 @@ def by_groups(results: Results, dataset: Dataset, split: str) -> Table:
         "NDCG@10 of groups of test users (group size in parentheses). Targets are grouped into thirds of the training "
         "interactions, most popular items first. Coverage and Gini: the ten recommended items, history unmasked."
     )
-    return Table(f"{dataset.name}: by groups, {history_of(split)}", pd.DataFrame(columns), marks, [note])
+    return Table(f"{dataset.name}: by groups, {results.history}", pd.DataFrame(columns), marks, [note])
 
 
 def _coverage_and_gini(row: Row, n_items: int) -> np.ndarray:
@@ -156,13 +156,13 @@ def runs_table(results: Results) -> Table:
     return Table("Runs", frame.reset_index(drop=True))
 
 
-def tables_of(results: Results, dataset: str, split: str) -> List[Table]:
+def tables_of(results: Results, dataset: str) -> List[Table]:
     """The tables of one data set."""
     found = [
-        quality(results, dataset, split),
-        comparison(results, dataset, split),
+        quality(results, dataset),
+        comparison(results, dataset),
         cost(results, dataset),
-        by_groups(results, load_dataset(results.datasets_dir / dataset, dataset), split),
+        by_groups(results, load_dataset(results.datasets_dir / dataset, dataset)),
         published(dataset),
     ]
     return [table for table in found if table is not None]
@@ -170,10 +170,10 @@ def tables_of(results: Results, dataset: str, split: str) -> List[Table]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Write and print the tables."""
-    _, results, split = command_line(ResultsSettings, __doc__, argv)
-    tables = [overview(results, split)] if len(results.datasets) > 1 else []
+    _, results = command_line(ResultsSettings, __doc__, argv)
+    tables = [overview(results)] if len(results.datasets) > 1 else []
     for dataset in results.datasets:
-        tables += tables_of(results, dataset, split)
+        tables += tables_of(results, dataset)
     print(markdown(tables))
     tables.append(runs_table(results))
     stem = f"table{results.suffix}"

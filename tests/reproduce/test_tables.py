@@ -44,7 +44,7 @@ def results_of(home: Path, rows: Dict[str, Sequence[float]], items: Sequence[int
         table = {"user": range(4), "item": targets, "rank": ranks, "rank_masked": ranks}
         pd.DataFrame(table).to_csv(home / name / "ranks.csv", index=False)
         made.append(Row(name, "D", [1], [home / name], []))
-    return Results("s", [list(rows)[-1]], None, pd.DataFrame(), made, home, "", home)
+    return Results("s", [list(rows)[-1]], None, pd.DataFrame(), made, home, "", "test", home)
 
 
 def test_the_tables_hold_what_the_runs_measured(results: Path) -> None:
@@ -124,7 +124,7 @@ def test_runs_that_are_not_finished_or_not_tested(results: Path, tmp_path: Path)
     found = read_results(str(results), settings)
     assert [(row.name, row.seeds) for row in found.rows] == [("Pop", [1, 2]), ("plain", [1]), ("text <b>", [1, 2])]
     assert found.unfinished("Tiny") == ["Not complete: plain (1 of 2 runs), ours (0 of 2 runs)."]
-    assert table.comparison(found, "Tiny", "test") is None
+    assert table.comparison(found, "Tiny") is None
     runs.assign(state="failed").to_csv(home / "runs.csv", index=False)
     with pytest.raises(UserError, match="no selected run is finished"):
         read_results(str(results), settings)
@@ -136,7 +136,7 @@ def test_runs_that_are_not_finished_or_not_tested(results: Path, tmp_path: Path)
 
 def test_each_metric_has_its_own_strongest_row(tmp_path: Path) -> None:
     rows = {"sharp": (1, 1, 99, 99), "wide": (9, 9, 9, 99), "ours": (2, 2, 9, 99)}
-    found = table.comparison(results_of(tmp_path, rows), "D", "test")
+    found = table.comparison(results_of(tmp_path, rows), "D")
     assert found is not None
     lines = found.frame.set_index("metric")
     assert lines.loc["HIT@10", ["against", "difference", "p"]].tolist() == ["wide", "+0.0000", "1"]
@@ -147,7 +147,7 @@ def test_rows_of_other_test_items_are_not_compared(tmp_path: Path) -> None:
     results = results_of(tmp_path, {"a": (1, 1, 1, 1), "b": (1, 1, 1, 1)}, items=(5, 6, 7, 9))
     for make in (table.comparison, figure.draw):
         with pytest.raises(UserError, match="were tested on different users or items"):
-            make(results, "D", "test")
+            make(results, "D")
 
 
 def test_several_data_sets_have_one_overview() -> None:
@@ -155,7 +155,7 @@ def test_several_data_sets_have_one_overview() -> None:
         return Row(name, dataset, [1], [], [{"test": dict.fromkeys(METRICS, value)}])
 
     rows = [row("a", "D", 0.1), row("b", "D", 0.3), row("b", "E", 0.2)]
-    made = table.overview(Results("s", [], None, pd.DataFrame(), rows, Path(), "", Path()), "test")
+    made = table.overview(Results("s", [], None, pd.DataFrame(), rows, Path(), "", "test", Path()))
     assert list(made.frame) == ["model", "D HIT@10", "D NDCG@10", "E HIT@10", "E NDCG@10"]
     assert made.frame.to_numpy().tolist() == [
         ["a", "0.1000", "0.1000", "–", "–"],
@@ -216,7 +216,7 @@ def test_the_figure_is_sorted_and_highlights_the_own_rows(results: Path) -> None
     with Image.open(results.parent / HOME / "Tiny-hit@10.png") as image:
         assert image.size[0] == 1120
     found = suite_results(results)
-    drawn = figure.draw(found, "Tiny", "test")
+    drawn = figure.draw(found, "Tiny")
     (axes,) = drawn.axes
     means = [np.mean(row.values("test", "ndcg@10")) for row in found.rows]
     labels = [label.get_text() for label in axes.get_yticklabels()]
