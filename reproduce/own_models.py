@@ -7,7 +7,7 @@
 CLASS is a sequential model as RecBole's are: ``calculate_loss`` trains it and ``full_sort_predict`` ranks. It is built
 from its settings, read as RecBole's config, and the training rows: ``num``, ``inter_feat`` and ``field2seqlen`` of
 RecBole's data set. A subclass of stage 2's `RankingModel` is used as it is, and may read packed histories
-(docs/stage2.md). Its settings are CLASSSettings of the same file, a dataclass derived from
+(docs/performance.md). Its settings are CLASSSettings of the same file, a dataclass derived from
 `reproduce.baselines.settings.BaselineSettings`; without one, BaselineSettings. A model that reads features derives its
 settings from `ContentSettings` and calls ``dataset.item_features("text")``.
 
