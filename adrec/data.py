@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adrec.encoders import OnDevice, Ragged, Texts
+from adrec.ragged import OnDevice, Ragged
 from adrec.settings import ADRecSettings
 from common.arrays import ranges, starts_of
 from common.compute import Processes
@@ -52,6 +52,16 @@ def item_texts(dataset: Dataset, settings: ADRecSettings, tokenizer: PreTrainedT
         raise UserError(f"fields: {dataset.name} has none of {', '.join(settings.fields)}; add title")
     rows = zip(*(columns[name] for name in used))
     return [compose(dict(zip(used, row)), settings, tokenizer) for row in rows]
+
+
+@dataclass
+class Texts(OnDevice):
+    """The tokens of n texts, end to end."""
+
+    tokens: Tensor  # (T,) rows of the embedding table
+    layout: Ragged
+    counts: Tensor  # (n,) real tokens; fewer than the layout's lengths where padding is run too (A2 released)
+    places: Tensor  # (T,) of the tokens among those of all items; empty where padding is run too
 
 
 @dataclass(frozen=True)

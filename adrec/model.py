@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from adrec.additions import Adapter, Offsets, count_items_once, leave_out_same_item
 from adrec.data import Batch, Rows, Split, Tokens, by_length
-from adrec.encoders import Ragged, SequenceEncoder, TextEncoder, Vocabulary
+from adrec.encoders import SequenceEncoder, TextEncoder, Vocabulary
 from adrec.losses import angular_margin_infonce
+from adrec.ragged import Ragged
 from adrec.settings import ADRecSettings
 from common.compute import Compute, Processes, fp32_product
 from common.ranking import TOP, Ranking, target_ranks

@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from adrec.data import Rows, Tokens, TrainLoader, item_texts, item_tokens, tokenise, train_rows
-from adrec.encoders import Ragged, SequenceEncoder, TextEncoder
+from adrec.encoders import SequenceEncoder, TextEncoder
 from adrec.model import ADRec
+from adrec.ragged import Ragged
 from adrec.settings import ADRecSettings
 from benchmarks.measured import Measured, measure, print_table, update
 from common.compute import Compute, pick_compute, seed_everything

@@ -11,7 +11,7 @@ from adrec_helpers import tiny_adrec, tiny_adrec_dataset, tiny_settings, tiny_to
 from tiny import tiny_sequences
 
 from adrec.data import TrainLoader, held_out_rows, item_texts, item_tokens, train_rows
-from adrec.encoders import Ragged
+from adrec.ragged import Ragged
 from common.compute import Processes
 from common.errors import UserError
 

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from adrec.additions import Adapter
 from adrec.data import Batch
-from adrec.encoders import Ragged, SequenceEncoder
+from adrec.encoders import SequenceEncoder
 from adrec.losses import angular_margin_infonce
 from adrec.model import ADRec, Queue
+from adrec.ragged import Ragged
 from adrec.settings import ADRecSettings
 from common.compute import pick_compute
 
