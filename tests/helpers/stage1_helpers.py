@@ -24,11 +24,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAIRS = [(0, 5), (1, 6), (2, 7), (3, 8), (4, 9), (10, 0), (11, 1), (0, 5)]
 
 
-def tiny_bert(dropout: float = 0.1, implementation: str = "sdpa", vocabulary: int = 60) -> BertModel:
+def tiny_bert(dropout: float = 0.1, implementation: str = "sdpa", vocabulary: int = 60, layers: int = 3) -> BertModel:
     config: Any = BertConfig(
         vocab_size=vocabulary,
         hidden_size=16,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=24,
         max_position_embeddings=64,
