@@ -158,13 +158,16 @@ def _json_frames(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[p
         frame = parsed.result()
         return _parse_lines(path, columns, bad, first, block) if frame is None else frame
 
-    with ThreadPoolExecutor(AHEAD) as pool:
+    pool = ThreadPoolExecutor(AHEAD)
+    try:
         for first, count, block in _blocks(path):
             waiting.append((first, block, pool.submit(_parse_block, columns, first, count, block)))
             if len(waiting) > AHEAD:
                 yield first_waiting()
         while waiting:
             yield first_waiting()
+    finally:  # without waiting: the garbage collector may close the generator in a thread that is being started
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _parse_block(columns: Sequence[str], first: int, count: int, block: bytes) -> Optional[pl.DataFrame]:
