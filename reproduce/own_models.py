@@ -105,6 +105,21 @@ class Rows(Interaction):
         return super().__getitem__(index)
 
 
+class ReadConfig(RecBoleConfig):
+    """RecBole's config; ``missing`` lists the names that were read and are no settings."""
+
+    def __init__(self, settings: RankingSettings) -> None:
+        super().__init__(settings)
+        self.missing: List[str] = []
+
+    def __missing__(self, key: str) -> None:
+        self.missing.append(key)
+
+
+class NotInData(UserError, AttributeError):
+    """A model reads what its data set does not have; an `AttributeError` for ``hasattr``."""
+
+
 class Data(RecBoleData):
     """What a model may read of RecBole's data set, and the features of stage 1."""
 
@@ -112,6 +127,18 @@ class Data(RecBoleData):
         super().__init__(data)
         self.data = data
         self.modalities: List[str] = []  # that the model has read
+
+    def num(self, field: str) -> int:
+        """The number of items, padding included. Raises `UserError` for another field."""
+        if field not in self.sizes:
+            raise UserError(f"the model reads the number of '{field}'; here only {', '.join(self.sizes)} is numbered")
+        return super().num(field)
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotInData(
+            f"the model reads '{name}' of its data set, which has only num, inter_feat, field2seqlen, "
+            "get_item_feature and item_features"
+        )
 
     @cached_property
     def inter_feat(self) -> Interaction:
@@ -142,12 +169,18 @@ class OwnModel(ScoringModel):
 
     def __init__(self, settings: RankingSettings, data: SequenceData) -> None:
         super().__init__(settings, data)
-        read = Data(self.data)
-        self.net = self.net_class(RecBoleConfig(settings), read)
+        config, read, name = ReadConfig(settings), Data(self.data), self.net_class.__name__
+        try:
+            self.net = self.net_class(config, read)
+        except TypeError as error:
+            if not config.missing:
+                raise
+            names = ", ".join(dict.fromkeys(config.missing))
+            raise UserError(f"{name}: {error}; it reads {names} of its config: add them to {name}Settings") from error
         for modality in read.modalities:
             if f"plm_{modality}_embedding.weight" not in self.net.state_dict():
                 raise UserError(
-                    f"{self.net_class.__name__}: its checkpoint would not hold the {modality} features; keep them as "
+                    f"{name}: its checkpoint would not hold the {modality} features; keep them as "
                     f"self.plm_{modality}_embedding, an Embedding"
                 )
 

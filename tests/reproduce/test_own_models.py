@@ -242,3 +242,21 @@ def test_a_checkpoint_of_a_model_that_is_not_given_is_an_error(mine: str, words:
     folder = train(mine, words, tmp_path)
     with pytest.raises(UserError, match="a checkpoint of MyRec; use python -m reproduce.checkpoint"):
         load_model(folder / "best.pth", "Tiny", words[2].split("=")[1], CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("STAMP", r"STAMP: .*; it reads embedding_size of its config: add them to STAMPSettings"),
+        ("FPMC", "the model reads 'user_num' of its data set, which has only num, inter_feat"),
+        ("HGN", "the model reads the number of 'user_id'; here only item_id"),
+    ],
+)
+def test_what_a_model_reads_and_there_is_not_is_an_error(
+    datasets_dir: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "mine.py").write_text(f"from recbole.model.sequential_recommender import {name}\n")
+    model_class, schema = load_own(f"{tmp_path}/mine.py:{name}")
+    settings = schema(dataset="Tiny", datasets_dir=str(datasets_dir))
+    with pytest.raises(UserError, match=message):
+        model_class(settings, load_splits(settings))
