@@ -187,7 +187,7 @@ def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], sour
             OmegaConf.update(config, key, value, merge=False)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
-            if isinstance(config[key], ListConfig) and not OmegaConf.is_config(value):
+            if isinstance(config[key], ListConfig) and not isinstance(value, (list, ListConfig)):
                 reason = f"must be a list, as in {key}=[{value}]"
             raise UserError(f"{source}: setting '{key}': {reason}") from error
     merged: Any = OmegaConf.to_object(config)

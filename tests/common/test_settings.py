@@ -27,6 +27,7 @@ class Example(ComputeSettings):
     run: Optional[str] = setting(None, "name of the run")
     modalities: List[str] = setting(["text", "image"], "features in use", choices=("text", "image"), may_be_empty=False)
     search_space: Dict[str, Any] = setting({"alpha": [0.1, 0.2]}, "values to search")
+    ranks: List[int] = setting([1, 2], "ranks to compare")
 
 
 def built(*overrides: str, **keywords: Any) -> Example:
@@ -120,8 +121,10 @@ def test_a_list_of_choices_names_some_and_each_once(override: str, told: str) ->
     assert told in refusal(override)
 
 
-def test_a_word_in_place_of_a_list_is_told_how_to_be_one() -> None:
+def test_a_word_in_place_of_a_list_is_told_how_to_be_one(tmp_path: Path) -> None:
     assert "setting 'modalities': must be a list, as in modalities=[text]" in refusal("modalities=text")
+    file = write(tmp_path / "Food.yaml", "ranks: [two]\n")
+    assert "'two' of type 'str' could not be converted" in refusal(config_file=file)  # it is a list
 
 
 @pytest.mark.parametrize("override", ["precision=fp64", "modalities=[text, sound]"])
