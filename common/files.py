@@ -240,7 +240,7 @@ def making(path: Path, made_from: Recipe, force: bool = False) -> Iterator[bool]
     Without ``force``, outputs that are up to date need no lock: their folder may be read-only.
     """
     if not force and up_to_date(path, made_from):
-        print(f"{path.with_suffix('')} is up to date")
+        print(f"{path} is up to date")
         yield False
         return
     with exclusive(path.parent) as waited:

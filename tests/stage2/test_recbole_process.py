@@ -98,7 +98,7 @@ def test_second_run_is_skipped_and_force_and_changes_redo(tmp_path: Path, capsys
     assert n_rows == {"train": sum(len(s) - 3 for s in tiny_sequences()), "valid": 12, "test": 12}
     capsys.readouterr()
     main(command)
-    assert capsys.readouterr().out == f"{home / 'recbole' / 'recbole_process'} is up to date\n"
+    assert capsys.readouterr().out == f"{home / 'recbole' / 'recbole_process.json'} is up to date\n"
     main([*command, "--force"])
     assert "written: " in capsys.readouterr().out
     assert {path: path.read_bytes() for path in files} == files
