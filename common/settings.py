@@ -49,12 +49,14 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def switch(number: str, help: str) -> Any:
-    """A numbered departure of the authors' code (docs/deviations.md): true is the paper's side.
+def switch(number: str, help: str, paper: Any = True, released: Any = False) -> Any:
+    """A numbered departure of the authors' code (docs/deviations.md): its values with ``variant`` paper and released.
 
-    null takes the side of ``variant`` when the settings are made, so that a run only ever sees true or false.
+    null takes the variant's value when the settings are made, so that a run never sees null.
     """
-    return field(default=None, metadata={"help": f"{number}: {help}; null: as variant says", "switch": True})
+    values = {"paper": paper, "released": released}
+    metadata = {"help": f"{number}: {help}; null: as variant says", "switch": values}
+    return field(default=None, metadata={**metadata, "allowed": {"choices": tuple(values.values())}})
 
 
 @dataclass
@@ -68,7 +70,7 @@ class CommonSettings:
         """Resolve the switches that are null."""
         for f in dataclasses.fields(self):
             if f.metadata.get("switch") and getattr(self, f.name) is None:
-                setattr(self, f.name, vars(self)["variant"] == "paper")
+                setattr(self, f.name, f.metadata["switch"][vars(self)["variant"]])
 
     @property
     def dataset_dir(self) -> Path:

@@ -46,7 +46,8 @@ def train(settings: SICSRecSettings, force: bool = False) -> Path:
         data = load_splits(settings)
         model = SICSRec(settings, data).to(run.compute.device)
         load_id_encoder(model, run)
-        train_rows = TrainLoader(data.train, settings.train_batch_size, settings.seed, run.processes)
+        batch_size, seed = settings.train_batch_size, settings.seed
+        train_rows = TrainLoader(data.train, batch_size, seed, run.processes, str(settings.batch_by))
         fit(model, train_rows, EvalLoader(data.valid, data.n_items, run.processes), settings, run)
         test(model, EvalLoader(data.test, data.n_items, run.processes), run)
     return run.folder
@@ -58,7 +59,10 @@ def id_settings(settings: SICSRecSettings) -> IDSettings:
     Raises:
         UserError: ``step_1`` holds a setting that both steps share.
     """
-    names = {f.name for schema in (NetworkSettings, ComputeSettings) for f in fields(schema)} | {"results_dir"}
+    names = {f.name for schema in (NetworkSettings, ComputeSettings) for f in fields(schema)} | {
+        "results_dir",
+        "batch_by",
+    }
     shared = {name: getattr(settings, name) for name in sorted(names)}
     own = typed(IDSettings, settings.step_1, "step_1")
     for key, value in own.items():

@@ -19,6 +19,12 @@ from stage2_sequence_preference_learning.models import MODELS, SICSRec
 from stage2_sequence_preference_learning.ranking_model import RankingModel
 from stage2_sequence_preference_learning.settings import HistorySettings
 
+RELEASED_NAMES = {
+    "content_trm_encoder.": "content_trm_decoder.",
+    "text_mlp.": "text_adapter.",
+    "image_mlp.": "image_adapter.",
+}
+
 
 @dataclass
 class Loaded:
@@ -66,7 +72,15 @@ def read_checkpoint(path: Path) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
     about = content.get("about", {}) if isinstance(content, dict) else {}
     if weights is None or not (weights or about) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise UserError(f"{path}: no 'state_dict' of tensors; give a checkpoint")
-    return weights, about
+    return {published_name(name): weight for name, weight in weights.items()}, about
+
+
+def published_name(name: str) -> str:
+    """Our name of a weight; the released `Content_SeqEncoder` has other names for some (S20)."""
+    for theirs, ours in RELEASED_NAMES.items():
+        if name.startswith(theirs):
+            return ours + name[len(theirs) :]
+    return name
 
 
 def infer_settings(weights: Mapping[str, Tensor]) -> Dict[str, Any]:

@@ -21,7 +21,11 @@ CONFIGS = PROPS / "Content_SeqEncoder"
 
 
 def train(settings: ContentSettings, force: bool = False) -> Path:
-    """Train and test, unless the run is up to date. Returns the run's folder."""
+    """Train and test, unless the run is up to date; with ``n_trials`` search first. Returns the run's folder."""
+    if settings.n_trials:
+        from stage2_sequence_preference_learning.search import search
+
+        settings = search("Content_SeqEncoder", settings, train, force)
     with Run("Content_SeqEncoder", settings, settings.input_files(), force) as run:
         if run.finished:
             return run.folder
@@ -31,7 +35,8 @@ def train(settings: ContentSettings, force: bool = False) -> Path:
 
         data = load_splits(settings)
         model = Content_SeqEncoder(settings, data).to(run.compute.device)
-        train_rows = TrainLoader(data.train, settings.train_batch_size, settings.seed, run.processes)
+        batch_size, seed = settings.train_batch_size, settings.seed
+        train_rows = TrainLoader(data.train, batch_size, seed, run.processes, str(settings.batch_by))
         fit(model, train_rows, EvalLoader(data.valid, data.n_items, run.processes), settings, run)
         test(model, EvalLoader(data.test, data.n_items, run.processes), run)
     return run.folder

@@ -18,7 +18,7 @@ from common.compute import Processes
 from common.dataset import load_dataset
 from common.errors import UserError
 from common.features import features_path, load_features
-from stage2_sequence_preference_learning.packing import Batch, Sequences, batches_by_targets, pack
+from stage2_sequence_preference_learning.packing import Batch, Sequences, batches_by_targets, one_row_each, pack
 from stage2_sequence_preference_learning.settings import FeatureSettings, HistorySettings
 
 ALONE = Processes()
@@ -172,29 +172,42 @@ def data_of_recbole(dataset: Any, settings: HistorySettings) -> SequenceData:
 
 
 class TrainLoader:
-    """Batches of about ``batch_size`` predictions, users in a new order each epoch.
+    """Batches of about ``batch_size`` predictions in a new order each epoch.
 
     With several processes each takes its share of every batch.
+
+    Args:
+        batch_by: S17. user: all rows of a user together; row: rows at random, each with a pass of its own.
     """
 
-    def __init__(self, sequences: Sequences, batch_size: int, seed: int, processes: Processes = ALONE) -> None:
+    def __init__(
+        self, sequences: Sequences, batch_size: int, seed: int, processes: Processes = ALONE, batch_by: str = "user"
+    ) -> None:
         self.sequences, self.batch_size, self.seed, self.processes = sequences, batch_size, seed, processes
+        self.batch_by = batch_by
 
     def __len__(self) -> int:
         return len(self.sequences.targets)
 
     def epoch(self, number: int) -> List[np.ndarray]:
-        """The sequences of each step, drawn from the seed and the epoch's number."""
-        order = np.random.default_rng([self.seed, number]).permutation(len(self.sequences))
+        """The sequences, or predictions, of each step, drawn from the seed and the epoch's number."""
+        draw = np.random.default_rng([self.seed, number])
+        if self.batch_by == "row":
+            order = draw.permutation(len(self))
+            return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        order = draw.permutation(len(self.sequences))
         return batches_by_targets(self.sequences, order, self.batch_size)
 
     def load(self, rows: np.ndarray) -> Tuple[Batch, int]:
         """This process's part of a batch, and the predictions in all parts."""
-        n_targets = int(np.diff(self.sequences.target_start)[rows].sum())
+        sequences = self.sequences
+        if self.batch_by == "row":
+            sequences, rows = one_row_each(sequences, rows), np.arange(len(rows))
+        n_targets = int(np.diff(sequences.target_start)[rows].sum())
         rank, size = self.processes.rank, self.processes.size
         if len(rows) < size:  # too few to share: each process computes them all
-            return pack(self.sequences, rows), n_targets * size
-        return pack(self.sequences, rows[rank::size]), n_targets
+            return pack(sequences, rows), n_targets * size
+        return pack(sequences, rows[rank::size]), n_targets
 
 
 class EvalLoader:

@@ -32,7 +32,8 @@ def train(settings: IDSettings, force: bool = False) -> Path:
 
         data = load_splits(settings)
         model = ID_SeqEncoder(settings, data).to(run.compute.device)
-        train_rows = TrainLoader(data.train, settings.train_batch_size, settings.seed, run.processes)
+        batch_size, seed = settings.train_batch_size, settings.seed
+        train_rows = TrainLoader(data.train, batch_size, seed, run.processes, str(settings.batch_by))
         fit(model, train_rows, EvalLoader(data.valid, data.n_items, run.processes), settings, run)
         test(model, EvalLoader(data.test, data.n_items, run.processes), run)
     return run.folder

@@ -47,13 +47,20 @@ class SequenceModel(RankingModel):
         self.dropout = Dropout(s.hidden_dropout_prob)
         self.position_embedding = nn.Embedding(s.max_seq_length, s.hidden_size)
 
-    def initialize(self) -> None:
-        """Weights ~ N(0, initializer_range), biases 0, LayerNorm 1 and 0, LoRA's B 0."""
+    def initialize(self, normal: bool = True) -> None:
+        """Weights ~ N(0, initializer_range), biases 0, LayerNorm 1 and 0, LoRA's B 0.
+
+        Args:
+            normal: S16. False: as released, weights keep torch's defaults, and the layers of a stack start equal.
+        """
         std = self.settings.initializer_range
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
+            if not normal and isinstance(module, nn.ModuleList):
+                for layer in module[1:]:
+                    layer.load_state_dict(module[0].state_dict())
+            if normal and isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
+            if normal and isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, LoRA):
@@ -166,7 +173,7 @@ class Content_SeqEncoder(ContentModel):
     def __init__(self, settings: ContentSettings, data: SequenceData) -> None:
         super().__init__(settings, data)
         self.add_content_branch()
-        self.initialize()
+        self.initialize(bool(self.settings.normal_init))
         self.fill_tables()
 
     def preference(self, batch: Batch) -> Tensor:
@@ -221,7 +228,7 @@ class SICSRec(ContentModel):
             self.value_LayerNorm = nn.LayerNorm(self.d, eps=self.eps)
             self.id_content_trm_decoder = MixDecoder(self.n_layers, self.sizes, stack_layers=bool(s.stack_mix_layers))
         self.aggregation_layer = nn.Linear(len(self.branches) * self.d, self.d)
-        self.initialize()
+        self.initialize(bool(s.normal_init))
         self.fill_tables()
         self._freeze(s.id_tuning, train_ffw_lora=bool(s.train_ffw_lora))
 
@@ -277,7 +284,7 @@ class SICSRec(ContentModel):
         inside, own = self.content_of(batch)
         u = self._preference(inside, batch)
         table = self.item_embedding.weight
-        items = F.normalize(dropout(table, self.dropout.p, self.training), dim=-1)
+        items = F.normalize(dropout(table, self.settings.item_dropout, self.training), dim=-1)
         return {
             "rec": recommendation_loss(u, items, batch.targets, self.temperature),
             "reg": self.lamba * table_regularization([table, *self.feature_tables()]),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.arrays import ranges
+from common.arrays import ranges, starts_of
 
 
 @dataclass
@@ -74,6 +74,14 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.item_start) - 1
+
+
+def one_row_each(sequences: Sequences, chosen: np.ndarray) -> Sequences:
+    """Some predictions, each with its history as a sequence of its own."""
+    host = np.searchsorted(sequences.target_start, chosen, side="right") - 1
+    lengths = sequences.columns[chosen] + 1
+    items = sequences.items[ranges(sequences.item_start[host], lengths)]
+    return Sequences(items, starts_of(lengths), lengths - 1, sequences.targets[chosen], np.arange(len(chosen) + 1))
 
 
 def _fill_rows(lengths: np.ndarray, width: int) -> Tuple[np.ndarray, np.ndarray, int]:

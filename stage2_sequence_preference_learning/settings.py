@@ -99,27 +99,14 @@ class FeatureSettings(HistorySettings):
         return files
 
 
+BATCH_BY = "user: all rows of a user together, which share one pass; row: rows at random"
+
+
 @dataclass
 class IDSettings(TransformerSettings):
     """Step 1, `ID_SeqEncoder`."""
 
-
-@dataclass
-class ContentSettings(TransformerSettings, FeatureSettings):
-    """`Content_SeqEncoder`; `SICSRec` has these too."""
-
-    variant: str = setting("paper", VARIANT, choices=("paper", "released"))
-    temperature: float = setting(0.05, "τ of both tasks", minimum=1e-6)
-    lamba: float = setting(0.01, "λ of the tables' norms", minimum=0)
-    alpha: float = setting(1.0, "α, weight of the content-aware contrastive task", minimum=0)
-    mask_same_target: Optional[bool] = switch("S10", "leave rows with the same target out of the contrastive sum")
-
-    @property
-    def features_folder(self) -> Path:
-        """``features_dir`` or its default, which depends on the variant."""
-        if self.features_dir:
-            return Path(self.features_dir)
-        return features_dir(self.dataset_dir, self.strategy or self.variant)
+    batch_by: str = setting("user", BATCH_BY, choices=("user", "row"))
 
 
 @dataclass
@@ -138,10 +125,38 @@ class SearchSettings(LoopSettings, HistorySettings):
 
 
 @dataclass
-class SICSRecSettings(SearchSettings, ContentSettings):
+class ContentSettings(SearchSettings, TransformerSettings, FeatureSettings):
+    """`Content_SeqEncoder`; `SICSRec` has these too."""
+
+    variant: str = setting("paper", VARIANT, choices=("paper", "released"))
+    temperature: float = setting(0.05, "τ of both tasks", minimum=1e-6)
+    lamba: float = setting(0.01, "λ of the tables' norms", minimum=0)
+    alpha: float = setting(1.0, "α, weight of the content-aware contrastive task", minimum=0)
+    mask_same_target: Optional[bool] = switch("S10", "leave rows with the same target out of the contrastive sum")
+    normal_init: Optional[bool] = switch(
+        "S16", "all weights start from N(0, initializer_range); released: torch's defaults, and equal layers in a stack"
+    )
+    batch_by: Optional[str] = switch("S17", BATCH_BY, paper="user", released="row")
+    search_space: Dict[str, Any] = setting(
+        {"alpha": [round(0.1 * i, 1) for i in range(1, 11)]},
+        "per setting a list of values (grid), or {low, high} with optional log, step (TPE)",
+        shapes=False,
+    )
+
+    @property
+    def features_folder(self) -> Path:
+        """``features_dir`` or its default, which depends on the variant."""
+        if self.features_dir:
+            return Path(self.features_dir)
+        return features_dir(self.dataset_dir, self.strategy or self.variant)
+
+
+@dataclass
+class SICSRecSettings(ContentSettings):
     """Step 2, `SICSRec`."""
 
     alpha: float = setting(0.2, "α, weight of the content-aware contrastive task", minimum=0)
+    item_dropout: float = setting(0.5, "dropout on the ID table in the loss (S18)", minimum=0, maximum=0.99)
     lora_rank: int = setting(4, "rank of the LoRA maps", minimum=1)
     branches: str = setting(
         "id+content+mix",
@@ -166,11 +181,6 @@ class SICSRecSettings(SearchSettings, ContentSettings):
     train_ffw_lora: Optional[bool] = switch("S8", "train the LoRA after the feed-forward sub-layers")
     stack_mix_layers: Optional[bool] = switch("S9", "the mix decoder's layers build on each other")
     rank_normalized: Optional[bool] = switch("S11", "rank by the normalised item table, as in training")
-    search_space: Dict[str, Any] = setting(
-        {"alpha": [round(0.1 * i, 1) for i in range(1, 11)]},
-        "per setting a list of values (grid), or {low, high} with optional log, step (TPE)",
-        shapes=False,
-    )
 
     def input_files(self) -> Dict[str, Path]:
         """The data set's files, the features and the ID encoder."""

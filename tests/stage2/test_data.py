@@ -83,6 +83,21 @@ def test_an_epochs_order_follows_from_seed_and_number_alone(tmp_path):
     assert np.concatenate(TrainLoader(data.train, 4, seed=4).epoch(0)).tolist() != orders[0]
 
 
+def test_rows_at_random_are_the_same_rows_each_by_itself_s17(tmp_path):
+    data = load(tmp_path, {user: list(range(user, user + 3 + user % 9)) for user in range(12)}, 5)
+    loader = TrainLoader(data.train, 7, seed=3, batch_by="row")
+    expected = sorted((history, target) for _, history, target in rows_of(data.train))
+    batches = [loader.load(rows)[0] for rows in loader.epoch(0)]
+    assert [len(batch) for batch in batches] == [7] * (len(loader) // 7) + [len(loader) % 7] * (len(loader) % 7 > 0)
+    found = []
+    for batch in batches:
+        assert batch.sequences.tolist() == list(range(len(batch)))  # so rows of one user are negatives of each other
+        for row, column, target in zip(batch.rows, batch.columns, batch.targets):
+            found.append((batch.items[row][batch.allowed()[row, 0, column]].tolist(), int(target)))
+    assert sorted(found) == expected
+    assert np.concatenate(loader.epoch(0)).tolist() != np.concatenate(loader.epoch(1)).tolist()
+
+
 def test_processes_share_each_batch_and_each_validation(tmp_path):
     data = load(tmp_path, {user: list(range(user, user + 6)) for user in range(7)}, 50)
     loaders = [TrainLoader(data.train, 9, 0, Processes(rank, 2)) for rank in range(2)]

@@ -79,6 +79,40 @@ def test_content_encoder_equals_plain(datasets_dir):
     assert torch.allclose(model.full_sort_scores(batch)[:, 1:], (u @ contents.T)[:, 1:], atol=1e-5)
 
 
+def test_initial_weights_s16(datasets_dir):
+    for name in ("SICSRec", "Content_SeqEncoder"):
+        for normal in (True, False):
+            settings = MODELS[name].schema(
+                dataset="Tiny", datasets_dir=str(datasets_dir), normal_init=normal, hidden_size=64, n_layers=3
+            )
+            model = MODELS[name](settings, load_splits(settings))
+            layers = model.content_trm_decoder.layer
+            dense = [layer.feed_forward.dense_1 for layer in layers]
+            # torch's default of a Linear is U(-1/sqrt(d), 1/sqrt(d)); layers are copies of the first
+            assert dense[0].weight.std().item() == pytest.approx(0.02 if normal else 64**-0.5 / 3**0.5, rel=0.05)
+            assert all(d.bias.any().item() != normal for d in dense)
+            assert all(torch.equal(d.weight, dense[0].weight) != normal for d in dense[1:])
+            if name == "SICSRec":
+                assert not any(lora.any() for key, lora in model.state_dict().items() if key.endswith("lora_B.weight"))
+
+
+def test_released_starts_positions_of_the_content_encoder_from_a_wide_normal_s16(datasets_dir):
+    settings = MODELS["Content_SeqEncoder"].schema(dataset="Tiny", datasets_dir=str(datasets_dir), variant="released")
+    model = MODELS["Content_SeqEncoder"](settings, load_splits(settings))
+    assert model.position_embedding.weight.std().item() == pytest.approx(1.0, rel=0.05)
+
+
+def test_item_dropout_is_a_rate_of_its_own_s18(datasets_dir):
+    """With no other dropout, two draws of the loss differ by it alone, and only in the recommendation term."""
+    for rate in (0.0, 0.5):
+        none = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "item_dropout": rate}
+        model, _, data = make_model(datasets_dir, "SICSRec", **none)
+        batch = separate_rows(data.train)
+        first, second = (model.train().loss_terms(batch) for _ in range(2))
+        assert (first["rec"].item() == second["rec"].item()) == (rate == 0.0)
+        assert first["contrastive"].item() == second["contrastive"].item()
+
+
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_each_switch_alone_equals_plain(datasets_dir, switch):
     model, settings, data = make_model(datasets_dir, "SICSRec", **{switch: False})

@@ -26,7 +26,7 @@ from common import training
 from common.errors import Diverged, UserError
 from common.features import features_dir, features_path, save_features
 from common.files import recipe
-from stage2_sequence_preference_learning import SICSRec_main1, evaluate, id_encoder_main1, recommend
+from stage2_sequence_preference_learning import SICSRec_main1, checkpoints, evaluate, id_encoder_main1, recommend
 from stage2_sequence_preference_learning.models import SICSRec
 
 
@@ -199,6 +199,25 @@ def test_a_published_sicsrec_is_known_by_its_shapes(datasets_dir, tmp_path, caps
     evaluate.main(evaluate_words(datasets_dir, tmp_path / "published.pth"))
     test = read_metrics(folder)["test"]
     assert "  ".join(f"{value:8.4f}" for value in test.values()) in capsys.readouterr().out
+
+
+def test_a_released_content_encoder_loads_by_its_names_s20(datasets_dir, tmp_path, capsys):
+    model, _, _ = make_model(datasets_dir, "Content_SeqEncoder")
+    theirs = {ours: released for released, ours in checkpoints.RELEASED_NAMES.items()}
+    for path, names in (("ours.pth", {}), ("theirs.pth", theirs)):
+        weights = model.state_dict()
+        for ours, released in names.items():
+            weights = {key.replace(ours, released): weight for key, weight in weights.items()}
+        torch.save({"state_dict": weights}, tmp_path / path)
+        evaluate.main(evaluate_words(datasets_dir, tmp_path / path))
+    first, second = capsys.readouterr().out.split("Content_SeqEncoder on")[1:]
+    assert first == second
+
+
+def test_step_1_draws_its_rows_as_step_2_does_s17(datasets_dir, tmp_path):
+    for variant, batch_by in (("paper", "user"), ("released", "row")):
+        settings = settings_of(datasets_dir, tmp_path, variant=variant)
+        assert settings.batch_by == SICSRec_main1.id_settings(settings).batch_by == batch_by
 
 
 def test_weights_that_do_not_fit_are_listed(datasets_dir, tmp_path):
