@@ -30,7 +30,7 @@ ALONE = Processes()
 def compose(fields: Mapping[str, str], settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text of one item: prompt and fields without those that are empty or unknown (paper, prompt of ADRec)."""
     words = [settings.prompt, *(fields.get(name, "").strip() for name in settings.fields)]
-    text = settings.separator.join(word for word in words if word)
+    text = settings.separator.join(word for word in words if word or not settings.skip_empty_fields)  # A13
     mask = tokenizer.mask_token if settings.mask_token else MASK.lower()  # A5
     return text.replace(MASK, str(mask)).replace(SEP, str(tokenizer.sep_token))
 

@@ -124,9 +124,10 @@ class TextEncoder(nn.Module):
 class PreNormLayer(nn.Module):
     """x + Attention(LayerNorm(x)), then x + FeedForward(LayerNorm(x)), each with dropout before it is added."""
 
-    def __init__(self, d: int, heads: int, inner: int, eps: float, p: float) -> None:
+    def __init__(self, d: int, heads: int, inner: int, eps: float, p: float, activation: str) -> None:
         super().__init__()
         self.heads, self.dropout = heads, Dropout(p)
+        self.activation = {"gelu": F.gelu, "relu": F.relu}[activation]  # A10
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(d, eps), nn.LayerNorm(d, eps)
         self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4))
         self.dense_1, self.dense_2 = nn.Linear(d, inner), nn.Linear(inner, d)
@@ -136,7 +137,7 @@ class PreNormLayer(nn.Module):
         normed = self.attention_norm(x)
         mixed = layout.attention(self.query(normed), self.key(normed), self.value(normed), self.heads, 0.0)
         x = x + self.dropout(self.out(mixed))
-        return x + self.dropout(self.dense_2(F.gelu(self.dense_1(self.feed_forward_norm(x)))))
+        return x + self.dropout(self.dense_2(self.activation(self.dense_1(self.feed_forward_norm(x)))))
 
 
 class SequenceEncoder(nn.Module):
@@ -155,7 +156,8 @@ class SequenceEncoder(nn.Module):
         if d % s.n_heads:
             raise UserError(f"n_heads={s.n_heads}: the text encoder's width {d} is not a multiple of it; use another")
         self.layers = nn.ModuleList(
-            PreNormLayer(d, s.n_heads, s.inner_size, s.layer_norm_eps, s.sequence_dropout) for _ in range(s.n_layers)
+            PreNormLayer(d, s.n_heads, s.inner_size, s.layer_norm_eps, s.sequence_dropout, str(s.sequence_act))
+            for _ in range(s.n_layers)
         )
         self.dropout = Dropout(s.sequence_dropout)
         self.positions = nn.Embedding(s.max_seq_length, d) if s.positions else None

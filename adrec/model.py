@@ -182,8 +182,11 @@ class ADRec(nn.Module):
         s = self.settings
         sequences, items = self.query(batch)  # (B, d), (n, d)
         with torch.no_grad():
-            self.momentum_update()
-            sequence_keys, keys_of_items = self.key(batch)  # dropout on: a key is another view than its query
+            if s.momentum_first:  # A11
+                self.momentum_update()
+            sequence_keys, keys_of_items = self.key(batch)
+            if not s.momentum_first:
+                self.momentum_update()
         targets, item_keys = items[batch.targets], keys_of_items[batch.targets]  # (B, d) each
 
         with torch.autocast(sequences.device.type, enabled=False):  # a cosine in bf16 is off by up to 0.004, times s
@@ -198,6 +201,12 @@ class ADRec(nn.Module):
             "seq_seq": s.weight_seq_seq * terms["seq_seq"],
             "item_item": s.weight_item_item * terms["item_item"],
         }
+
+    def train(self, mode: bool = True) -> ADRec:
+        """Training mode, in which keys have dropout: they are other views than their queries (A12 released: none)."""
+        super().train(mode)
+        self.key.train(mode and bool(self.settings.key_dropout))
+        return self
 
     @torch.no_grad()
     def momentum_update(self) -> None:

@@ -43,6 +43,7 @@ class ADRecSettings(LoopSettings):
     max_text_tokens: int = setting(60, "tokens of a text; longer texts are cut", minimum=3)
     mean_over_real: Optional[bool] = switch("A2", "average over real tokens, without padding")
     mask_token: Optional[bool] = switch("A5", "[MASK] in the prompt is the special token")
+    skip_empty_fields: Optional[bool] = switch("A13", "an empty field has no separator")
     train_text: bool = setting(True, "false (ours): the text encoder is not trained, each item is encoded once")
     frozen_text_layers: int = setting(
         0, "ours: BERT's embeddings and this many of its first layers are not trained, and run once per item", minimum=0
@@ -53,6 +54,9 @@ class ADRecSettings(LoopSettings):
     n_heads: int = setting(4, "attention heads of the sequence encoder", minimum=1)
     inner_size: int = setting(1024, "inner width of its feed-forward sub-layers", minimum=1)
     layer_norm_eps: float = setting(1e-4, "epsilon of its LayerNorm", minimum=0)
+    sequence_act: Optional[str] = switch(
+        "A10", "activation of the sequence encoder: gelu or relu", paper="gelu", released="relu"
+    )
     plain_init: Optional[bool] = switch(
         "A7", "initial weights from N(0, 0.02), LayerNorm 1; else all from U(−1/√d, 1/√d)"
     )
@@ -82,6 +86,8 @@ class ADRecSettings(LoopSettings):
     weight_seq_seq: float = setting(0.2, "weight of L(sequence → sequence key)", minimum=0)
     weight_item_item: float = setting(0.2, "weight of L(item → item key)", minimum=0)
     enqueue_last: Optional[bool] = switch("A6", "a batch's keys enter the queues after all four terms")
+    momentum_first: Optional[bool] = switch("A11", "the key encoders move before a batch's keys are computed")
+    key_dropout: Optional[bool] = switch("A12", "the key encoders have dropout, so that a key differs from its query")
     mask_same_item: bool = setting(False, "ours: keys of the positive's item are not negatives")
     once_per_item: bool = setting(
         False, "ours: all keys of an item in the queue of items weigh as one negative, however often it was a target"
@@ -92,8 +98,9 @@ class ADRecSettings(LoopSettings):
         "user", "user: the rows of a user together, which share items; row: random rows", choices=("user", "row")
     )
     learning_rate: float = setting(4e-4, "Adam's learning rate", minimum=0)
-    lr_step: int = setting(4, "epochs between decays of the learning rate (A9)", minimum=1)
+    lr_step: int = setting(4, "epochs between decays of the learning rate", minimum=1)
     lr_gamma: float = setting(0.2, "factor of each decay", minimum=0)
+    decay_after: Optional[bool] = switch("A9", "the learning rate decays after lr_step epochs; released: one earlier")
     epochs: int = setting(3, "largest number of epochs", minimum=1)
     stopping_step: int = setting(3, "stop after more validations in a row than this without a new best", minimum=0)
     valid_metric: str = setting(
@@ -102,7 +109,7 @@ class ADRecSettings(LoopSettings):
 
     def learning_rate_at(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""
-        return self.learning_rate * self.lr_gamma ** (epoch // self.lr_step)
+        return self.learning_rate * self.lr_gamma ** ((epoch if self.decay_after else epoch + 1) // self.lr_step)
 
     def input_files(self) -> Dict[str, Path]:
         """The files that a run reads, by meaning. A model of the hub is identified by its name alone."""

@@ -33,6 +33,17 @@ def test_mask_is_the_special_token_unless_released(tmp_path: Path) -> None:
     assert counts == [15, 0]
 
 
+def test_separators_of_empty_fields_a13(tmp_path: Path) -> None:
+    dataset, tokenizer = tiny_adrec_dataset(tmp_path), tiny_tokenizer(tmp_path / "model")
+    texts = item_texts(dataset, tiny_settings(tmp_path, skip_empty_fields=False), tokenizer)
+    assert texts[4] == "Brought it for [MASK] [SEP]  [SEP] b & c [SEP] chocolate cake, part one"
+    counts = []
+    for skip in (True, False):
+        settings = tiny_settings(tmp_path, skip_empty_fields=skip, max_text_tokens=60)
+        counts.append(item_tokens(dataset, settings, tokenizer).texts(np.array([4])).tokens.tolist())
+    assert len(counts[1]) == len(counts[0]) + 1  # one more [SEP]
+
+
 def test_fields_order_and_languages_are_settings_and_unknown_fields_are_refused(tmp_path: Path) -> None:
     dataset, tokenizer = tiny_adrec_dataset(tmp_path), tiny_tokenizer(tmp_path / "model")
     chosen = tiny_settings(tmp_path, fields=["title", "brand"], prompt="", separator=" / ", title_language="cn")

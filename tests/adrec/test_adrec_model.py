@@ -115,6 +115,17 @@ def test_released_initialisation() -> None:
     assert plain.layers[0].dense_1.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
+@pytest.mark.parametrize(("act", "function"), [("gelu", torch.nn.functional.gelu), ("relu", torch.relu)])
+def test_activation_of_the_sequence_encoder_a10(act: str, function: Any) -> None:
+    encoder = sequence_encoder(8, sequence_act=act, add_mean=False)
+    items, layout = torch.randn(1, 8), Ragged.of(np.array([1]))
+    layer = encoder.layers[0]
+    normed = layer.attention_norm(items)
+    x = items + layer.out(layer.value(normed))  # a single item attends to itself
+    expected = x + layer.dense_2(function(layer.dense_1(layer.feed_forward_norm(x))))
+    assert torch.allclose(encoder(items, layout), expected, atol=1e-6)
+
+
 def test_positions_from_the_end_make_the_order_matter() -> None:
     torch.manual_seed(0)
     items = torch.randn(4, 8)
@@ -170,6 +181,44 @@ def plain_terms(model: ADRec, batch: Batch, own_keys_are_negatives: bool) -> Dic
                 values.append(-torch.log(top / (top + torch.exp(s.scale * (negatives @ query)).sum())))
             terms[f"{a}_{b}"] = torch.stack(values).mean().item()
     return terms
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_order_of_the_momentum_update_a11(tmp_path: Path, first: bool) -> None:
+    """The keys of a step are those of the key encoders after, or released before, they move."""
+    tiny = tiny_adrec(tmp_path, momentum_first=first, momentum=0.5)
+    model, batch = tiny.model, tiny.first_batch()
+    move_keys_apart(model)
+    expected = copy.deepcopy(model)
+    if first:
+        expected.momentum_update()
+    keys = expected.key(batch)[0]
+    model(batch)
+    assert torch.allclose(model.sequence_queue.vectors[: len(keys)], keys, atol=1e-6)
+    expected = expected if first else (expected.momentum_update(), expected)[1]
+    for moved, wanted in zip(model.key.parameters(), expected.key.parameters()):
+        assert torch.allclose(moved, wanted, atol=1e-7)
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_dropout_of_the_key_encoders_a12(tmp_path: Path, dropout: bool) -> None:
+    tiny = tiny_adrec(tmp_path, key_dropout=dropout)
+    model, batch = tiny.model.train(), tiny.first_batch()
+    model.query.text.p = model.key.text.p = 0.5
+    assert model.query.training and model.key.training == dropout
+    for side, differs in ((model.query, True), (model.key, dropout)):
+        first, second = side(batch)[1], side(batch)[1]
+        assert torch.equal(first, second) != differs
+    assert not model.eval().key.training
+
+
+def test_decay_of_the_learning_rate_a9() -> None:
+    rates = {}
+    for variant in ("paper", "released"):
+        settings = ADRecSettings(variant=variant, learning_rate=1.0, lr_step=4, lr_gamma=0.2)
+        rates[variant] = [settings.learning_rate_at(epoch) for epoch in range(8)]
+    assert rates["paper"] == pytest.approx([1.0] * 4 + [0.2] * 4)
+    assert rates["released"] == pytest.approx([1.0] * 3 + [0.2] * 4 + [0.04])
 
 
 @pytest.mark.parametrize("enqueue_last", [True, False])

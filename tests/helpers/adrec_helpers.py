@@ -115,6 +115,7 @@ def plain_items(model: ADRec, side: str, tokens: Tokens, released: bool) -> Tens
 
 def plain_sequence(model: ADRec, side: str, items: Tensor) -> Tensor:
     """One history's vector by torch's own attention, item vectors (L, d) → (d,)."""
+    activation = getattr(torch.nn.functional, str(model.settings.sequence_act))
     x = items[None]
     for layer in getattr(model, side).sequence.layers:
         normed = layer.attention_norm(x)
@@ -125,5 +126,5 @@ def plain_sequence(model: ADRec, side: str, items: Tensor) -> Tensor:
             weight, bias, None, None, False, 0.0, layer.out.weight, layer.out.bias, training=False,
         )  # fmt: skip
         x = x + mixed.transpose(0, 1)
-        x = x + layer.dense_2(torch.nn.functional.gelu(layer.dense_1(layer.feed_forward_norm(x))))
+        x = x + layer.dense_2(activation(layer.dense_1(layer.feed_forward_norm(x))))
     return (x[0, -1] + items.mean(dim=0)) / 2
