@@ -94,8 +94,8 @@ class ADRecSettings(LoopSettings):
     )
     # training
     train_batch_size: int = setting(64, "rows per step, over all processes", minimum=1)
-    batch_by: str = setting(
-        "user", "user: the rows of a user together, which share items; row: random rows", choices=("user", "row")
+    batch_by: Optional[str] = switch(
+        "A14", "user: the rows of a user together, which share items; row: random rows", paper="user", released="row"
     )
     learning_rate: float = setting(4e-4, "Adam's learning rate", minimum=0)
     lr_step: int = setting(4, "epochs between decays of the learning rate", minimum=1)

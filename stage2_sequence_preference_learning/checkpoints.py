@@ -72,7 +72,7 @@ def read_checkpoint(path: Path) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
     about = content.get("about", {}) if isinstance(content, dict) else {}
     if weights is None or not (weights or about) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise UserError(f"{path}: no 'state_dict' of tensors; give a checkpoint")
-    return {published_name(name): weight for name, weight in weights.items()}, about
+    return (weights if about else {published_name(name): weight for name, weight in weights.items()}), about
 
 
 def published_name(name: str) -> str:
@@ -108,6 +108,7 @@ def infer_settings(weights: Mapping[str, Tensor]) -> Dict[str, Any]:
         found["modalities"] = [m for m in MODALITIES if f"plm_{m}_embedding.weight" in weights]
     if model == "SICSRec":
         found["lora_rank"] = len(weights["trm_encoder.layer.0.att_lora_layer.lora_A.weight"])
+        found["variant"] = "released"  # it was trained by the authors' code
     return {"model": model, "settings": found}
 
 

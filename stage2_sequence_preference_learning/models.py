@@ -55,9 +55,6 @@ class SequenceModel(RankingModel):
         """
         std = self.settings.initializer_range
         for module in self.modules():
-            if not normal and isinstance(module, nn.ModuleList):
-                for layer in module[1:]:
-                    layer.load_state_dict(module[0].state_dict())
             if normal and isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=std)
             if normal and isinstance(module, nn.Linear) and module.bias is not None:
@@ -65,6 +62,10 @@ class SequenceModel(RankingModel):
         for module in self.modules():
             if isinstance(module, LoRA):
                 module.reset(std)
+        for module in self.modules():
+            if not normal and isinstance(module, nn.ModuleList):
+                for layer in module[1:]:
+                    layer.load_state_dict(module[0].state_dict())
 
 
 class ID_SeqEncoder(SequenceModel):
