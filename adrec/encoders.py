@@ -127,7 +127,7 @@ class PreNormLayer(nn.Module):
     def __init__(self, d: int, heads: int, inner: int, eps: float, p: float, activation: str) -> None:
         super().__init__()
         self.heads, self.dropout = heads, Dropout(p)
-        self.activation = {"gelu": F.gelu, "relu": F.relu}[activation]  # A10
+        self.activation: Callable[[Tensor], Tensor] = F.gelu if activation == "gelu" else F.relu  # A10
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(d, eps), nn.LayerNorm(d, eps)
         self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4))
         self.dense_1, self.dense_2 = nn.Linear(d, inner), nn.Linear(inner, d)

@@ -49,14 +49,16 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def switch(number: str, help: str, paper: Any = True, released: Any = False) -> Any:
+def switch(number: str, help: str, paper: Any = True, released: Any = False, others: bool = False) -> Any:
     """A numbered departure of the authors' code (docs/deviations.md): its values with ``variant`` paper and released.
 
-    null takes the variant's value when the settings are made, so that a run never sees null.
+    null takes the variant's value when the settings are made, so that a run never sees null. ``others``: other values
+    than these two are allowed.
     """
     values = {"paper": paper, "released": released}
     metadata = {"help": f"{number}: {help}; null: as variant says", "switch": values}
-    return field(default=None, metadata={**metadata, "allowed": {"choices": tuple(values.values())}})
+    allowed = {} if others else {"choices": tuple(values.values())}
+    return field(default=None, metadata={**metadata, "allowed": allowed})
 
 
 @dataclass

@@ -72,18 +72,21 @@ class ContentModel(nn.Module):
 
     def forward(self, pairs: Tensor) -> Dict[str, Tensor]:
         """Pairs (B, 2) of positions → the terms of the loss by name; stage 1 minimises their sum."""
-        return alignment_losses(self.pair_vectors(pairs), self.settings.temperature, self.settings.losses)
+        s = self.settings
+        return alignment_losses(self.pair_vectors(pairs), s.temperature, s.losses, mean=bool(s.cosine_losses))
 
     def pair_vectors(self, pairs: Tensor) -> Dict[str, Vectors]:
-        """Pairs (B, 2) of positions → modality → adapter outputs of length 1: targets (B, 64), positives (B, 64).
+        """Pairs (B, 2) of positions → modality → adapter outputs: targets (B, 64), positives (B, 64).
 
-        Each distinct item of the batch is encoded once.
+        Each distinct item of the batch is encoded once. The outputs have length 1, unless S15 is released.
         """
         distinct, place = torch.unique(pairs, return_inverse=True)  # place (B, 2): positions in distinct
         positions = distinct.tolist()
         found = {}
         for name, adapter in self.adapters.items():
-            vectors = normalize(adapter(self.items[name].vectors(positions)), dim=-1)
+            vectors = adapter(self.items[name].vectors(positions))
+            if self.settings.cosine_losses:
+                vectors = normalize(vectors, dim=-1)
             found[name] = (vectors[place[:, 0]], vectors[place[:, 1]])
         return found
 
@@ -236,7 +239,7 @@ def load_towers(settings: Settings, dataset: Dataset) -> Dict[str, Tower]:
     if "image" in settings.modalities:
         towers["image"] = ImageTower(load_swin(image_model_path(settings.image_model, dataset, settings.seed)))
     if "text" in settings.modalities:
-        path = text_model_path(settings.text_model, dataset, settings.title_language, settings.seed)
+        path = text_model_path(str(settings.text_model), dataset, settings.title_language, settings.seed)
         towers["text"] = TextTower(*load_bert(path, settings.max_text_tokens))
     return {name: towers[name] for name in MODALITIES if name in towers}
 

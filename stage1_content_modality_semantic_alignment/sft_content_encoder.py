@@ -37,8 +37,12 @@ class Settings(OptimSettings, EncoderSettings):
     optimizer: ClassVar[str] = "sgd"
 
     modalities: List[str] = setting(["text", "image"], "what items have", choices=MODALITIES, may_be_empty=False)
-    text_model: str = setting(
-        "google-bert/bert-base-chinese", "a BERT: name on the hub, folder, or small (made from the titles)"
+    text_model: Optional[str] = switch(
+        "S14",
+        "a BERT: name on the hub, folder, or small (made from the titles)",
+        paper="google-bert/bert-base-chinese",
+        released="google-bert/bert-base-cased",
+        others=True,
     )
     image_model: str = setting(
         "microsoft/swin-base-patch4-window7-224", "a Swin: name on the hub, folder, or small (made from a config)"
@@ -58,6 +62,9 @@ class Settings(OptimSettings, EncoderSettings):
     train_batch_size: int = setting(128, "pairs per step", minimum=1)
     learning_rate: float = setting(1e-5, "learning rate of SGD", minimum=0)
     train_adapters: Optional[bool] = switch("S5", "train the adapters")
+    cosine_losses: Optional[bool] = switch(
+        "S15", "products are cosines and t2i is the mean of both directions; released: raw products and their sum"
+    )
     freeze_in_eval: Optional[bool] = switch("S6", "the frozen layers run without dropout, once per item")
 
     def check(self) -> None:
@@ -74,7 +81,7 @@ class Settings(OptimSettings, EncoderSettings):
     @property
     def models(self) -> Dict[str, str]:
         """Modality → name of its encoder."""
-        names = {"text": self.text_model, "image": self.image_model}
+        names = {"text": str(self.text_model), "image": self.image_model}
         return {modality: names[modality] for modality in self.modalities}
 
     def input_files(self) -> Dict[str, Path]:

@@ -46,9 +46,11 @@ def unit_vectors(rows: int, seed: int) -> torch.Tensor:
     return normalize(torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
 
 
-def test_losses_are_the_formulas() -> None:
+@pytest.mark.parametrize("mean", [True, False])
+def test_losses_are_the_formulas(mean: bool) -> None:
+    """S15: released sums both directions of t2i."""
     text, image = (unit_vectors(4, 1), unit_vectors(4, 2)), (unit_vectors(4, 3), unit_vectors(4, 4))
-    terms = alignment_losses({"text": text, "image": image}, temperature=0.5)
+    terms = alignment_losses({"text": text, "image": image}, temperature=0.5, mean=mean)
     for name, (targets, positives) in (("t2t", text), ("i2i", image)):
         columns = torch.cat([positives, targets])  # 2B columns, the own positive is the label
         logits = [[v / 0.5 for v in row] for row in cosines(targets, columns)]
@@ -56,7 +58,7 @@ def test_losses_are_the_formulas() -> None:
     logits = [[v / 0.5 for v in row] for row in cosines(text[0], image[0])]
     there = slow_cross_entropy(logits, [0, 1, 2, 3])
     back = slow_cross_entropy([list(column) for column in zip(*logits)], [0, 1, 2, 3])
-    assert terms["t2i"].item() == pytest.approx((there + back) / 2, abs=1e-6)
+    assert terms["t2i"].item() == pytest.approx((there + back) / (2 if mean else 1), abs=1e-6)
 
 
 def test_terms_are_those_that_the_modalities_allow() -> None:

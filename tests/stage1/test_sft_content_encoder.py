@@ -64,6 +64,21 @@ def test_s6_frozen_part_runs_in_eval_mode_and_released_in_train_mode() -> None:
     assert not any(module.training for module in released.eval().modules())
 
 
+@pytest.mark.parametrize("cosine_losses", [True, False])
+def test_s15_products_are_cosines_or_raw(cosine_losses: bool) -> None:
+    model = tiny_model(cosine_losses=cosine_losses).eval()
+    found = model.pair_vectors(torch.tensor([[0, 1]]))["text"][0]
+    raw = model.adapters["text"](model.items["text"].vectors([0]))
+    assert torch.allclose(found, raw / raw.norm() if cosine_losses else raw, atol=1e-6)
+    assert abs(raw.norm().item() - 1) > 0.01
+
+
+def test_s14_released_reads_chinese_titles_with_an_english_bert() -> None:
+    assert Settings().text_model == "google-bert/bert-base-chinese"
+    assert Settings(variant="released").text_model == "google-bert/bert-base-cased"
+    assert Settings(variant="released", text_model="small").text_model == "small"
+
+
 def test_each_distinct_item_is_encoded_once() -> None:
     model, asked = tiny_model(), []
 
