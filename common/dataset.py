@@ -159,10 +159,8 @@ def csv_rows(
         raise UserError(f"{path}:{line}: not CSV: {error}; double the quotes inside a quoted field") from error
 
 
-def fill_titles(path: Path, line: int, cn: str, en: str) -> Tuple[str, str]:
-    """Fill a missing title from the other language; one of the two must be more than blanks."""
-    if not cn.strip() and not en.strip():
-        raise UserError(f"{path}:{line}: the title is empty in both languages; add one, or remove the item")
+def fill_titles(cn: str, en: str) -> Tuple[str, str]:
+    """Fill a blank title from the other language; if both are blank, they stay (three items of Bili_Cartoon)."""
     return (cn if cn.strip() else en), (en if en.strip() else cn)
 
 
@@ -175,7 +173,7 @@ def _read_titles(path: Path) -> Tuple[List[str], List[str]]:
         item = int(id_text)
         if item in titles:
             raise UserError(f"{path}:{line}: item {item} is already on line {lines[item]}; keep one of the two")
-        titles[item], lines[item] = fill_titles(path, line, cn, en), line
+        titles[item], lines[item] = fill_titles(cn, en), line
     if not titles:
         raise UserError(f"{path}:1: holds no items; it needs one row per item")
     absent = next((item for item in range(len(titles)) if item not in titles), None)

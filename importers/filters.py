@@ -100,21 +100,27 @@ class _Log:
             changed |= self.keep(pl.len().over("item") >= k, f"items with fewer than {k} interactions")
 
     def read_texts(self, missing_titles: str, clean: bool) -> pl.DataFrame:
-        """The texts of the items. Items without a title stop the run, or are dropped with their interactions."""
+        """The texts of the items.
+
+        Args:
+            missing_titles: stop: an item without a row stops the run, a blank title is an empty text, as in the
+                authors' Bili_Cartoon; drop: items without a row or with a blank title are dropped.
+        """
         ids = self.item_ids.gather(self.items)
         texts = self.raw.describe(ids).fill_null("")
         if clean:
             columns = [name for name in texts.columns if name not in ("item", "image_url")]
             texts = texts.with_columns(pl.Series(name, list(map(plain, texts[name])), pl.String) for name in columns)
+        stop = missing_titles == "stop"
         has_title = (pl.col("title_cn").str.strip_chars() != "") | (pl.col("title_en").str.strip_chars() != "")
-        missing = self.items.filter(~ids.is_in(texts.filter(has_title)["item"].implode()))
-        if len(missing) and missing_titles == "stop":
+        described = texts if stop else texts.filter(has_title)
+        missing = self.items.filter(~ids.is_in(described["item"].implode()))
+        if len(missing) and stop:
             names = self.item_ids.gather(missing)
             line: Any = self.table.filter(pl.col("item") == missing[0])["line"].min()
             listed = ", ".join(names.head(LISTED)) + " …" * (len(names) > LISTED)
             raise UserError(
-                f"{self.raw.place(line)}: item {names[0]} has no {'title' if names[0] in texts['item'] else 'row'} in "
-                f"{self.raw.items_file}; add it there, or drop such items with missing_titles=drop "
+                f"{self.raw.place(line)}: item {names[0]} has no row in {self.raw.items_file}; add it there, or drop such items with missing_titles=drop "
                 f"({len(names)} of them: {listed})"
             )
         self.keep(~pl.col("item").is_in(missing.implode()), "items without a title")
@@ -153,7 +159,7 @@ def apply_filters(raw: RawLog, filters: Filters, seed: int, bad_rows: Mapping[st
         bad_rows: reason → number of rows that the reader dropped.
 
     Raises:
-        UserError: a user with fewer than 3 interactions or an item without a title that no filter drops, or nothing is
+        UserError: a user with fewer than 3 interactions or an item without a row that no filter drops, or nothing is
             left.
     """
     log = _Log(raw, filters.ties, bad_rows)

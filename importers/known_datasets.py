@@ -84,12 +84,13 @@ def describe(dataset: Dataset, kind: str, with_cover: int, drawn: bool) -> str:
         drawn: the covers are drawn.
     """
     users, items, interactions, shortest, longest = statistics(dataset).values()
-    alike = sum(cn == en for cn, en in zip(dataset.titles_cn, dataset.titles_en))
+    blank = sum(not title.strip() for title in dataset.titles_en)
+    alike = sum(cn == en for cn, en in zip(dataset.titles_cn, dataset.titles_en)) - blank
     origin = " (drawn from title and genres: no posters)" if drawn else ""
     lines = [
         f"  users {users:,}  items {items:,}  interactions {interactions:,}",
         f"  sequence length min {shortest}  mean {interactions / users:.2f}  max {longest}",
-        f"  with title 100.0% ({alike:,} items have the same one in both languages)",
+        f"  with title {1 - blank / items:.1%} ({alike:,} items have the same one in both languages; {blank:,} are blank)",
         f"  with cover {with_cover / items:.1%}{origin}"
         if dataset.covers
         else "  no covers: text only (modalities=[text])",

@@ -79,8 +79,8 @@ def test_covers_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypat
         ("Raw_item.csv", "v1,a,b\nv2,c,d\nv1,e,f\n", "Raw_item.csv:3: item v1 is already on line 1"),
         (
             "Raw_item.csv",
-            "v1,a,b\nv2,,\nv3,e,f\nv4,g,h\n",
-            "Raw_pair.csv:3: item v2 has no title in .*Raw_item.csv; .*missing_titles=drop",
+            "v1,a,b\nv3,e,f\nv4,g,h\n",
+            "Raw_pair.csv:3: item v2 has no row in .*Raw_item.csv; .*missing_titles=drop",
         ),
         ("Raw_item.csv", "v1,a\n", "Raw_item.csv:1: 2 columns instead of 3"),
     ],
@@ -91,6 +91,15 @@ def test_ninerec_faults_name_file_and_line(tmp_path: Path, name: str, text: str,
     with pytest.raises(UserError, match=place):
         prepare(tmp_path, "Raw", data_dir=str(raw))
     assert not (tmp_path / "datasets" / "Raw" / "sequential_data.txt").exists()
+
+
+def test_blank_titles_are_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = make_ninerec(tmp_path / "raw")
+    (raw / "Raw_item.csv").write_text("v1,a,b\nv2, , \nv3,e,f\nv4,g,h\n")
+    home = prepare(tmp_path, "Raw", data_dir=str(raw))
+    assert "with title 75.0% (0 items have the same one in both languages; 1 are blank)" in capsys.readouterr().out
+    data = load_dataset(home, "Raw")
+    assert sorted(title.strip() for title in data.titles_en) == ["", "b", "f", "h"]
 
 
 def test_missing_covers_stop_or_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
