@@ -16,7 +16,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, nearest
 from common.files import atomic, read_text
 
 MIN_ITEMS = 3  # one to train on, one to validate, one to test
@@ -78,9 +78,11 @@ def check_prepared(folder: Path, name: str) -> None:
     """Raise a `UserError` if a prepared data set's files are missing."""
     for path in (sequences_path(folder), items_path(folder, name)):
         if not path.is_file():
+            others = [other.name for other in folder.parent.glob("*/") if sequences_path(other).is_file()]
             raise UserError(
                 f"{path}: no such file; make it with 'python "
                 f"stage1_content_modality_semantic_alignment/prepare_dataset.py -d {name}', or correct datasets_dir"
+                f"{nearest(name, others)}"
             )
 
 

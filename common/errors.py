@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from typing import Callable, Iterable, List, Optional
 
@@ -25,7 +26,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def run_script(main: Callable[[Optional[List[str]]], None]) -> None:
-    """Run a script's ``main``: exit 1 with one line for a `UserError`, 130 for Ctrl-C."""
+    """Run a script's ``main``: exit 1 with one line for a `UserError`, 130 for Ctrl-C, 141 for a closed pipe."""
     try:
         main(None)
     except UserError as error:
@@ -34,3 +35,6 @@ def run_script(main: Callable[[Optional[List[str]]], None]) -> None:
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # such as | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

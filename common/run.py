@@ -128,6 +128,7 @@ class Run:
             folder = Path(settings.results_dir) / model / settings.dataset / (settings.run or run_name(self.recipe))
         self.folder = folder
         self.outputs: Optional[Dict[str, Path]] = None
+        self.had_record = (self.folder / MADE).is_file()
         self.finished = not force and self._is_finished()
         self._open = ExitStack()
 
@@ -161,7 +162,8 @@ class Run:
         with ExitStack() as stack:
             if self.processes.first:
                 waited = stack.enter_context(exclusive(self.folder))
-                self.finished = waited and not self.force and self._is_finished()
+                appeared = not self.had_record and (self.folder / MADE).is_file()  # another process has just finished
+                self.finished = (waited or appeared) and not self.force and self._is_finished()
                 if self.force:
                     self._clear()
                 if not self.finished:

@@ -40,7 +40,7 @@ def setting(
     For a list the bounds hold for each value; with ``choices`` no value may occur twice.
 
     Args:
-        shapes: whether a run's numbers depend on the value; if not, it is left out of the run's recipe.
+        shapes: false leaves it out of the recipe: numbers do not depend on it, or only by way of an input file.
     """
     allowed = {"choices": choices, "minimum": minimum, "maximum": maximum, "may_be_empty": may_be_empty}
     metadata = {"help": help, "allowed": allowed, "shapes": shapes}
@@ -298,8 +298,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 and one line."""
         known = [option for action in self._actions for option in action.option_strings]
-        mistyped = [word.split("=")[0] for word in message.split() if word.startswith("--") and word not in known]
+        words = [word.split("=")[0].rstrip(":,") for word in message.split() if word.startswith("--")]
+        mistyped = [word for word in words if word not in known]
         suggestion = nearest(mistyped[0], known) if mistyped else ""
+        if "=" in message and not suggestion:
+            suggestion = "; a setting is key=value, without dashes"
         print(f"error: {message}{suggestion} (--help lists all options)", file=sys.stderr)
         sys.exit(2)
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset, items_path
-from common.errors import UserError
+from common.errors import UserError, nearest
 from common.files import Recipe, atomic_folder, making, recipe, record, write_json, write_text
 
 SMALL = "small"
@@ -37,6 +37,8 @@ def fetch(kind: Any, name: str, advice: str, **keywords: Any) -> Any:
     """``kind.from_pretrained(name)``; any failure becomes one `UserError` that ends with ``advice``."""
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise UserError(f"{name}: no such folder; {advice}")
+    if not Path(name).is_dir() and "/" not in name and nearest(name, [SMALL]):
+        raise UserError(f"'{name}': no such folder{nearest(name, [SMALL])}")
     try:
         return kind.from_pretrained(name, **keywords)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # a broken folder

@@ -32,7 +32,7 @@ from common.run import BEST, LAST, LoopSettings, OptimSettings, Run, RunSettings
 
 
 class Method(Protocol):
-    """What `fit` asks of a model, an ``nn.Module``."""
+    """What `fit` and `test` ask of a model, an ``nn.Module``."""
 
     def __call__(self, batch: Any) -> Dict[str, Tensor]:
         """The weighted terms of the loss by name, scalars; their sum is minimised."""
@@ -101,7 +101,7 @@ class TermSums:
         step = float(self.first_bad.min())
         if step < torch.inf:
             bad = ", ".join(name for name, first in zip(self.names, self.first_bad.tolist()) if first == step)
-            raise Diverged(f"epoch {epoch}, step {step:.0f}: the loss is not finite, from its term: {bad}")
+            raise Diverged(f"epoch {epoch + 1}, step {step + 1:.0f}: the loss is not finite, from its term: {bad}")
         return dict(zip(self.names, (self.sums / self.rows).tolist()))
 
 
@@ -143,7 +143,9 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(at.epoch)
         model.train()
-        for rows in tqdm(steps[at.step :], desc=f"epoch {at.epoch}", unit="step", leave=False, disable=not_shown(run)):
+        for rows in tqdm(
+            steps[at.step :], desc=f"epoch {at.epoch + 1}", unit="step", leave=False, disable=not_shown(run)
+        ):
             batch, total = train.load(rows)
             batch = batch.to(run.compute.device)
             with run.compute.autocast():
@@ -155,7 +157,7 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
             if settings.clip_grad_norm:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
-            scaler.step(optimizer)
+            scaler.step(optimizer)  # optimizer.step(), unless fp16 overflowed
             scaler.update()
 
             sums.add(terms, len(batch), at.step)
@@ -264,7 +266,7 @@ def resume(model: Any, optimizer: torch.optim.Optimizer, scaler: Any, run: Run) 
     scaler.load_state_dict(state["scaler"])
     set_rng_state(state["generators"][run.processes.rank], run.compute.device)
     at = Progress(**state["progress"])
-    logging.info(f"continues after epoch {at.epoch - 1}" if at.step == 0 else f"continues in epoch {at.epoch}")
+    logging.info(f"continues after epoch {at.epoch}" if at.step == 0 else f"continues in epoch {at.epoch + 1}")
     return at
 
 

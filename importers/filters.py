@@ -120,8 +120,8 @@ class _Log:
             line: Any = self.table.filter(pl.col("item") == missing[0])["line"].min()
             listed = ", ".join(names.head(LISTED)) + " …" * (len(names) > LISTED)
             raise UserError(
-                f"{self.raw.place(line)}: item {names[0]} has no row in {self.raw.items_file}; add it there, or drop such items with missing_titles=drop "
-                f"({len(names)} of them: {listed})"
+                f"{self.raw.place(line)}: item {names[0]} has no row in {self.raw.items_file}; add it there, or drop "
+                f"such items with missing_titles=drop ({len(names)} of them: {listed})"
             )
         self.keep(~pl.col("item").is_in(missing.implode()), "items without a title")
         return texts

@@ -90,7 +90,7 @@ def describe(dataset: Dataset, kind: str, with_cover: int, drawn: bool) -> str:
     lines = [
         f"  users {users:,}  items {items:,}  interactions {interactions:,}",
         f"  sequence length min {shortest}  mean {interactions / users:.2f}  max {longest}",
-        f"  with title {1 - blank / items:.1%} ({alike:,} items have the same one in both languages; {blank:,} are blank)",
+        f"  with title {1 - blank / items:.1%} ({alike:,} items have the same in both languages; {blank:,} are blank)",
         f"  with cover {with_cover / items:.1%}{origin}"
         if dataset.covers
         else "  no covers: text only (modalities=[text])",

@@ -60,7 +60,11 @@ class Settings(CommonSettings):
         "an item that a user has several times: keep all, drop those at the same time (row), or keep the first",
         choices=("keep", "row", "first"),
     )
-    missing_titles: Optional[str] = setting(None, "stop: an item without a row stops, a blank title is an empty text; drop: neither is kept", choices=("stop", "drop"))
+    missing_titles: Optional[str] = setting(
+        None,
+        "stop: an item without a row stops, a blank title is an empty text; drop: neither is kept",
+        choices=("stop", "drop"),
+    )
     user_sample: Optional[int] = setting(None, "number of users to draw after all other filters; 0: all", minimum=0)
     ties: Optional[str] = setting(
         None,

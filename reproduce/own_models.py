@@ -5,11 +5,11 @@
     {model: mine.py:MyRec, settings: {epochs: 50}}            a row of a suite
 
 CLASS is a sequential model as RecBole's are: ``calculate_loss`` trains it and ``full_sort_predict`` ranks. It is built
-from its settings, read as RecBole's config, and the training rows: ``num``, ``inter_feat`` and ``field2seqlen`` of
-RecBole's data set. A subclass of stage 2's `RankingModel` is used as it is, and may read packed histories
-(docs/performance.md). Its settings are CLASSSettings of the same file, a dataclass derived from
-`reproduce.baselines.settings.BaselineSettings`; without one, BaselineSettings. A model that reads features derives its
-settings from `ContentSettings` and calls ``dataset.item_features("text")``.
+from its settings, over RecBole's defaults if it is or extends one of RecBole's models, and the training rows: ``num``,
+``inter_feat`` and ``field2seqlen`` of RecBole's data set. A subclass of stage 2's `RankingModel` is used as it is, and
+may read packed histories (docs/performance.md). Its settings are CLASSSettings of the same file, a dataclass derived
+from `reproduce.baselines.settings.BaselineSettings`; without one, BaselineSettings. A model that reads features derives
+its settings from `ContentSettings` and calls ``dataset.item_features("text")``.
 
 The file's checksum is in the run's recipe: a changed file makes another run.
 """
@@ -24,7 +24,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Dict, List, Tuple, Type
 
+import recbole
 import torch
+from omegaconf import OmegaConf
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor
@@ -106,11 +108,19 @@ class Rows(Interaction):
 
 
 class ReadConfig(RecBoleConfig):
-    """RecBole's config; ``missing`` lists the names that were read and are no settings."""
+    """RecBole's config: the settings over RecBole's own defaults of the model.
 
-    def __init__(self, settings: RankingSettings) -> None:
+    ``missing`` lists the names that were read and are in neither.
+    """
+
+    def __init__(self, settings: RankingSettings, net_class: Type[SequentialRecommender]) -> None:
         super().__init__(settings)
         self.missing: List[str] = []
+        for base in net_class.__mro__:
+            path = Path(recbole.__file__).parent / "properties" / "model" / f"{base.__name__}.yaml"
+            defaults: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+            for key, value in defaults.items():
+                self.setdefault(key, value)
 
     def __missing__(self, key: str) -> None:
         self.missing.append(key)
@@ -169,7 +179,7 @@ class OwnModel(ScoringModel):
 
     def __init__(self, settings: RankingSettings, data: SequenceData) -> None:
         super().__init__(settings, data)
-        config, read, name = ReadConfig(settings), Data(self.data), self.net_class.__name__
+        config, read, name = ReadConfig(settings, self.net_class), Data(self.data), self.net_class.__name__
         try:
             self.net = self.net_class(config, read)
         except TypeError as error:

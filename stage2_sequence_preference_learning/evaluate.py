@@ -3,7 +3,7 @@
     python stage2_sequence_preference_learning/evaluate.py -d Bili_Food --checkpoint results/…/best.pth
     python stage2_sequence_preference_learning/evaluate.py -d Bili_Food --checkpoint SICSRec.pth variant=released
 
-Reads:  the checkpoint; <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter
+Reads:  the checkpoint; <datasets_dir>/<D>/sequential_data.txt
 Writes: nothing, or with --scores FILE.npy the scores (users, items), rows and columns by zero-based id
 
 Checkpoints of baselines: python -m reproduce.checkpoint evaluate MODEL …

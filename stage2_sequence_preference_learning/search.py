@@ -96,7 +96,9 @@ def check_space(settings: SearchSettings) -> Dict[str, Any]:
     known = [name for name in known if name not in NOT_SEARCHED]
     shared = [f.name for f in dataclasses.fields(NetworkSettings)]
     if not settings.search_space:
-        raise UserError("search_space is empty: name a setting and its values, as in search_space={alpha: [0.1, 0.2]}")
+        raise UserError(
+            "search_space is empty: name a setting and its values, as in search_space={learning_rate: [1e-3, 1e-2]}"
+        )
     for key, values in settings.search_space.items():
         if key not in known:
             kind = "cannot search" if hasattr(settings, key) else "unknown setting"

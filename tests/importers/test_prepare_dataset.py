@@ -97,7 +97,7 @@ def test_blank_titles_are_kept_and_counted(tmp_path: Path, capsys: pytest.Captur
     raw = make_ninerec(tmp_path / "raw")
     (raw / "Raw_item.csv").write_text("v1,a,b\nv2, , \nv3,e,f\nv4,g,h\n")
     home = prepare(tmp_path, "Raw", data_dir=str(raw))
-    assert "with title 75.0% (0 items have the same one in both languages; 1 are blank)" in capsys.readouterr().out
+    assert "with title 75.0% (0 items have the same in both languages; 1 are blank)" in capsys.readouterr().out
     data = load_dataset(home, "Raw")
     assert sorted(title.strip() for title in data.titles_en) == ["", "b", "f", "h"]
 

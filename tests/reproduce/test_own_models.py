@@ -21,7 +21,7 @@ from reproduce.baselines.settings import AttentionSettings
 from reproduce.own_models import load_own
 from stage2_sequence_preference_learning import evaluate, recommend
 from stage2_sequence_preference_learning.checkpoints import load_model
-from stage2_sequence_preference_learning.data import load_splits
+from stage2_sequence_preference_learning.data import TrainLoader, load_splits
 
 CPU = pick_compute("cpu", "fp32")
 SMALL = ["max_seq_length=10", "hidden_size=8", "inner_size=8", "epochs=2", "train_batch_size=16"]
@@ -247,7 +247,7 @@ def test_a_checkpoint_of_a_model_that_is_not_given_is_an_error(mine: str, words:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("STAMP", r"STAMP: .*; it reads embedding_size of its config: add them to STAMPSettings"),
+        ("Short", r"Short: .*; it reads shortness of its config: add them to ShortSettings"),
         ("FPMC", "the model reads 'user_num' of its data set, which has only num, inter_feat"),
         ("HGN", "the model reads the number of 'user_id'; here only item_id"),
     ],
@@ -255,8 +255,23 @@ def test_a_checkpoint_of_a_model_that_is_not_given_is_an_error(mine: str, words:
 def test_what_a_model_reads_and_there_is_not_is_an_error(
     datasets_dir: Path, tmp_path: Path, name: str, message: str
 ) -> None:
-    (tmp_path / "mine.py").write_text(f"from recbole.model.sequential_recommender import {name}\n")
+    source = "from recbole.model.sequential_recommender import FPMC, HGN, STAMP\n\n\nclass Short(STAMP):\n"
+    source += "    def __init__(self, config, dataset):\n        super().__init__(config, dataset)\n"
+    (tmp_path / "mine.py").write_text(source + "        self.a = 1 + config['shortness']\n")
     model_class, schema = load_own(f"{tmp_path}/mine.py:{name}")
     settings = schema(dataset="Tiny", datasets_dir=str(datasets_dir))
     with pytest.raises(UserError, match=message):
         model_class(settings, load_splits(settings))
+
+
+@pytest.mark.parametrize("name", ["GCSAN", "NextItNet", "RepeatNet", "SRGNN", "STAMP"])
+def test_a_model_of_recbole_has_recboles_defaults(datasets_dir: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.py").write_text(f"from recbole.model.sequential_recommender import {name}\n")
+    model_class, schema = load_own(f"{tmp_path}/mine.py:{name}")
+    settings = schema(dataset="Tiny", datasets_dir=str(datasets_dir))
+    data = load_splits(settings)
+    model = model_class(settings, data)
+    loader = TrainLoader(data.train, 8, seed=1)
+    batch, _ = loader.load(loader.epoch(0)[0])
+    sum(model(batch).values()).backward()
+    assert all(term.isfinite() for term in model(batch).values())

@@ -26,8 +26,11 @@ from common import training
 from common.errors import Diverged, UserError
 from common.features import features_dir, features_path, save_features
 from common.files import recipe
+from common.run import Run
+from common.settings import build
 from stage2_sequence_preference_learning import SICSRec_main1, checkpoints, evaluate, id_encoder_main1, recommend
 from stage2_sequence_preference_learning.models import SICSRec
+from stage2_sequence_preference_learning.settings import IDSettings
 
 
 def start(script, command, results_dir):
@@ -112,11 +115,21 @@ def test_killed_and_started_again_equals_uninterrupted(datasets_dir, tmp_path):
 
 
 def test_a_second_process_waits_and_finds_the_run_finished(datasets_dir, tmp_path):
-    command = words(datasets_dir, tmp_path, epochs=60, stopping_step=60)
+    command = words(datasets_dir, tmp_path, epochs=200, stopping_step=200)
     first = start("id_encoder_main1.py", command, tmp_path)
     second = run_script("id_encoder_main1.py", command)
     assert first.wait() == 0 and second.returncode == 0
     assert f"process {first.pid} is writing here; waiting for it" in second.stdout and "epoch" not in second.stdout
+
+
+def test_a_run_that_another_process_finished_before_the_lock_is_finished(datasets_dir, tmp_path):
+    settings = build(IDSettings, {"dataset": "Tiny", "datasets_dir": str(datasets_dir), "results_dir": str(tmp_path)})
+    late = Run("ID_SeqEncoder", settings, settings.input_files())
+    with Run("ID_SeqEncoder", settings, settings.input_files()) as first:
+        assert not first.finished
+        first.write_metrics({"valid": {}, "test": {}})
+    with late:
+        assert late.finished
 
 
 def test_nan_names_step_and_term(datasets_dir, tmp_path, monkeypatch):
@@ -127,7 +140,7 @@ def test_nan_names_step_and_term(datasets_dir, tmp_path, monkeypatch):
         return {**terms, "contrastive": terms["contrastive"] * float("nan")}
 
     monkeypatch.setattr(SICSRec, "loss_terms", broken)
-    with pytest.raises(Diverged, match=r"epoch 0, step 0: .* from its term: contrastive;"):
+    with pytest.raises(Diverged, match=r"epoch 1, step 1: .* from its term: contrastive;"):
         SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "results", pretrain_id="none"))
 
 
@@ -196,7 +209,7 @@ def test_a_published_sicsrec_is_known_by_its_shapes(datasets_dir, tmp_path, caps
     weights = torch.load(folder / "best.pth", weights_only=True)["state_dict"]
     torch.save({"state_dict": weights}, tmp_path / "published.pth")
     capsys.readouterr()
-    evaluate.main(evaluate_words(datasets_dir, tmp_path / "published.pth"))
+    evaluate.main([*evaluate_words(datasets_dir, tmp_path / "published.pth"), "variant=paper"])
     test = read_metrics(folder)["test"]
     assert "  ".join(f"{value:8.4f}" for value in test.values()) in capsys.readouterr().out
 
