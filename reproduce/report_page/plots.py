@@ -51,7 +51,8 @@ def curves(rows: List[Row], column: str, title: str) -> Optional[go.Figure]:
                 shown += [row.name] if row.name not in shown else []
                 place, first = shown.index(row.name), seed == row.seeds[0]
                 line = {"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place // len(COLOURS) % len(DASHES)]}
-                sizes = np.where(history["best"] == 1, 9, 0).tolist()
+                chosen = history.index == history.index[history["best"] == 1].max()  # each new best has the mark
+                sizes = np.where(chosen, 9, 0).tolist()
                 name = html.escape(row.name)
                 values = history[column].replace([np.inf, -np.inf], np.nan)
                 figure.add_scatter(
