@@ -48,9 +48,9 @@ def write_run(folder: Path, seed: int, ranks: Sequence[float], top: np.ndarray, 
 
 
 def write_history(folder: Path, values: Sequence[float]) -> None:
-    """A history.csv whose validation NDCG@10 are these; the highest is the best."""
-    best = int(np.argmax(values))
-    lines = [f"{n + 1},{8 * (n + 1)},1.5,{3 - n},0.5,{v},{v},{int(n == best)}" for n, v in enumerate(values)]
+    """A history.csv whose validation NDCG@10 are these; each that is the best so far is marked."""
+    best = np.maximum.accumulate(values) == values
+    lines = [f"{n + 1},{8 * (n + 1)},1.5,{3 - n},0.5,{v},{v},{int(best[n])}" for n, v in enumerate(values)]
     header = "epoch,step,seconds,train/rec,train/reg,valid/ndcg@10,valid/hit@10,best"
     (folder / "history.csv").write_text("\n".join([header, *lines]) + "\n")
 
