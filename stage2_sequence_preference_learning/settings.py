@@ -10,7 +10,7 @@ from common.dataset import check_prepared, items_path, sequences_path
 from common.errors import UserError
 from common.features import MODALITIES, check_made_from, check_there, features_dir, features_path
 from common.run import LoopSettings
-from common.settings import CommonSettings, setting, switch
+from common.settings import CommonSettings, setting, switch, typed
 
 PROPS = Path(__file__).parent / "props"
 VARIANT = "paper: faults fixed; released: as the authors' code (docs/deviations.md)"
@@ -181,6 +181,11 @@ class SICSRecSettings(ContentSettings):
     train_ffw_lora: Optional[bool] = switch("S8", "train the LoRA after the feed-forward sub-layers")
     stack_mix_layers: Optional[bool] = switch("S9", "the mix decoder's layers build on each other")
     rank_normalized: Optional[bool] = switch("S11", "rank by the normalised item table, as in training")
+
+    def check(self) -> None:
+        """The settings of step 1 are known and of the right types, even where step 1 is not trained here."""
+        super().check()
+        typed(IDSettings, self.step_1, "step_1")
 
     def input_files(self) -> Dict[str, Path]:
         """The data set's files, the features and the ID encoder."""
