@@ -67,7 +67,7 @@ def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, steps
             terms = model(batch)
         update(optimizer, terms)
 
-    return measure(f"ours, {compute.precision}, batch_by={own.batch_by}", step, min(steps, len(loader.epoch(0)) - 1))
+    return measure(f"ours, {compute.precision}, batch_by={own.batch_by}", step, min(steps, len(loader.epoch(0)) - 2))
 
 
 class PlainSide(nn.Module):

@@ -33,10 +33,15 @@ class Measured:
 
 
 def measure(name: str, step: Callable[[], None], repeats: int, scale: float = 1.0) -> Measured:
-    """Median seconds and operations of a step, times ``scale``; the first call warms up, and is counted."""
+    """Median seconds and operations of a step, times ``scale``.
+
+    It is called ``repeats`` + 2 times: the first call warms up. Operations are counted in the last one, because steps
+    are slower after a count.
+    """
+    step()
+    seconds = [timed(step) for _ in range(repeats)]
     with FlopCounterMode(display=False) as counter:
         step()
-    seconds = [timed(step) for _ in range(repeats)]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return Measured(name, statistics.median(seconds) * scale, counter.get_total_flops() * scale, memory)
 

@@ -85,7 +85,7 @@ def measure_plain(name: str, model: Any, data: SequenceData, own: TransformerSet
         rows = next(chosen)
         update(optimizer, plain.terms(*(column[rows] for column in columns)))
 
-    return measure(f"{name}, plain, fp32", step, min(steps, len(batches) - 1), len(batches))
+    return measure(f"{name}, plain, fp32", step, min(steps, len(batches) - 2), len(batches))
 
 
 def main(argv: Optional[List[str]] = None) -> None:
