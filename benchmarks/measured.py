@@ -35,8 +35,7 @@ class Measured:
 def measure(name: str, step: Callable[[], None], repeats: int, scale: float = 1.0) -> Measured:
     """Median seconds and operations of a step, times ``scale``.
 
-    It is called ``repeats`` + 2 times: the first call warms up. Operations are counted in the last one, because steps
-    are slower after a count.
+    It is called ``repeats`` + 2 times: the first call warms up, operations are counted in the last one.
     """
     step()
     seconds = [timed(step) for _ in range(repeats)]

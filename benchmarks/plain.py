@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from stage2_sequence_preference_learning.ranking_model import RecBoleConfig
 
+torch.autograd.set_detect_anomaly(False)  # importing RecBole turns it on, and training takes twice as long
+
 
 class Lora(nn.Module):
     """x + B(Ax)."""
