@@ -4,8 +4,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PYTHON=${PYTHON:-$([ -x "$here/.venv/bin/python" ] && echo "$here/.venv/bin/python" || echo python3)}
-if ! "$PYTHON" -c "import omegaconf" 2>/dev/null; then
-    echo "error: $PYTHON has not the packages; run 'make environment', or set PYTHON=FILE" >&2
+if ! "$PYTHON" -c "import sys; from importlib.util import find_spec; sys.exit(not find_spec('omegaconf'))" 2>/dev/null; then
+    echo "error: $PYTHON lacks the packages; run 'make environment', or set PYTHON=FILE" >&2
     exit 1
 fi
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # OpenMP threads that wait do not take the CPU from others

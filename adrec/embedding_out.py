@@ -46,7 +46,7 @@ def item_embeddings(loaded: Loaded, dataset: Dataset, compute: Compute, force: b
     )
     inputs = {"checkpoint": loaded.path, **text_files(dataset.folder, dataset.name)}
     made_from = recipe("embedding_out", {"dataset": dataset.name, "precision": compute.precision}, inputs)
-    if force or not up_to_date(about, made_from):  # a folder that cannot be written can be read
+    if force or not up_to_date(about, made_from, tell=False):  # a folder that cannot be written can be read
         with exclusive(loaded.path.parent / ".item_embeddings"):  # training locks the run's folder
             if force or not up_to_date(about, made_from):
                 tokens = item_tokens(dataset, loaded.settings, loaded.tokenizer)

@@ -13,12 +13,10 @@ from typing import Any, Dict, Sequence
 
 import torch
 from recbole.model.layers import FeedForward, MultiHeadAttention, TransformerLayer
-from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor, nn
 
+from reproduce.baselines.networks import RecBoleSASRec
 from stage2_sequence_preference_learning.ranking_model import RecBoleConfig
-
-torch.autograd.set_detect_anomaly(False)  # importing RecBole turns it on, and training takes twice as long
 
 
 class Lora(nn.Module):
@@ -120,7 +118,7 @@ def last(x: Tensor, lengths: Tensor) -> Tensor:
     return x[torch.arange(len(x)), lengths - 1]
 
 
-class PlainIDSeqEncoder(SASRec):  # type: ignore[misc]
+class PlainIDSeqEncoder(RecBoleSASRec):  # type: ignore[misc]
     """`ID_SeqEncoder` is RecBole's SASRec."""
 
     def __init__(self, s: Any, n_items: int) -> None:

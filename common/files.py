@@ -212,25 +212,33 @@ def record(
     write_json(path, content)
 
 
-def up_to_date(path: Path, made_from: Recipe) -> bool:
-    """Whether the record at ``path`` has the same recipe and its outputs are unchanged. If not, prints why."""
+def up_to_date(path: Path, made_from: Recipe, tell: bool = True) -> bool:
+    """Whether the record at ``path`` has the same recipe and its outputs are unchanged.
+
+    Args:
+        tell: if it is not, print why. The look before a lock does not, because the one under the lock does.
+    """
     if not path.is_file():
         return False
+    why = _why_not(path, made_from)
+    if why and tell:
+        print(why)
+    return not why
+
+
+def _why_not(path: Path, made_from: Recipe) -> str:
     try:
         old = read_json(path)
         changed = differences(old, made_from)
         outputs = {name: (path.parent / entry["path"], entry["sha256"]) for name, entry in old["outputs"].items()}
     except (UserError, KeyError, TypeError, AttributeError):
-        print(f"{path}: not a record of this version, so the step is done again")
-        return False
+        return f"{path}: not a record of this version, so the step is done again"
     if changed:
-        print(f"{path.parent}: done again, because of {changed}")
-        return False
+        return f"{path.parent}: done again, because of {changed}"
     for name, (out, sha256) in outputs.items():
         if not out.exists() or checksum(out) != sha256:
-            print(f"{path.parent}: done again, because {out} ({name}) is missing or was changed")
-            return False
-    return True
+            return f"{path.parent}: done again, because {out} ({name}) is missing or was changed"
+    return ""
 
 
 @contextmanager
@@ -239,20 +247,17 @@ def making(path: Path, made_from: Recipe, force: bool = False) -> Iterator[bool]
 
     Without ``force``, outputs that are up to date need no lock: their folder may be read-only.
     """
-    if not force and up_to_date(path, made_from):
+    if not force and up_to_date(path, made_from, tell=False):
         print(f"{path} is up to date")
         yield False
         return
-    with exclusive(path.parent) as waited:
-        yield force or not waited or not up_to_date(path, made_from)
+    with exclusive(path.parent):
+        yield force or not up_to_date(path, made_from)  # another process may have made them meanwhile
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[bool]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Lock ``folder`` for one process; a second one waits. The lock ends with the process.
-
-    Yields:
-        Whether this process waited for another.
 
     Raises:
         UserError: the folder cannot be written.
@@ -263,12 +268,10 @@ def exclusive(folder: Path) -> Iterator[bool]:
         lock = open(folder / ".lock", "a+")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    waited = False
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waited = True
             lock.seek(0)
             print(f"{folder}: process {lock.read().strip() or '?'} is writing here; waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -276,4 +279,4 @@ def exclusive(folder: Path) -> Iterator[bool]:
         lock.truncate()
         lock.write(str(os.getpid()))
         lock.flush()
-        yield waited
+        yield

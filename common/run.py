@@ -128,16 +128,15 @@ class Run:
             folder = Path(settings.results_dir) / model / settings.dataset / (settings.run or run_name(self.recipe))
         self.folder = folder
         self.outputs: Optional[Dict[str, Path]] = None
-        self.had_record = (self.folder / MADE).is_file()
-        self.finished = not force and self._is_finished()
+        self.finished = not force and self._is_finished(tell=False)
         self._open = ExitStack()
 
-    def _is_finished(self) -> bool:
+    def _is_finished(self, tell: bool = True) -> bool:
         made = self.folder / MADE
         if made.is_file() and not self.may_change:
             self.is_of_this_run(read_json(made))
         tested = not self.is_tested or "test" in (read_json(self.folder / METRICS) if made.is_file() else {})
-        return tested and up_to_date(made, self.recipe)
+        return tested and up_to_date(made, self.recipe, tell)
 
     def is_of_this_run(self, made_from: Dict[str, Any]) -> bool:
         """Whether a file of the folder has the run's recipe.
@@ -161,9 +160,8 @@ class Run:
         self.compute = pick_compute(self.processes.device(settings.device), settings.precision)
         with ExitStack() as stack:
             if self.processes.first:
-                waited = stack.enter_context(exclusive(self.folder))
-                appeared = not self.had_record and (self.folder / MADE).is_file()  # another process has just finished
-                self.finished = (waited or appeared) and not self.force and self._is_finished()
+                stack.enter_context(exclusive(self.folder))
+                self.finished = not self.force and self._is_finished()  # another process may have finished it
                 if self.force:
                     self._clear()
                 if not self.finished:

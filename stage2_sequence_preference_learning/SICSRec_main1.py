@@ -59,11 +59,8 @@ def id_settings(settings: SICSRecSettings) -> IDSettings:
     Raises:
         UserError: ``step_1`` holds a setting that both steps share.
     """
-    names = {f.name for schema in (NetworkSettings, ComputeSettings) for f in fields(schema)} | {
-        "results_dir",
-        "batch_by",
-    }
-    shared = {name: getattr(settings, name) for name in sorted(names)}
+    of_both = {f.name for schema in (NetworkSettings, ComputeSettings) for f in fields(schema)}
+    shared = {name: getattr(settings, name) for name in sorted({*of_both, "results_dir", "batch_by"})}
     own = typed(IDSettings, settings.step_1, "step_1")
     for key, value in own.items():
         if key in shared and value != shared[key]:

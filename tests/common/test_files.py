@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
 import pytest
 
+from common import files
 from common.errors import UserError
 from common.files import (
     atomic,
@@ -21,6 +23,7 @@ from common.files import (
     differences,
     digest,
     exclusive,
+    making,
     read_json,
     read_text,
     recipe,
@@ -200,6 +203,27 @@ def test_a_step_that_was_done_up_to_date(step: Step, capsys: pytest.CaptureFixtu
     about = read_json(step.about)
     assert about["rows"] == 3 and about["commit"] and about["versions"]["torch"]
     assert about["outputs"]["out"] == {"path": "out.txt", "sha256": checksum(step.out)}
+
+
+def test_a_step_that_another_process_does_before_the_lock_is_not_done_again(tmp_path: Path, monkeypatch) -> None:
+    late, locked = Step(tmp_path), files.exclusive
+
+    @contextmanager
+    def slowly(folder: Path) -> Iterator[None]:
+        late.run()  # the other process, which ends before this one asks for the lock
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(files, "exclusive", slowly)
+    with making(late.about, late.recipe()) as needed:
+        assert not needed
+
+
+def test_why_a_step_is_done_again_is_said_once(step: Step, capsys: pytest.CaptureFixture) -> None:
+    step.settings["alpha"] = 0.2
+    with making(step.about, step.recipe()) as needed:
+        assert needed
+    assert capsys.readouterr().out.count("alpha 0.1 → 0.2") == 1
 
 
 def test_a_step_never_done_does_not_stand(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
