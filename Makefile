@@ -10,8 +10,6 @@ SHELL := /bin/bash
 VENV ?= .venv
 STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.installing
-OMP_WAIT_POLICY ?= passive
-export OMP_WAIT_POLICY
 
 # RUN: the interpreter of all targets. BASE: the interpreter that makes the environment.
 ifeq ($(PYTHON),)

@@ -8,5 +8,4 @@ if ! "$PYTHON" -c "import sys; from importlib.util import find_spec; sys.exit(no
     echo "error: $PYTHON lacks the packages; run 'make environment', or set PYTHON=FILE" >&2
     exit 1
 fi
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # OpenMP threads that wait do not take the CPU from others
 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m reproduce.train "$@"

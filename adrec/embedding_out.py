@@ -10,12 +10,13 @@ Writes: beside best.pth: item_embeddings.pth and .safetensors, both with "embedd
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from typing import TYPE_CHECKING, List, Optional
 
 from adrec.settings import CHECKPOINT, chosen_checkpoint
 from adrec.settings import EncodeSettings as Settings
 from common.dataset import Dataset, load_dataset
-from common.errors import run_script
 from common.files import atomic, exclusive, recipe, record, up_to_date
 from common.item_fields import text_files
 from common.settings import parse

@@ -13,11 +13,12 @@ Writes: <results_dir>/ADRec/<D>/<run>/ (common/run.py lists the files), with tex
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from pathlib import Path
 from typing import List, Optional
 
 from adrec.settings import ADRecSettings
-from common.errors import run_script
 from common.run import Run
 from common.settings import parse
 

@@ -14,6 +14,8 @@ Writes: item_embeddings.{pth,safetensors,json} beside best.pth, unless they are 
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import csv
 import io
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ import numpy as np
 from adrec.embedding_out import item_embeddings
 from adrec.settings import chosen_checkpoint
 from common.dataset import load_dataset, read_rows
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.files import read_text
 from common.recommending import ARGUMENTS, RecommendSettings, history_of, labels, print_recommendations
 from common.settings import PrecisionSettings, parse

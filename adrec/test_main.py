@@ -12,6 +12,8 @@ It reads the test split: do not choose anything by what it prints.
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
@@ -21,7 +23,7 @@ from adrec.embedding_out import item_embeddings
 from adrec.settings import CHECKPOINT, chosen_checkpoint
 from adrec.settings import EncodeSettings as Settings
 from common.dataset import load_dataset
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.files import checksum, read_json
 from common.run import BEST, METRICS
 from common.settings import parse

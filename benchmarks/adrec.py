@@ -14,6 +14,8 @@ Peak GB is the most memory that the process has held so far.
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import dataclass
 from typing import List, Optional
 
@@ -31,7 +33,6 @@ from adrec.settings import ADRecSettings
 from benchmarks.measured import Measured, measure, print_table, update
 from common.compute import Compute, pick_compute, seed_everything
 from common.dataset import load_dataset
-from common.errors import run_script
 from common.settings import ComputeSettings, parse, setting
 from common.text_encoders import SMALL, text_model_path
 from common.training import make_optimizer

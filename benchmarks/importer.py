@@ -11,6 +11,8 @@ of its own; seconds do not include imports, CPU seconds are those of all threads
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import gzip
 import json
 import multiprocessing
@@ -26,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from common.dataset import sequences_path
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.files import atomic
 from common.settings import CommonSettings, parse, setting
 
@@ -100,7 +102,7 @@ def import_plainly(raw: str, home: str) -> None:
     users = {user: group["asin"].tolist() for user, group in log.groupby("reviewerID")}
     ours = {item: number for number, item in enumerate(item for item in item_order if item in items)}
     Path(home, NAME).mkdir(parents=True)
-    with open(sequences_path(Path(home, NAME)), "w") as out:
+    with open(sequences_path(Path(home, NAME)), "w", encoding="utf-8") as out:
         for number, user in enumerate(user for user in user_order if user in users):
             out.write(" ".join(map(str, [number, *(ours[item] for item in users[user])])) + "\n")
 

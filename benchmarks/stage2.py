@@ -11,6 +11,8 @@ Without features there are random ones of the papers' widths: speed does not dep
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Callable, List, Optional
@@ -21,7 +23,6 @@ from torch import nn
 from benchmarks.measured import Measured, measure, print_table, timed, update
 from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec
 from common.compute import Compute, Processes, pick_compute, seed_everything
-from common.errors import run_script
 from common.settings import ComputeSettings, parse, setting
 from common.training import make_optimizer
 from reproduce.baselines.histories import train_rows

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import os
-import sys
-from typing import Callable, Iterable, List, Optional
+from typing import Iterable
 
 
 class UserError(Exception):
@@ -23,18 +21,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A suggestion such as ``; did you mean 'alpha'?`` for a mistyped name, or an empty string."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def run_script(main: Callable[[Optional[List[str]]], None]) -> None:
-    """Run a script's ``main``: exit 1 with one line for a `UserError`, 130 for Ctrl-C, 141 for a closed pipe."""
-    try:
-        main(None)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # such as | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)

@@ -265,7 +265,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a+")  # noqa: SIM115
+        lock = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     with lock:

@@ -107,7 +107,7 @@ class Ranking:
 
     def write(self, folder: Path, topk: Sequence[int] = TOPK, extra: Optional[Mapping[str, Any]] = None) -> None:
         """Write ranks.csv and top.npy, and add ``test`` and ``test_masked`` to the run's metrics.json."""
-        with atomic(folder / "ranks.csv") as temporary, open(temporary, "w", newline="") as out:
+        with atomic(folder / "ranks.csv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
             writer = csv.writer(out, lineterminator="\n")
             writer.writerow(["user", "item", "rank", "rank_masked"])
             for user, item, rank, masked in zip(self.users, self.targets, self.ranks, self.masked):

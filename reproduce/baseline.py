@@ -14,6 +14,8 @@ Writes: <results_dir>/<model>/<D>/<run>/ (common/run.py lists the files); a sear
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import dataclasses
 import logging
 import sys
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Type
 
-from common.errors import UserError, nearest, run_script
+from common.errors import UserError, nearest
 from common.run import BEST, Run
 from common.settings import Parser, build, parse
 from reproduce.baselines.settings import SCHEMAS, EnsembleSettings, RankingSettings

@@ -9,10 +9,12 @@ recommend.py and evaluate.py; --help after MODEL lists them.
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import sys
 from typing import List, Optional
 
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.settings import Parser
 from reproduce.baseline import find
 from reproduce.pipeline import PIPELINES, pipeline

@@ -8,6 +8,8 @@ installed; what needs packages is imported after they were found.
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import os
 import re
 import shutil
@@ -17,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from common.errors import UserError, nearest, run_script
+from common.errors import UserError, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LEAST_MEMORY, LEAST_DISK = 2, 2  # GiB, enough for the quickstart
@@ -108,7 +110,7 @@ def find_project() -> None:
 def check_machine(report: Report, datasets_dir: Path) -> None:
     """Memory, and free disk space for ``datasets_dir``, in GiB."""
     if Path("/proc/meminfo").exists():  # Linux
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         memory = int(lines["MemAvailable"].split()[0]) / 2**20
         report.line(
             "ok" if memory >= LEAST_MEMORY else "WRONG", "memory", f"{memory:.1f} GiB available, {LEAST_MEMORY} needed"

@@ -13,10 +13,11 @@ Writes: <results_dir>/suites/<suite>/<data set>-<metric>.png
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, List, Optional
 
-from common.errors import run_script
 from common.files import atomic
 from common.settings import setting
 from reproduce.ranks import METRICS

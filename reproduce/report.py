@@ -12,6 +12,8 @@ Writes: <results_dir>/suites/<suite>/report.html, or out
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import base64
 import io
 import os
@@ -21,7 +23,6 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from common.dataset import load_dataset
-from common.errors import run_script
 from common.files import check_folder, commit, read_text, write_text
 from common.settings import setting
 from reproduce.formats import as_html

@@ -16,6 +16,8 @@ Then:   python -m reproduce.table SUITE
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import csv
 import io
 import os
@@ -27,7 +29,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.files import exclusive, read_text, write_text
 from common.settings import REPOSITORY, Parser, help_of_settings, setting, split_overrides, typed
 from reproduce.suite import SuiteRun, load_suite, suite_names, suite_path
@@ -116,7 +118,6 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs)),
-            "OMP_WAIT_POLICY": "passive",  # threads that wait do not take the cores of other runs
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }

@@ -13,6 +13,8 @@ Writes: <results_dir>/Scores/<D>/<run>/: metrics.json, ranks.csv, top.npy (commo
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Dict, List, Optional
 
 import numpy as np
 
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.run import Run, RunSettings
 from common.settings import parse, setting
 from stage2_sequence_preference_learning.settings import HistorySettings

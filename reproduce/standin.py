@@ -15,13 +15,15 @@ Writes: <datasets_dir>/<D>/standin/<D>_{text,image}_llm_stage1.pth, and a JSON t
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import dataclass
 from typing import List, Optional
 
 import numpy as np
 
 from common.dataset import items_path, load_dataset
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.features import features_path, save_features
 from common.files import making, recipe
 from common.settings import DeviceSettings, parse, setting

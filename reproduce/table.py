@@ -15,6 +15,8 @@ Writes: <results_dir>/suites/<suite>/table.{md,tex,csv,html}; for a part of the 
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from pathlib import Path
 from typing import List, Optional
 
@@ -22,7 +24,6 @@ import numpy as np
 import pandas as pd
 
 from common.dataset import Dataset, load_dataset
-from common.errors import run_script
 from common.files import write_text
 from reproduce.formats import BEST, Table, as_csv, best_and_second, latex, markdown, mean_and_std, page
 from reproduce.ranks import METRICS, coverage_and_gini, groups

@@ -10,6 +10,8 @@ Writes <results_dir>/<model>/<dataset>/table.{md,csv}; of selected runs table-al
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import pandas as pd
 
-from common.errors import UserError, nearest, run_script
+from common.errors import UserError, nearest
 from common.features import MODALITIES
 from common.files import read_json, write_text
 from common.run import BEST, MADE

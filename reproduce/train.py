@@ -13,12 +13,14 @@ without a step are those of stage 2; sft_content_encoder.epochs and so on are th
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import argparse
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from common.errors import UserError, nearest, run_script
+from common.errors import UserError, nearest
 from common.features import check_there, features_path
 from common.files import write_text
 from common.settings import REPOSITORY, CommonSettings, Parser, as_dict, build, read_yaml, split_overrides, typed

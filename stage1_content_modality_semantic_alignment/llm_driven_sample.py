@@ -23,6 +23,8 @@ As in the paper, each accepted answer is one line: a pair that several users giv
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import json
 from collections import Counter
 from contextlib import closing
@@ -32,7 +34,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 from tqdm import tqdm
 
 from common.dataset import Dataset, items_path, load_dataset, sequences_path
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.files import making, recipe, record, write_text
 from common.settings import parse, shaping
 from stage1_content_modality_semantic_alignment.llm.answers import FAILED, VERDICTS, AnswerStore, Verdict, judge

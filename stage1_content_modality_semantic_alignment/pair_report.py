@@ -14,6 +14,8 @@ item drawn from all others.
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import base64
 import html
 import io
@@ -25,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from common.dataset import Dataset, cover_path, covers_path, load_dataset
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.files import exclusive, read_json, write_json, write_text
 from common.settings import SeedSettings, parse, setting
 from stage1_content_modality_semantic_alignment.llm.pairs import Pair, pairs_path, read_pairs

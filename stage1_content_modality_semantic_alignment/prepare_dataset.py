@@ -25,6 +25,8 @@ Writes  <datasets_dir>/<D>/sequential_data.txt, <D>_item_sort.csv, covers/<id>.j
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import csv
 import shutil
 from pathlib import Path
@@ -32,7 +34,6 @@ from typing import Any, Dict, List, Optional
 
 from common.covers import covers_checksum
 from common.dataset import covers_path, items_path, load_dataset, sequences_path, write_dataset
-from common.errors import run_script
 from common.files import atomic, exclusive, read_json, recipe, record, up_to_date
 from common.item_fields import item_fields_path, read_item_fields, write_item_fields
 from common.settings import parse

@@ -14,12 +14,14 @@ Writes  <finetune_dir>/<D>/64/<strategy>/bert/, swin/      Hugging Face format
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Dict, List, Optional
 
 from common.dataset import check_prepared, items_path, load_dataset
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.features import MODALITIES
 from common.run import MADE, OptimSettings, Run
 from common.settings import parse, setting, switch

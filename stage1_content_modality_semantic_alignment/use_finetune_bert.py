@@ -13,12 +13,14 @@ Writes  <datasets_dir>/<D>/features/<strategy>/<D>_text_llm_stage1.pth, float (i
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
 from common.dataset import Dataset, items_path, load_dataset
-from common.errors import UserError, nearest, run_script
+from common.errors import UserError, nearest
 from common.features import features_path, save_features
 from common.files import making, recipe
 from common.item_fields import text_fields, text_files

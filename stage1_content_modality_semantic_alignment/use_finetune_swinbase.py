@@ -13,12 +13,13 @@ Writes  <datasets_dir>/<D>/features/<strategy>/<D>_image_llm_stage1.pth, float (
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
 from common.dataset import items_path, load_dataset
-from common.errors import run_script
 from common.features import features_path, save_features
 from common.files import making, recipe
 from common.settings import parse, setting, shaping

@@ -11,11 +11,13 @@ Writes: <results_dir>/SICSRec/<D>/<run>/ (common/run.py lists the files); a sear
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import List, Optional
 
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.run import Run
 from common.settings import ComputeSettings, build, parse, typed
 from stage2_sequence_preference_learning import id_encoder_main1

@@ -11,11 +11,13 @@ Checkpoints of baselines: python -m reproduce.checkpoint evaluate MODEL …
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Mapping, Optional
 
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.files import atomic, check_folder
 from common.settings import DeviceSettings, as_dict, parse, setting
 

@@ -9,10 +9,11 @@ Writes: <results_dir>/ID_SeqEncoder/<D>/<run>/ (common/run.py lists the files)
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from pathlib import Path
 from typing import List, Optional
 
-from common.errors import run_script
 from common.run import Run
 from common.settings import parse
 from stage2_sequence_preference_learning.settings import PROPS, IDSettings

@@ -16,6 +16,8 @@ benchmark files and crashes on longer ones in its position embedding.
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List, Optional
@@ -23,7 +25,7 @@ from typing import Iterator, List, Optional
 from tqdm import tqdm
 
 from common.dataset import Dataset, items_path, load_dataset, sequences_path
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.files import atomic, making, recipe, record
 from common.settings import CommonSettings, parse, setting
 

@@ -12,12 +12,14 @@ Reads:  a checkpoint; the data set's titles and sequences
 
 from __future__ import annotations
 
+from common.start import run_script
+
 from typing import TYPE_CHECKING, Any, List, Mapping, Optional
 
 import numpy as np
 
 from common.dataset import load_dataset
-from common.errors import UserError, run_script
+from common.errors import UserError
 from common.recommending import ARGUMENTS, history_of, labels, print_recommendations
 from common.recommending import RecommendSettings as Settings
 from common.run import best_run

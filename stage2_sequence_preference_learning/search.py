@@ -216,7 +216,7 @@ def write_report(study: optuna.Study, folder: Path, metric: str) -> None:
     """trials.csv, and score over each searched setting as a picture."""
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     keys = sorted({key for trial in trials for key in trial.params})
-    with atomic(folder / "trials.csv") as temporary, open(temporary, "w", newline="") as out:
+    with atomic(folder / "trials.csv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["trial", *keys, f"valid {metric}"])
         writer.writerows([t.number, *(t.params.get(key, "") for key in keys), t.value] for t in trials)

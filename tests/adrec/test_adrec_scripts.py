@@ -60,7 +60,7 @@ def test_a_run_holds_its_files(trained: Path) -> None:
     assert sum(group["users"] for group in metrics["test_by_frequency"].values()) == 12
     assert metrics["parameters"]["trained"] == metrics["parameters"]["frozen"]
     assert len((trained / "ranks.csv").read_text().splitlines()) == 13
-    with open(trained / "history.csv") as file:
+    with open(trained / "history.csv", encoding="utf-8") as file:
         columns = list(next(csv.DictReader(file)))
     assert [f"train/{name}" for name in ("seq_item", "item_seq", "seq_seq", "item_item")] == columns[3:7]
 

@@ -206,7 +206,7 @@ def test_a_folder_without_rights_and_a_full_disk(tmp_path: Path, monkeypatch: py
 
 def test_an_item_table_that_describes_an_item_twice(tmp_path: Path) -> None:
     words = make_table(tmp_path / "raw", "csv")
-    with open(tmp_path / "raw" / "products.csv", "a") as out:
+    with open(tmp_path / "raw" / "products.csv", "a", encoding="utf-8") as out:
         out.write("b,again,\n")
     with pytest.raises(UserError, match="products.csv:6: item b is already on line 3"):
         prepare_table(tmp_path, *words)

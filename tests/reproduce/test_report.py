@@ -153,7 +153,7 @@ def test_several_data_sets_share_a_page_after_one_overview(results: Path, tmp_pa
     (tmp_path / "results" / "suites" / "mine").mkdir(parents=True)
     both = pd.concat([runs, runs[runs["row"] != "Pop"].assign(dataset="Other")])
     both.to_csv(tmp_path / "results" / "suites" / "mine" / "runs.csv", index=False)
-    (tmp_path / "mine.yaml").write_text(results.read_text())
+    (tmp_path / "mine.yaml").write_text(results.read_text(encoding="utf-8"))
     page = made_page(tmp_path / "mine.yaml", "users=1")
     ids = re.findall(r' id="([^"]+)"', page[page.rindex("</script>\n</head>") :])
     assert {"Tiny", "Other", "Tiny-users", "Other-users"} <= set(ids) and len(set(ids)) == len(ids)

@@ -173,7 +173,7 @@ def test_a_suite_goes_on_after_a_failure_and_records_all_runs(
         assert (Path(one.folder) / "metrics.json").is_file() and float(one.seconds) > 0
         assert one.command.startswith(f"bash run_train.sh {one.model} Tiny ")
     assert all(Path(log).is_file() for log in found["log"])
-    assert "data_dir=nowhere: no such folder" in Path(found["log"][2]).read_text()
+    assert "data_dir=nowhere: no such folder" in Path(found["log"][2]).read_text(encoding="utf-8")
     run.main([*words, "--dry-run"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == found["state"].tolist()
 

@@ -41,10 +41,13 @@ def served(model: str, log: Path) -> Iterator[str]:
     command = [str(SERVE), "serve", model, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     command += ["--dtype", "float32"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with open(log, "w") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment) as server:
+    with (
+        open(log, "w", encoding="utf-8") as out,
+        subprocess.Popen(command, stdout=out, stderr=out, env=environment) as server,
+    ):
         try:
             for _ in range(1200):
-                assert server.poll() is None, log.read_text()
+                assert server.poll() is None, log.read_text(encoding="utf-8")
                 try:
                     if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
                         break

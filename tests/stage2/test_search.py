@@ -38,7 +38,7 @@ def read(folder):
 def test_grid_is_complete_chooses_on_validation_and_tests_the_chosen_run_alone(datasets_dir, tmp_path, capsys):
     best = SICSRec_main1.train(settings_of(datasets_dir, tmp_path))
     folder = search_folder(tmp_path)
-    with open(folder / "trials.csv", newline="") as file:
+    with open(folder / "trials.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     scores = {float(row["alpha"]): float(row["valid hit@10"]) for row in rows}
     assert list(scores) == ALPHAS
@@ -125,7 +125,7 @@ def test_a_setting_that_is_null_has_its_own_type(datasets_dir, tmp_path):
 def test_values_of_any_kind_are_searched_and_listed(datasets_dir, tmp_path, space):
     best = SICSRec_main1.train(settings_of(datasets_dir, tmp_path, search_space=space, epochs=1))
     (key, values), folder = next(iter(space.items())), search_folder(tmp_path)
-    with open(folder / "trials.csv", newline="") as file:
+    with open(folder / "trials.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row[key] for row in rows] == ["" if value is None else str(value) for value in values]
     assert (folder / f"score_over_{key}.png").is_file() and "test" in read(best)
