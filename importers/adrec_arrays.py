@@ -1,12 +1,14 @@
 """Reader of ADRec's released layout: training rows as arrays, and a pickle of the items' texts.
 
 ``<D>_process/train/{items_seq,label,masks}.npy``, padded with 0 on the right; ``<D>_process/id_to_side_dict.pickle``.
+The authors' folders of Scientific and Office are ``Scientifics_process`` and ``Offices_process``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -18,8 +20,8 @@ SIDES = ("title", "brand", "category")  # the order where an entry is a list
 
 
 def files(folder: Path, dataset: str) -> Iterator[Files]:
-    """The files, in the folder itself or in its ``<D>_process``."""
-    for home in (folder, folder / f"{dataset}_process"):
+    """The files, in the folder itself or in its ``<D>_process`` or ``<D>s_process``."""
+    for home in (folder, folder / f"{dataset}_process", folder / f"{dataset}s_process"):
         arrays = {name: home / "train" / f"{name}.npy" for name in ("items_seq", "label", "masks")}
         yield {**arrays, "sides": home / "id_to_side_dict.pickle"}
 
@@ -44,17 +46,21 @@ def _rows(files: Files) -> Iterator[Tuple[List[int], int]]:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise UserError(f"{files['items_seq']}: the arrays do not fit each other: {shapes}; download them again")
     for items, mask, label in zip(sequences, masks, labels.tolist()):
-        yield items[mask].tolist(), int(label)
+        yield items[mask].tolist(), label
 
 
 def _array(path: Path) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
+        with np.errstate(invalid="ignore"):
+            numbers: np.ndarray = array.astype(np.int64)
+        if (numbers != array).any():
+            raise ValueError("some are not whole numbers")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:  # EOFError: the file is empty
+    except (ValueError, EOFError, BadZipFile, AttributeError) as error:  # an empty file, an .npz
         raise UserError(f"{path}: not an array of numbers: {error}; download it again") from error
-    return array
+    return numbers
 
 
 def _chains(rows: List[Tuple[List[int], int]]) -> List[List[int]]:

@@ -5,17 +5,22 @@ The folder appears as a whole. A folder that this step did not make is never rep
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Mapping, Optional, Sequence, Union
 
-from PIL import Image
 from tqdm import tqdm
 
-from common.covers import cover_fault, covers_checksum, describe_cover_faults
+from common.covers import (
+    SUFFIXES,
+    cover_fault,
+    covers_checksum,
+    describe_cover_faults,
+    pictures_in,
+    read_cover,
+)
 from common.dataset import cover_path, covers_path
 from common.errors import UserError
 from common.files import atomic_folder, checksum
@@ -23,7 +28,7 @@ from importers.drawn_covers import draw_cover
 from importers.raw import RawData
 from importers.settings import Settings
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # the first that is there is taken
+JPEG = b"\xff\xd8\xff"  # its first bytes
 MARK = ".made_by_prepare_dataset"
 
 
@@ -41,24 +46,15 @@ class Covers:
     checksum: str
     find: Callable[[str], Union[Path, bytes, None]]
 
-    def fault(self, name: str) -> Optional[str]:
-        """Why a picture cannot be used, or None; the whole picture is decoded."""
-        found = self.find(name)
-        return "missing" if found is None else cover_fault(io.BytesIO(found) if isinstance(found, bytes) else found)
-
     def save(self, name: str, target: Path, side: int) -> None:
         """Write a picture as JPEG. A JPEG is linked or copied, unless it has to fit into ``side`` pixels (0: any)."""
         found = self.find(name)
-        if found is None:
-            return
-        if isinstance(found, Path) and found.suffix in SUFFIXES[:2] and not side:
+        if isinstance(found, Path) and found.suffix.lower() in SUFFIXES[:2] and not side:
             link(found, target)
-            return
-        with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as image:
-            if isinstance(found, bytes) and image.format == "JPEG" and not side:
-                target.write_bytes(found)
-                return
-            picture = image.convert("RGB")
+        elif isinstance(found, bytes) and found.startswith(JPEG) and not side:
+            target.write_bytes(found)
+        elif found is not None:
+            picture = read_cover(found)
             picture.thumbnail((side or picture.width, side or picture.height))
             picture.save(target, format="JPEG", quality=90)
 
@@ -67,27 +63,33 @@ def open_covers(path: Path) -> Optional[Covers]:
     """Open a folder of pictures or an LMDB (a folder with data.mdb, a file .lmdb or .mdb); None if there is none."""
     data = path / "data.mdb" if path.is_dir() else path
     if data.is_file() and data.suffix in (".lmdb", ".mdb"):
-        return Covers(path, find=_open_lmdb(path), checksum=checksum(data))
-    try:
-        files = list(path.iterdir()) if path.is_dir() else []
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    pictures = {file.stem: file for suffix in reversed(SUFFIXES) for file in files if file.suffix == suffix}
-    return Covers(path, covers_checksum(path, SUFFIXES), pictures.get) if pictures else None
+        return Covers(path, find=_open_lmdb(path, data), checksum=checksum(data))
+    pictures = pictures_in(path)
+    return Covers(path, covers_checksum(path), pictures.get) if pictures else None
 
 
-def _open_lmdb(path: Path) -> Callable[[str], Optional[bytes]]:
+def _open_lmdb(path: Path, data: Path) -> Callable[[str], Optional[bytes]]:
     try:
         import lmdb
     except ImportError as error:
         raise UserError(f"{path}: reading an LMDB needs the package lmdb: pip install lmdb") from error
     try:
-        transaction = lmdb.open(str(path), readonly=True, lock=False, subdir=path.is_dir()).begin()
+        environment = lmdb.open(str(path), readonly=True, lock=False, subdir=path.is_dir())
+        transaction = environment.begin()
     except lmdb.Error as error:
         raise UserError(f"{path}: not an LMDB, or damaged: {error}; download it again") from error
+    size, whole = data.stat().st_size, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if size < whole:  # reading a mapped file beyond its end kills the process (SIGBUS)
+        advice = "download it again, or rewrite it with mdb_copy -c"
+        raise UserError(f"{data}: is cut short: {size:,} of {whole:,} bytes; {advice}")
 
     def find(name: str) -> Optional[bytes]:
-        found: Optional[bytes] = transaction.get(name.encode("utf-8")) if name else None
+        try:
+            found: Optional[bytes] = transaction.get(name.encode("utf-8")) if name else None
+        except lmdb.BadValsizeError:  # longer than any key
+            return None
+        except lmdb.Error as error:
+            raise UserError(f"{path}: damaged: {error}; download it again") from error
         return found
 
     return find
@@ -124,7 +126,7 @@ def check_source_covers(settings: Settings, covers: Optional[Covers], names: Seq
     if covers is None:
         return {}
     checked = tqdm(names, desc="covers checked", disable=None, unit="cover", leave=False)
-    found = {place: covers.fault(name) for place, name in enumerate(checked)}
+    found = {place: cover_fault(covers.find(name)) for place, name in enumerate(checked)}
     faults = {place: fault for place, fault in found.items() if fault}
     if faults:
         message = describe_cover_faults([covers.path / f"{name}.jpg" for name in names], faults)

@@ -42,7 +42,7 @@ FILTERED = ("bad_rows", "preset", "sample_seed", *FILTERS)
 NAMED = ("inter_file", "item_file", *FILTERED)
 COLUMNS = ("user_column", "item_column", "time_column", "item_id_column", "title_column", "title_cn_column")
 AMAZON = ("amazon2018", "amazon2023")
-KINDS: Dict[str, Kind] = {  # auto takes the first whose files are there: raw files before prepared ones
+KINDS: Dict[str, Kind] = {  # auto takes the first whose files are all there: raw files before prepared ones
     "ml-100k": Kind(ml100k.files, ml100k.read, ("last_items", "draw_covers", "bad_rows")),
     "ninerec": Kind(ninerec.files, ninerec.read, FILTERED),
     "letter": Kind(letter.files, letter.read, FILTERED),
@@ -73,12 +73,16 @@ def find_source(settings: Settings) -> Tuple[str, Files]:
             for name, files_of in readers.items()
             for files in files_of(folder, settings.dataset)
         ]
+        # SICSRec's authors keep .inter files, some of UniSRec's, beside their prepared ones
+        complete = [form for form in forms if all(path.is_file() for path in form[1].values())]
         identified = [form for form in forms if next(iter(form[1].values())).is_file()]
         incomplete = [form for form in forms if any(path.is_file() for path in form[1].values())]
         if not incomplete:
             known = [next(files_of(folders[0], settings.dataset)) for files_of in readers.values()]
             raise UserError(_describe_nothing(settings, folders, known))
-        kind, files = (identified or incomplete)[0]
+        kind, files = (complete or identified or incomplete)[
+            0
+        ]  # SICSRec's authors keep .inter files beside prepared ones
     _refuse_unread(settings, kind)
     missing = [path for path in files.values() if not path.is_file()]
     if missing:

@@ -13,11 +13,11 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 import torch
 import transformers
-from PIL import Image
+from PIL.Image import Resampling
 from tqdm import tqdm
 
-from common.covers import cover_fault, describe_cover_faults
-from common.dataset import Dataset, cover_path
+from common.covers import CoverError, cover_files, describe_cover_faults, read_cover
+from common.dataset import Dataset
 from common.errors import UserError
 from common.files import recipe, write_json
 from common.text_encoders import SMALL, SMALL_WIDTH, load_encoder, small_encoder
@@ -62,7 +62,7 @@ def write_processor_config(folder: Path, config: Any) -> None:
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": side, "width": side},
-        "resample": int(Image.Resampling.BICUBIC),
+        "resample": int(Resampling.BICUBIC),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -90,16 +90,15 @@ def read_covers(
     Raises:
         UserError: no cover can be used; or some cannot and ``missing_covers`` is ``stop``: lists them.
     """
-    paths = [cover_path(covers, item) for item in items]
+    paths = cover_files(covers, items)
     pixels = np.empty((len(items), 3, side, side), dtype=np.uint8)
     faults: Dict[int, str] = {}
     for place, path in enumerate(tqdm(paths, desc="covers decoded", disable=None, unit="cover", leave=False)):
         try:
-            with Image.open(path) as image:
-                resized = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+            resized = read_cover(path).resize((side, side), Resampling.BICUBIC)
             pixels[place] = np.asarray(resized).transpose(2, 0, 1)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            faults[place] = cover_fault(path) or f"does not decode: {error}"
+        except CoverError as error:
+            faults[place] = str(error)
     if faults and missing_covers == "stop":
         raise UserError(describe_cover_faults(paths, faults))
     usable = [place for place in range(len(items)) if place not in faults]

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
-from PIL import Image
 
-from common.dataset import Dataset, cover_path, covers_path, load_dataset
+from common.covers import CoverError, cover_files, read_cover
+from common.dataset import Dataset, covers_path, load_dataset
 from common.errors import UserError
 from common.files import exclusive, read_json, write_json, write_text
 from common.settings import SeedSettings, parse, setting
@@ -135,9 +135,8 @@ def verdicts_of(folder: Path) -> Numbers:
 def cover_data(dataset: Dataset, item: int, side: int = COVER_SIDE, form: str = "JPEG") -> Optional[str]:
     """A thumbnail of at most ``side`` × ``side`` pixels as a data URI (JPEG or WEBP); None without a readable cover."""
     try:
-        with Image.open(cover_path(covers_path(dataset.folder), item)) as image:
-            small = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        small = read_cover(*cover_files(covers_path(dataset.folder), [item]))
+    except CoverError:
         return None
     small.thumbnail((side, side))
     data = io.BytesIO()

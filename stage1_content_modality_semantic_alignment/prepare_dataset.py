@@ -15,7 +15,7 @@ Reads   by --from KIND, or detected by the names of the files; filters apply to 
         recformer    {train,val,test,umap,smap,meta_data}.json
         unisrec      <D>.{train,valid,test}.inter, <D>.text, <D>.user2index, <D>.item2index
         letter       <D>.inter.json, <D>.item.json
-        adrec        <D>_process/train/{items_seq,label,masks}.npy, <D>_process/id_to_side_dict.pickle
+        adrec        <D>_process/ or <D>s_process/: train/{items_seq,label,masks}.npy, id_to_side_dict.pickle
         table        inter_file and item_file: CSV, TSV, JSON lines or Parquet
         prepared     sequential_data.txt, <D>_item_sort.csv, <D>_item_fields.csv, covers/ or <D>_cover/ or <D>_cover1/
 Writes  <datasets_dir>/<D>/sequential_data.txt, <D>_item_sort.csv, covers/<id>.jpg if there are covers,
@@ -44,7 +44,7 @@ from importers.raw import Files, RawData
 from importers.settings import Settings
 
 CONFIGS = Path(__file__).parent / "configs" / "prepare_dataset"
-LAYOUT = 2  # increase it when the files of the layout change; data sets are then prepared again
+LAYOUT = 3  # increase it when the files of the layout change; data sets are then prepared again
 
 
 def run(settings: Settings, force: bool = False) -> None:
@@ -53,15 +53,15 @@ def run(settings: Settings, force: bool = False) -> None:
     record_path = home / "prepare.json"
     named = settings.data_dir or settings.covers_dir or settings.source != "auto" or settings.dataset == "ml-100k"
     if not force and not named and record_path.is_file() and _up_to_date(home, read_json(record_path)):
-        print(f"prepare_dataset: {home} is up to date")
         return
     kind, files = find_source(settings)
     folder = next(iter(files.values())).parent
     covers = find_covers(settings, folder, kind)
     made_from = _recipe(settings, kind, files, covers)
+    if not force and _up_to_date(home, made_from, tell=False):  # it needs no lock: the folder may be read-only
+        return
     with exclusive(home):
-        if not force and _up_to_date(home, made_from):
-            print(f"prepare_dataset: {home} is up to date")
+        if not force and _up_to_date(home, made_from):  # another process may have prepared it meanwhile
             return
         print(f"prepare_dataset: {home} from {folder} ({kind})")
         _prepare(settings, kind, files, covers, made_from)
@@ -76,12 +76,14 @@ def _recipe(settings: Settings, kind: str, files: Files, covers: Optional[Covers
     return made_from
 
 
-def _up_to_date(home: Path, made_from: Dict[str, Any]) -> bool:
-    if not up_to_date(home / "prepare.json", made_from):
+def _up_to_date(home: Path, made_from: Dict[str, Any], tell: bool = True) -> bool:
+    if not up_to_date(home / "prepare.json", made_from, tell):
         return False
     if read_json(home / "prepare.json")["covers"] != _checksum_of_covers(home):
-        print(f"made again: the covers in {covers_path(home)} have changed")
+        if tell:
+            print(f"made again: the covers in {covers_path(home)} have changed")
         return False
+    print(f"prepare_dataset: {home} is up to date")
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Optional
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ class Attack:
         return os.system, ("touch attacked",)
 
 
-def make_arrays(folder: Path, longest_first: bool, sides: Any = None) -> Path:
+def make_arrays(folder: Path, longest_first: bool, sides: Any = None, name: str = "Tools_process") -> Path:
     rows: List[Any] = []
     for items in SEQUENCES:
         prefixes = [(items[max(0, end - LENGTH) : end], items[end]) for end in range(1, len(items))]
@@ -32,7 +32,7 @@ def make_arrays(folder: Path, longest_first: bool, sides: Any = None) -> Path:
     sequences, masks = np.zeros((len(rows), LENGTH), int), np.zeros((len(rows), LENGTH))
     for place, (history, _) in enumerate(rows):
         sequences[place, : len(history)], masks[place, : len(history)] = history, 1
-    home = folder / "Tools_process"
+    home = folder / name
     (home / "train").mkdir(parents=True)
     for name, array in (("items_seq", sequences), ("masks", masks), ("label", np.array([label for _, label in rows]))):
         np.save(home / "train" / f"{name}.npy", array)
@@ -41,8 +41,9 @@ def make_arrays(folder: Path, longest_first: bool, sides: Any = None) -> Path:
     return folder
 
 
-def prepare(tmp_path: Path) -> None:
-    prepare_dataset.main(["--from", "adrec", "-d", "Tools", f"data_dir={tmp_path}", f"datasets_dir={tmp_path / 'd'}"])
+def prepare(tmp_path: Path, *words: str) -> None:
+    words = words or ("--from", "adrec", "-d", "Tools")
+    prepare_dataset.main([*words, f"data_dir={tmp_path}", f"datasets_dir={tmp_path / 'd'}"])
 
 
 @pytest.mark.parametrize("longest_first", [False, True])
@@ -54,6 +55,16 @@ def test_rows_are_put_together_to_the_sequences_they_are_prefixes_of(tmp_path: P
     assert [[numbers[i] for i in items] for items in dataset.sequences] == SEQUENCES
     assert dataset.titles_en[0] == "tool 1"
     assert read_item_fields(dataset.folder, "Tools", dataset.n_items)["category"][0] == "saws, fine"
+
+
+@pytest.mark.parametrize("source", [(), ("--from", "adrec")])
+@pytest.mark.parametrize(
+    "name, folder", [("Scientific", "Scientifics_process"), ("Office", "Offices_process"), ("Arts", "Arts_process")]
+)
+def test_the_folders_of_the_authors_are_found(tmp_path: Path, source: Any, name: str, folder: str) -> None:
+    make_arrays(tmp_path, False, name=folder)
+    prepare(tmp_path, *source, "-d", name)
+    assert len(load_dataset(tmp_path / "d" / name, name).sequences) == len(SEQUENCES)
 
 
 def test_the_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +81,44 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "Tools_process" / "train" / "label.npy", np.zeros(3))
     with pytest.raises(UserError, match="the arrays do not fit each other.*label \\(3,\\)"):
         prepare(tmp_path)
-    np.save(tmp_path / "Tools_process" / "train" / "label.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(UserError, match="label.npy: not an array of numbers"):
+
+
+def cut(path: Path, size: Optional[int]) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def npz(path: Path, size: Optional[int] = None) -> None:
+    with open(path, "wb") as out:
+        np.savez(out, label=np.arange(3))
+    cut(path, size)
+
+
+@pytest.mark.parametrize("name", ["items_seq", "label", "masks"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: cut(path, 0),
+        lambda path: cut(path, 50),
+        lambda path: cut(path, -8),
+        lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+        lambda path: np.save(path, np.full(20, "x")),
+        lambda path: np.save(path, np.load(path) + 0.5),
+        lambda path: np.save(path, np.load(path) * float("nan")),
+        npz,
+        lambda path: npz(path, -30),
+    ],
+)
+def test_what_is_no_array_of_whole_numbers_is_refused(tmp_path: Path, name: str, damage: Any) -> None:
+    path = make_arrays(tmp_path, False) / "Tools_process" / "train" / f"{name}.npy"
+    damage(path)
+    with pytest.raises(UserError, match=f"{name}.npy: not an array of numbers: .*; download it again"):
         prepare(tmp_path)
-    (tmp_path / "Tools_process" / "train" / "label.npy").write_bytes(b"")
-    with pytest.raises(UserError, match="label.npy: not an array of numbers"):
-        prepare(tmp_path)
+    assert not [file for file in (tmp_path / "d").rglob("*") if file.is_file() and file.name != ".lock"]
+
+
+def test_numbers_may_be_floats(tmp_path: Path) -> None:
+    train = make_arrays(tmp_path, False) / "Tools_process" / "train"
+    for path in train.iterdir():
+        np.save(path, np.load(path).astype(float))
+    prepare(tmp_path)
+    assert len(load_dataset(tmp_path / "d" / "Tools", "Tools").sequences) == len(SEQUENCES)

@@ -15,6 +15,7 @@ from common.covers import check_covers
 from common.dataset import load_dataset
 from common.errors import UserError
 from importers import covers
+from importers.kinds import KINDS
 from stage1_content_modality_semantic_alignment import prepare_dataset
 from stage1_content_modality_semantic_alignment.prepare_dataset import Settings, main, run
 
@@ -141,6 +142,22 @@ def test_prepared_files_are_copied_as_they_are(tmp_path: Path) -> None:
     dataset = load_dataset(home, "Tiny")
     assert [sequence.tolist() for sequence in dataset.sequences] == tiny_sequences()
     assert (dataset.titles_cn, dataset.titles_en) == tiny_titles()
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.files and name != "prepared"])
+def test_prepared_files_are_found_beside_a_part_of_another_kind(tmp_path: Path, kind: str) -> None:
+    """The folder of SICSRec's authors has .inter files, and covers in Tiny_cover."""
+    source = make_tiny_dataset(tmp_path / "given")
+    (source / "covers").rename(source / "Tiny_cover")
+    of_kind = KINDS[kind].files
+    assert of_kind is not None
+    *some, _ = next(iter(of_kind(source, "Tiny"))).values()
+    for path in some:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("user_id:token\titem_id_list:token_seq\titem_id:token\n1\t2\t3\n")
+    home = prepare(tmp_path, "Tiny", data_dir=str(tmp_path / "given"))
+    assert json.loads((home / "prepare.json").read_text())["settings"]["source"] == "prepared"
+    check_covers(load_dataset(home, "Tiny"))
 
 
 def test_prepared_files_already_in_place_are_checked_and_left(
