@@ -156,7 +156,7 @@ def check_weights(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.T
     """Compare names and shapes.
 
     Raises:
-        UserError: lists every name that is missing, unexpected, or of another shape.
+        UserError: lists every name that is missing, unexpected, or of another shape; or a weight has NaN.
     """
     faults: List[str] = [f"missing {name}" for name in own if name not in weights]
     faults += [f"unexpected {name}" for name in weights if name not in own]
@@ -167,6 +167,9 @@ def check_weights(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.T
     ]
     if faults:
         raise UserError(f"{source} does not fit the model: " + "; ".join(faults))
+    broken = [name for name, weight in weights.items() if weight.isnan().any()]
+    if broken:
+        raise UserError(f"{source}: NaN in {', '.join(broken)}: its training diverged; use another checkpoint")
 
 
 def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: Path) -> None:

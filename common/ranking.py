@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.dataset import train_part
+from common.errors import UserError
 from common.files import atomic, checksum, read_json, write_json
 from common.run import BEST, METRICS
 
@@ -18,7 +19,7 @@ TOPK = (5, 10)
 TOP = 10  # items of top.npy
 
 
-class NotFinite(ValueError):
+class NotFinite(UserError):
     """A score is NaN, so nothing can be ranked."""
 
 
@@ -40,7 +41,7 @@ def target_ranks(
         NotFinite: a score is NaN, which would compare as worse than everything.
     """
     if torch.isnan(scores).any():
-        raise NotFinite("a score is NaN")
+        raise NotFinite("a score is NaN: the weights are not finite")
     own = scores.gather(1, targets[:, None])
     if excluded is not None:
         scores = scores.clone()

@@ -77,7 +77,12 @@ def print_recommendations(source: str, history: np.ndarray, scores: np.ndarray, 
     Args:
         source: model and checkpoint.
         scores: (n,) by zero-based item id; -inf for items that are not recommended.
+
+    Raises:
+        UserError: a score is NaN.
     """
+    if np.isnan(scores).any():
+        raise UserError(f"{source}: {np.isnan(scores).sum()} scores are NaN; use another checkpoint")
     print(f"after {len(history)} items, the last of them:")
     for item in history[-5:]:
         print(f"  {item:>6}           {titles[item]}")

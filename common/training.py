@@ -73,7 +73,7 @@ class Progress:
     worse: int = 0  # validations since the best one
     stop: bool = False
     seconds: float = 0.0
-    best: Dict[str, Any] = field(default_factory=dict)  # valid: its metrics, best_epoch, best_step
+    best: Dict[str, Any] = field(default_factory=dict)  # valid: its metrics, best_epoch (from 1), best_step
     history: List[Dict[str, float]] = field(default_factory=list)  # a row per validation
 
     def is_over(self, epochs: int) -> bool:
@@ -201,7 +201,7 @@ def validate(model: Any, valid: Any, run: Run, settings: LoopSettings) -> Dict[s
     try:
         return metrics(model.rank(valid, run.compute, run.processes), settings.topk)
     except NotFinite as error:
-        raise Diverged(f"validation: {error}: the weights are not finite") from error
+        raise Diverged(f"validation: {error}") from error
 
 
 def keep_if_best(model: Any, found: Dict[str, float], at: Progress, settings: LoopSettings, run: Run) -> bool:
@@ -210,7 +210,7 @@ def keep_if_best(model: Any, found: Dict[str, float], at: Progress, settings: Lo
     better = not found or not at.best or found[metric] >= at.best["valid"][metric]
     if better:
         at.worse = 0
-        at.best = {"valid": found, "best_epoch": at.epoch - (at.step == 0), "best_step": at.total_steps}
+        at.best = {"valid": found, "best_epoch": at.epoch + (at.step > 0), "best_step": at.total_steps}
         if run.processes.first:
             content = {"state_dict": model.weights_to_use(), "epoch": at.best["best_epoch"], "about": run.about}
             save_checkpoint(run.folder / BEST, content)

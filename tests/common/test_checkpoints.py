@@ -176,3 +176,11 @@ def test_load_weights_lists_every_misfit_and_changes_nothing() -> None:
     assert "missing bias" in message and "unexpected biass" in message
     assert "weight is (2, 4), the model has (2, 3)" in message
     assert torch.equal(target.weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_nan_are_refused_by_name(dtype: torch.dtype) -> None:
+    target = torch.nn.Linear(3, 2).to(dtype)
+    weights = {**target.state_dict(), "bias": torch.tensor([1.0, torch.nan], dtype=dtype)}
+    with pytest.raises(UserError, match=r"^a\.pth: NaN in bias: its training diverged; use another checkpoint"):
+        load_weights(target, weights, Path("a.pth"))

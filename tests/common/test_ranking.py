@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.evaluator import NDCG, Hit
 
-from common.ranking import metrics, target_ranks
+from common.ranking import NotFinite, metrics, target_ranks
 
 
 def test_rank_counts_what_is_better_and_half_of_what_is_tied():
@@ -27,7 +27,7 @@ def test_history_is_left_out_but_never_the_target():
 
 
 def test_nan_is_refused():
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(NotFinite, match="NaN"):
         target_ranks(torch.tensor([[0.0, float("nan")]]), torch.tensor([0]))
 
 

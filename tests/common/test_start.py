@@ -125,3 +125,10 @@ def test_a_script_works_in_a_locale_without_unicode(tmp_path: Path, words: List[
     script = str(REPOSITORY / "stage2_sequence_preference_learning/id_encoder_main1.py")
     run = subprocess.run([sys.executable, script, *words], env=environment, cwd=tmp_path, capture_output=True)
     assert run.returncode == bool(error) and error in run.stderr.decode() and run.stderr.count(b"\n") <= 1
+
+
+@pytest.mark.parametrize("script", ["run_train.sh", "run_test.sh"])
+def test_without_an_environment_one_line_names_what_to_install(script: str) -> None:
+    environment = {**os.environ, "PYTHON": "/bin/false"}
+    run = subprocess.run(["bash", str(REPOSITORY / script)], env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1) and "run 'make environment'" in run.stderr

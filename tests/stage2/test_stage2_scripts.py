@@ -163,7 +163,7 @@ def test_of_equal_validations_the_latest_is_kept_and_patience_starts_anew(datase
     monkeypatch.setattr(training, "validate", lambda *rest: dict.fromkeys(names, next(scores)))
     settings = settings_of(datasets_dir, tmp_path, pretrain_id="none", epochs=8, stopping_step=1)
     metrics = read_metrics(SICSRec_main1.train(settings))
-    assert (metrics["best_epoch"], metrics["epochs"]) == (4, 7)
+    assert (metrics["best_epoch"], metrics["epochs"]) == (5, 7)
 
 
 def test_several_processes_test_alike(datasets_dir, tmp_path):
@@ -244,6 +244,21 @@ def test_weights_that_do_not_fit_are_listed(datasets_dir, tmp_path):
         SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "r", pretrain_id=str(tmp_path / "other.pth")))
     for part in ("missing LayerNorm.bias", "unexpected surplus", "item_embedding.weight is (3, 8)"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(("value", "error"), [("nan", r"id.pth: NaN in item_embedding.weight"), ("inf", "NaN")])
+def test_no_script_uses_weights_that_are_not_finite(datasets_dir, tmp_path, value, error):
+    """A rank among NaN would be a good one, and a list of recommendations would be empty."""
+    model, _, _ = make_model(datasets_dir, "ID_SeqEncoder")
+    model.item_embedding.weight.data[2:] = float(value)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "id.pth")
+    command = evaluate_words(datasets_dir, tmp_path / "id.pth")
+    for script, further in ((evaluate, []), (recommend, ["--user", "2"])):
+        with pytest.raises(UserError, match=error):
+            script.main([*command, *further])
+    if value == "nan":
+        with pytest.raises(UserError, match=f"pretrain_id=.*{error}"):
+            SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "r", pretrain_id=str(tmp_path / "id.pth")))
 
 
 def test_a_setting_that_the_model_does_not_have_is_refused(datasets_dir, tmp_path):
