@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Optional
 
 from common.errors import UserError
-from common.settings import REPOSITORY
+from common.settings import LONGEST_NAME, REPOSITORY
 
 VERSION = "0.2.0"  # of the code; with another version nothing is up to date
 PACKAGES = ("torch", "transformers", "recbole", "optuna", "numpy", "pandas")
@@ -64,6 +65,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         for rest in (temporary, old):
             shutil.rmtree(rest, ignore_errors=True)
+
+
+def file_name(text: str) -> str:
+    """``text`` as a part of a file's name: unusual signs become ``-``, a long text is cut and ends in its digest."""
+    name = re.sub(r"[^\w.+=@-]+", "-", text).encode()
+    if len(name) > LONGEST_NAME:
+        name = name[: LONGEST_NAME - 9] + f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}".encode()
+    return name.decode(errors="ignore")  # a letter may be cut in two
 
 
 def check_folder(path: Path, given: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from common.errors import UserError, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LARGEST_SEED = 2**63 - 1  # that every generator accepts
+LONGEST_NAME = 150  # bytes of a name; the files that are made of it have some more, and 255 at most
 PLACEHOLDER = re.compile(r"\{\w+\}")  # such as {dataset}/x, which YAML would read as a mapping
 
 
@@ -81,7 +83,7 @@ class CommonSettings:
 
     def check(self) -> None:
         """Raise a `UserError` for values that contradict each other; `build` calls it."""
-        check_folder_names(dataset=self.dataset)
+        check_folder_names(dataset=self.dataset, strategy=vars(self).get("strategy"))
 
 
 @dataclass
@@ -132,6 +134,8 @@ def check_folder_names(**names: Optional[str]) -> None:
     for key, name in names.items():
         if name is not None and (name != Path(name).name or name.startswith(".")):
             raise UserError(f"{key}={name}: not the name of a folder; use a name without / and without a leading dot")
+        if name is not None and len(os.fsencode(name)) > LONGEST_NAME:
+            raise UserError(f"{key}={name}: too long for the name of a folder; use at most {LONGEST_NAME} bytes")
 
 
 def as_dict(settings: CommonSettings) -> Dict[str, Any]:
@@ -180,6 +184,8 @@ def check_values(settings: CommonSettings, source: str) -> None:
 def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], source: str) -> None:
     """Put values into the structured config of a schema; a value replaces the earlier one, mappings too.
 
+    ``~/`` at the beginning of a text is the home folder.
+
     Raises:
         UserError: an unknown key, a wrong type or a value that is not allowed.
     """
@@ -188,7 +194,8 @@ def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], sour
         if key not in known:
             raise UserError(f"{source}: unknown setting '{key}'{nearest(key, known)} (--help lists all settings)")
         try:
-            OmegaConf.update(config, key, value, merge=False)
+            expanded = os.path.expanduser(value) if isinstance(value, str) and "/" in value else value
+            OmegaConf.update(config, key, expanded, merge=False)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
             if isinstance(config[key], ListConfig) and not isinstance(value, (list, ListConfig)):
@@ -294,6 +301,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: Optional[str], epilog: Optional[str] = None) -> None:
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(description=doc, epilog=epilog, formatter_class=layout, allow_abbrev=False)
+        self.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # the shell leaves --option=~/x
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 and one line."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from common.start import run_script
 
+import glob
 import os
 import re
 import shutil
@@ -197,7 +198,7 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
     features, pattern = folders.get("features_dir", home / "features"), "." if "features_dir" in folders else "*"
     for modality in MODALITIES:
         script = f"use_finetune_{'bert' if modality == 'text' else 'swinbase'}.py"
-        file = features_path(Path(pattern), name, modality)
+        file = features_path(Path(pattern), glob.escape(name), modality)
         for path in report.find(f"{modality} features", features, str(file), script):
             report.check(f"{modality} features", path, load_features, path, data.n_items)
 
@@ -213,7 +214,7 @@ def read_words(words: Sequence[str]) -> Tuple[str, Dict[str, Path]]:
     for key, value in (word.split("=", 1) for word in words if "=" in word):
         if key not in SETTINGS:
             raise UserError(f"unknown setting '{key}'{nearest(key, SETTINGS)}")
-        folders[key] = Path(value)
+        folders[key] = Path(os.path.expanduser(value))
     if len(names) > 1 or any(name.startswith("-") for name in names):
         raise UserError(f"usage: python -m reproduce.doctor [DATASET] [{'=DIR] ['.join(SETTINGS)}=DIR]")
     return "".join(names), folders

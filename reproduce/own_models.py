@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import sys
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Dict, List, Tuple, Type
+from typing import Any, ClassVar, Dict, Iterator, List, Tuple, Type
 
 import recbole
 import torch
@@ -51,7 +53,7 @@ def load_own(name: str) -> Tuple[Type[RankingModel], Type[RankingSettings]]:
         UserError: the file cannot be imported, or has no such class, or the class or its settings are of another kind.
     """
     file, _, wanted = name.rpartition(":")
-    path = Path(file)
+    path = Path(os.path.expanduser(file))
     if not path.is_file():
         raise UserError(f"{file}: no such file; a model of your own is FILE.py:CLASS")
     if wanted in (*MODELS, "ADRec", "Scores"):
@@ -66,7 +68,7 @@ def load_own(name: str) -> Tuple[Type[RankingModel], Type[RankingSettings]]:
     settings = classes.get(f"{wanted}Settings", BaselineSettings)
     if not (dataclasses.is_dataclass(settings) and issubclass(settings, RankingSettings)):
         raise UserError(f"{file}:{wanted}Settings: not a dataclass derived from BaselineSettings; derive it from that")
-    schema = with_file(settings, path.resolve())
+    schema = with_file(settings, path.resolve(), f"{wanted}Settings")
     content = {"schema": schema, "parts": classmethod(lambda kind, settings: {"source": path.resolve()})}
     if issubclass(found, RankingModel):
         return type(wanted, (found,), content), schema
@@ -88,13 +90,17 @@ def import_file(path: Path, sha256: str) -> ModuleType:
     return module
 
 
-def with_file(settings: Type[RankingSettings], path: Path) -> Type[RankingSettings]:
-    """The settings with the user's file among the input files, and so in the recipe."""
+def with_file(settings: Type[RankingSettings], path: Path, wanted: str) -> Type[RankingSettings]:
+    """The settings with the user's file among the input files, and so in the recipe; ``wanted`` is their name there."""
 
     def input_files(own: RankingSettings) -> Dict[str, Path]:
         return {**settings.input_files(own), "source": path}
 
-    return type(settings.__name__, (settings,), {"input_files": input_files, "__doc__": settings.__doc__})
+    def missing(own: RankingSettings, name: str) -> Any:
+        raise NotThere(f"{path}: the model reads '{name}' of its settings; add it to {wanted}")
+
+    content = {"input_files": input_files, "__getattr__": missing, "__doc__": settings.__doc__}
+    return type(settings.__name__, (settings,), content)
 
 
 class Rows(Interaction):
@@ -126,8 +132,8 @@ class ReadConfig(RecBoleConfig):
         self.missing.append(key)
 
 
-class NotInData(UserError, AttributeError):
-    """A model reads what its data set does not have; an `AttributeError` for ``hasattr``."""
+class NotThere(UserError, AttributeError):
+    """A model reads what its settings or data set do not have; an `AttributeError` for ``hasattr``."""
 
 
 class Data(RecBoleData):
@@ -145,7 +151,7 @@ class Data(RecBoleData):
         return super().num(field)
 
     def __getattr__(self, name: str) -> Any:
-        raise NotInData(
+        raise NotThere(
             f"the model reads '{name}' of its data set, which has only num, inter_feat, field2seqlen, "
             "get_item_feature and item_features"
         )
@@ -179,20 +185,27 @@ class OwnModel(ScoringModel):
 
     def __init__(self, settings: RankingSettings, data: SequenceData) -> None:
         super().__init__(settings, data)
-        config, read, name = ReadConfig(settings, self.net_class), Data(self.data), self.net_class.__name__
-        try:
-            self.net = self.net_class(config, read)
-        except TypeError as error:
-            if not config.missing:
-                raise
-            names = ", ".join(dict.fromkeys(config.missing))
-            raise UserError(f"{name}: {error}; it reads {names} of its config: add them to {name}Settings") from error
+        self.config, read = ReadConfig(settings, self.net_class), Data(self.data)
+        with self.missing_settings_named():
+            self.net = self.net_class(self.config, read)
         for modality in read.modalities:
             if f"plm_{modality}_embedding.weight" not in self.net.state_dict():
                 raise UserError(
-                    f"{name}: its checkpoint would not hold the {modality} features; keep them as "
+                    f"{self.net_class.__name__}: its checkpoint would not hold the {modality} features; keep them as "
                     f"self.plm_{modality}_embedding, an Embedding"
                 )
+
+    @contextmanager
+    def missing_settings_named(self) -> Iterator[None]:
+        """Raise a `UserError` for what a model may raise that has read None in place of a setting."""
+        try:
+            yield
+        except (TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
+            if not self.config.missing or isinstance(error, UserError):
+                raise
+            name, keys = self.net_class.__name__, ", ".join(dict.fromkeys(self.config.missing))
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(f"{name}: {reason}; it reads {keys} of its config: add them to {name}Settings") from error
 
     def to(self, device: torch.device) -> OwnModel:  # type: ignore[override]
         """Move the model; RecBole's modules keep their device as an attribute, too."""
@@ -210,13 +223,15 @@ class OwnModel(ScoringModel):
 
     def loss_terms(self, batch: Batch) -> Terms:
         """Its loss, or each of its losses."""
-        found = self.net.calculate_loss(self.interaction(batch))
+        with self.missing_settings_named():
+            found = self.net.calculate_loss(self.interaction(batch))
         parts = found if isinstance(found, tuple) else (found,)
         return {"loss" if len(parts) == 1 else f"loss {n}": part.reshape(()) for n, part in enumerate(parts, start=1)}
 
     def full_sort_scores(self, batch: Batch) -> Tensor:
         """(N, n_items)."""
-        scores: Tensor = self.net.full_sort_predict(self.interaction(batch))
+        with self.missing_settings_named():
+            scores: Tensor = self.net.full_sort_predict(self.interaction(batch))
         scores = scores.view(len(batch), -1)[:, : self.n_items].float().clone()
         scores[:, 0] = -torch.inf
         return scores

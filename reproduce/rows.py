@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar
 import pandas as pd
 
 from common.errors import UserError
-from common.files import read_json
+from common.files import file_name, read_json
 from common.settings import Parser, help_of_settings, setting, typed
 from reproduce.ranks import Ranks, read_ranks
 from reproduce.suite import Selection, check_known, read_suite, read_words, suite_path
@@ -155,5 +153,4 @@ def _suffix(settings: ResultsSettings) -> str:
     words = list(settings.dataset)
     for key, names in (("rows", settings.rows), ("seeds", settings.seeds), ("base", [settings.base])):
         words += [key, *map(str, names)] if any(name is not None for name in names) else []
-    text = re.sub(r"[^\w.=+-]+", "-", "".join(f"-{word}" for word in words))
-    return text if len(text) <= 80 else f"{text[:70]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return file_name("".join(f"-{word}" for word in words))

@@ -156,7 +156,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     settings = Settings(**typed(Settings, own, "command line"))
     words = [word for word in arguments.words if not word.startswith("jobs=")]
     path = suite_path(arguments.suite)
-    runs = load_suite(path, words, with_inputs=not arguments.dry_run)
+    runs = load_suite(path, words)
     runner = Runner(runs, Path(settings.results_dir) / "suites" / path.stem, settings.jobs)
     if arguments.dry_run:
         for run in runs:

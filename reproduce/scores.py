@@ -85,14 +85,14 @@ def open_scores(path: Path, data: SequenceData) -> np.ndarray:
         UserError: the file is not that; names the first row with a fault.
     """
     try:
-        scores: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not an npy file: {error}") from error
-    n_users, n_items = int(data.users.max()) + 1, data.n_catalogue
-    if scores.ndim != 2 or len(scores) < n_users or scores.shape[1] != n_items or scores.dtype.kind not in "fiu":
+        scores: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged file raises nearly anything: tokenize.TokenError, SyntaxError, …
+        raise UserError(f"{path}: not a whole npy file of numbers: {error}; write it with numpy.save") from error
+    shape = (int(data.users.max()) + 1, data.n_catalogue)
+    if scores.shape != shape or scores.dtype.kind not in "fiu":
         raise UserError(
-            f"{path}: {scores.dtype} {scores.shape}; it must hold numbers of shape ({n_users}, {n_items}), rows by "
-            "zero-based user, columns by zero-based item"
+            f"{path}: {scores.dtype} {scores.shape}; it must hold numbers of shape {shape}, rows by zero-based user, "
+            "columns by zero-based item"
         )
     for user in data.users:
         row = scores[user][data.item_of_row[1:]]

@@ -17,7 +17,6 @@ A row may also have its own datasets and seeds. {dataset} and {seed} in a value 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections import Counter
 from contextlib import suppress
@@ -28,6 +27,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, 
 from omegaconf import ListConfig
 
 from common.errors import UserError, nearest
+from common.files import file_name
 from common.settings import LARGEST_SEED, read_yaml, setting, split_overrides, typed
 from reproduce.pipeline import pipeline
 from reproduce.train import check_inputs, plan, with_config
@@ -70,7 +70,7 @@ class SuiteRun:
     @property
     def file_name(self) -> str:
         """The name of the log, without a suffix."""
-        return re.sub(r"[^\w.+=@-]+", "-", f"{self.row}-{self.dataset}-seed{self.seed}")
+        return file_name(f"{self.row}-{self.dataset}-seed{self.seed}")
 
 
 @dataclass
@@ -146,16 +146,15 @@ def read_words(words: Sequence[str]) -> Dict[str, Any]:
     return {k: [v] if k in LISTS and not isinstance(v, ListConfig) else v for k, v in values.items()}
 
 
-def load_suite(path: Path, words: Sequence[str] = (), with_inputs: bool = False) -> List[SuiteRun]:
-    """The runs of a suite in the order in which they start; the settings of each are checked.
+def load_suite(path: Path, words: Sequence[str] = ()) -> List[SuiteRun]:
+    """The runs of a suite in the order in which they start; the settings and inputs of each are checked.
 
     Args:
         words: ``key=value``: those of `Selection`; any other goes to each model that has the key, in place of the
             YAML's value.
-        with_inputs: check too that data sets and finished features can be found.
 
     Raises:
-        UserError: names the file or the command line, the row and the key.
+        UserError: names the file or the command line, the row and the key; or a data set or features that are missing.
     """
     file = read_suite(path)
     values = read_words(words)
@@ -175,15 +174,15 @@ def load_suite(path: Path, words: Sequence[str] = (), with_inputs: bool = False)
     for row in rows:
         for dataset in row.datasets:
             try:
-                runs += _runs(file, row, dataset, given, with_inputs)
+                runs += _runs(file, row, dataset, given)
             except UserError as error:
                 reason = str(error).removeprefix("command line: ")
                 raise UserError(f"{path}: {row.name} on {dataset}: {reason}") from error
     if not runs:
         raise UserError(f"{path}: has no runs; it needs models, datasets and seeds")
-    for file_name, count in Counter(run.file_name for run in runs).items():
+    for name, count in Counter(run.file_name for run in runs).items():
         if count > 1:
-            raise UserError(f"{path}: {file_name} occurs twice; give rows different names, and each seed once")
+            raise UserError(f"{path}: {name} occurs twice; give rows different names, and each seed once")
     order = list(dict.fromkeys(run.seed for run in runs))
     return sorted(runs, key=lambda run: order.index(run.seed))  # each row has a first result before any has a second
 
@@ -219,7 +218,7 @@ def read_suite(path: Path) -> SuiteFile:
     return file
 
 
-def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str], with_inputs: bool) -> List[SuiteRun]:
+def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str]) -> List[SuiteRun]:
     """A row's runs on one data set: settings of the suite < of the data set < of the row < of the command line."""
     known = row.keys
     shared = {**file.settings, **file.of_dataset.get(dataset, {})}
@@ -232,9 +231,7 @@ def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str], wit
         words = [f"{key}={text}" for key, text in {**texts, "seed": "{seed}"}.items()]
         words = [word.replace("{dataset}", dataset).replace("{seed}", str(seed)) for word in words]
         runs.append(SuiteRun(row.name, row.model, dataset, seed, tuple(words)))
-    planned = plan(row.model, dataset, runs[0].words)
-    if with_inputs:
-        check_inputs(planned)
+    check_inputs(plan(row.model, dataset, runs[0].words))
     return runs
 
 

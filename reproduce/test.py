@@ -21,7 +21,7 @@ import pandas as pd
 
 from common.errors import UserError, nearest
 from common.features import MODALITIES
-from common.files import read_json, write_text
+from common.files import file_name, read_json, write_text
 from common.run import BEST, MADE
 from common.settings import (
     DeviceSettings,
@@ -192,7 +192,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         run.test({key: value for key, value in as_dict(settings).items() if key != "dataset"})
     found = table(runs, "test_masked" if arguments.masked else "test", results_dir)
     selected = [f"{key}={value}" for key, value in wanted.items()]
-    name = re.sub(r"[^\w.=-]+", "_", "-".join(["table", *selected, *(["masked"] if arguments.masked else [])]))
+    name = file_name("-".join(["table", *selected])) + ("-masked" if arguments.masked else "")
     path = results_dir / final.name / settings.dataset / name
     text = found.to_markdown(index=False, disable_numparse=True) + "\n"
     write_text(path.with_name(f"{name}.md"), text)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from common.start import run_script
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
@@ -42,7 +43,8 @@ def with_config(values: Mapping[str, Any], steps: Sequence[Step]) -> Dict[str, A
     name = given.pop("config", None)
     if name is None:
         return given
-    path = Path(str(name)) if Path(str(name)).is_file() else REPOSITORY / str(name)
+    path = Path(os.path.expanduser(str(name)))
+    path = path if path.is_file() else REPOSITORY / path
     from_file = read_yaml(path)
     try:
         routed = route(steps, from_file)

@@ -46,7 +46,7 @@ def write_scores(path: Path, loaded: Loaded, split: Sequences, device: torch.dev
     """
     import numpy as np
     import torch
-    from numpy.lib.format import open_memmap
+    from numpy.lib.format import write_array_header_1_0
 
     from stage2_sequence_preference_learning.data import EvalLoader
 
@@ -56,14 +56,17 @@ def write_scores(path: Path, loaded: Loaded, split: Sequences, device: torch.dev
             f"{path}: not written: user ids go up to {users.max():,}, but there are {len(users):,} users, so that most "
             "rows would be empty; number users from 0"
         )
-    shape = (int(users.max()) + 1, loaded.data.n_catalogue)
-    with atomic(path) as temporary, torch.no_grad():
-        scores: Any = open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        scores[:] = -np.inf
+    line, n_lines = np.full(loaded.data.n_catalogue, -np.inf, np.float32), int(users.max()) + 1
+    with atomic(path) as temporary, open(temporary, "wb") as out, torch.no_grad():  # a full disk kills memory maps
+        write_array_header_1_0(out, {"descr": line.dtype.str, "fortran_order": False, "shape": (n_lines, len(line))})
+        start = out.tell()
+        out.writelines(line.tobytes() for _ in range(n_lines))
         for rows, batch in EvalLoader(split, loaded.data.n_items):
             found = loaded.model.full_sort_scores(batch.to(device)).cpu().numpy()
-            scores[users[rows][:, None], items[None, 1:]] = found[:, 1:]
-        scores.flush()
+            for user, scores in zip(users[rows].tolist(), found):
+                line[items[1:]] = scores[1:]
+                out.seek(start + user * line.nbytes)
+                out.write(line.tobytes())
 
 
 def main(argv: Optional[List[str]] = None, models: Optional[Mapping[str, Any]] = None) -> None:

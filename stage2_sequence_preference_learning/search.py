@@ -16,11 +16,15 @@ import dataclasses
 import itertools
 import os
 import shutil
+import sqlite3
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, TypeVar, get_type_hints
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Type, TypeVar, get_type_hints
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from common.errors import Diverged, UserError, nearest
 from common.files import atomic, digest, exclusive, read_json, recipe
@@ -44,7 +48,7 @@ def search(model: str, settings: S, train: Callable[..., Path], force: bool = Fa
         train: trains one run of settings and returns its folder.
 
     Raises:
-        UserError: the search space is not valid, or every trial diverged.
+        UserError: the search space is not valid, every trial diverged, or study.db is damaged or in use elsewhere.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("n_trials: a search runs in one process; start it without torchrun")
@@ -53,28 +57,30 @@ def search(model: str, settings: S, train: Callable[..., Path], force: bool = Fa
     searched = dataclasses.replace(plain, seed=settings.search_seed, test=False)
     folder = search_folder(model, searched, space)
     with exclusive(folder):
+        database = folder / "study.db"
         if force:
-            (folder / "study.db").unlink(missing_ok=True)
-        study = open_study(folder, model, searched, space, settings.n_trials)
-
-        def objective(trial: optuna.Trial) -> float:
-            chosen = suggest(trial, space, settings)
-            dataclasses.replace(searched, **chosen).check()
-            one = dataclasses.replace(searched, **chosen, run=trial_run(folder, chosen))
-            print(f"trial {trial.number}: {describe(chosen)}")
-            try:
-                score = float(read_json(train(one, force) / METRICS)["valid"][settings.valid_metric])
-            except Diverged as error:
-                print(f"trial {trial.number}: diverged: {error}")
-                raise optuna.TrialPruned from error
-            print(f"trial {trial.number}: {describe(chosen)}: valid {settings.valid_metric} {score:.4f}")
-            return score
+            database.unlink(missing_ok=True)
+        with database_errors(database, Exception):  # of a damaged file, optuna raises nearly anything
+            study = open_study(database, f"{model}-{settings.dataset}", searched, space, settings.n_trials)
 
         wanted = min(settings.n_trials, len(grid_of(space)) or settings.n_trials)
-        for number in range(len(study.get_trials(states=ENDED)), wanted):
-            # seeded for each trial, so that a search that continues draws what it would have drawn
-            study.sampler = optuna.samplers.TPESampler(seed=(settings.search_seed + number) % 2**32)
-            study.optimize(objective, n_trials=1)
+        with database_errors(database, SQLAlchemyError, StorageInternalError):
+            for number in range(len(study.get_trials(states=ENDED)), wanted):
+                # seeded for each trial, so that a search that continues draws what it would have drawn
+                study.sampler = optuna.samplers.TPESampler(seed=(settings.search_seed + number) % 2**32)
+                trial = study.ask()
+                chosen = suggest(trial, space, settings)
+                dataclasses.replace(searched, **chosen).check()
+                one = dataclasses.replace(searched, **chosen, run=trial_run(folder, chosen))
+                print(f"trial {trial.number}: {describe(chosen)}")
+                try:
+                    score = float(read_json(train(one, force) / METRICS)["valid"][settings.valid_metric])
+                except Diverged as error:
+                    print(f"trial {trial.number}: diverged: {error}")
+                    study.tell(trial, state=TrialState.PRUNED)
+                    continue
+                study.tell(trial, score)
+                print(f"trial {trial.number}: {describe(chosen)}: valid {settings.valid_metric} {score:.4f}")
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             raise UserError(f"{folder}: all {wanted} trials diverged; lower learning_rate in search_space")
         write_report(study, folder, settings.valid_metric)
@@ -175,17 +181,26 @@ def trial_run(folder: Path, chosen: Mapping[str, Any]) -> str:
     return f"{folder.name}/trial-{digest(recipe('trial', chosen, {}))}"
 
 
+@contextmanager
+def database_errors(path: Path, *kinds: Type[Exception]) -> Iterator[None]:
+    """Raise a `UserError` that names the database in place of exceptions of these kinds."""
+    try:
+        yield
+    except kinds as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = str(getattr(cause, "orig", cause)).splitlines()[0]
+        raise UserError(f"{path}: {reason}; close other programs that use it, or delete it") from error
+
+
 def open_study(
-    folder: Path, model: str, settings: SearchSettings, space: Mapping[str, Any], n_trials: int
+    path: Path, name: str, settings: SearchSettings, space: Mapping[str, Any], n_trials: int
 ) -> optuna.Study:
     """The study with its next trials: those that were killed, the missing cells of a grid, the settings' own values."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warning about a stopped trial shows a traceback
-    study = optuna.create_study(
-        study_name=f"{model}-{settings.dataset}",
-        storage=f"sqlite:///{folder / 'study.db'}",
-        direction="maximize",
-        load_if_exists=True,
+    storage = optuna.storages.RDBStorage(  # the path is not in the URL, where ?, % and { have a meaning
+        "sqlite:///study.db", {"creator": lambda: sqlite3.connect(path, check_same_thread=False)}
     )
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
     cells = grid_of(space)[:n_trials]
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)

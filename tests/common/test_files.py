@@ -23,6 +23,7 @@ from common.files import (
     differences,
     digest,
     exclusive,
+    file_name,
     making,
     read_json,
     read_text,
@@ -127,6 +128,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="cannot be written"), atomic_folder(tmp_path / "file" / "below"):
         pass
+
+
+@pytest.mark.parametrize("sign", ["a", "é", "面", "a?"])
+def test_a_long_text_is_a_file_name_that_no_other_text_has(tmp_path: Path, sign: str) -> None:
+    assert file_name("é=1, ?%/b") == "é=1-b"
+    texts = [sign * 150 + end for end in ("", "b", "/b", "?b")]
+    names = {file_name(text) for text in texts}
+    assert len(names) == len(texts) and all(len(name.encode()) <= 150 for name in names)
+    for name in names:
+        write_text(tmp_path / f"{name}.folder", "")  # its temporary file has a longer name
 
 
 def test_read_text_drops_a_byte_order_mark(tmp_path: Path) -> None:

@@ -79,6 +79,18 @@ def test_a_folder_is_not_empty() -> None:
     assert "setting 'datasets_dir' is empty; give a folder, or leave it out" in refusal("datasets_dir=")
 
 
+@pytest.mark.parametrize("key", ["datasets_dir", "run"])
+def test_the_home_folder_is_written_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written, there = {key: "~/d ?%41#"}, f"{tmp_path}/d ?%41#"
+    file = write(tmp_path / "mine.yaml", f'{key}: "{written[key]}"\n')
+    found = [build(Example, written), built(f"{key}={written[key]}"), built(config_file=file)]
+    if key == "datasets_dir":
+        found.append(parse(Example, None, argv=["--config=~/mine.yaml"]).settings)
+    assert [getattr(settings, key) for settings in found] == [there] * len(found)
+    assert built("run=a~/b").run == "a~/b"
+
+
 def test_numbers_booleans_and_null_are_read() -> None:
     settings = built("alpha=1e-3", "rank=7", "shuffle=no", "run=null", "modalities=[text]")
     assert (settings.alpha, settings.rank, settings.shuffle, settings.run) == (0.001, 7, False, None)
@@ -185,6 +197,12 @@ def test_parse_refuses_an_unknown_option_in_a_line_with_the_nearest(capsys: pyte
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "/abs"])
 def test_a_data_set_is_one_folder(name: str) -> None:
     assert f"dataset={name}: not the name of a folder" in refusal(f"dataset={name}")
+
+
+@pytest.mark.parametrize("name", ["a" * 151, "面" * 51])
+def test_a_name_of_a_folder_has_a_longest_length(name: str) -> None:
+    assert f"dataset={name}: too long for the name of a folder; use at most 150 bytes" in refusal(f"dataset={name}")
+    assert built(f"dataset={name[:-1]}").dataset == name[:-1]
 
 
 settings_strategy = st.builds(

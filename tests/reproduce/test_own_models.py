@@ -244,10 +244,41 @@ def test_a_checkpoint_of_a_model_that_is_not_given_is_an_error(mine: str, words:
         load_model(folder / "best.pth", "Tiny", words[2].split("=")[1], CPU)
 
 
+LACKING = """
+from recbole.model.sequential_recommender import FPMC, HGN, STAMP
+from stage2_sequence_preference_learning.ranking_model import RankingModel
+
+class Reads:
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.read(config, dataset)
+class Short(Reads, STAMP):
+    def read(self, config, dataset): 1 + config["shortness"]
+class Trained(Reads, STAMP):
+    def read(self, config, dataset): self.power = config["power"]
+    def calculate_loss(self, rows): return super().calculate_loss(rows) ** self.power
+class Ranked(Reads, STAMP):
+    def read(self, config, dataset): self.factor = config["factor"]
+    def full_sort_predict(self, rows): return self.factor * super().full_sort_predict(rows)
+class Choice(Reads, STAMP):
+    def read(self, config, dataset): {"max": 1, "mean": 2}[config["mode"]]
+class Refuses(Reads, STAMP):
+    def read(self, config, dataset):
+        if config["mode"] not in ("max", "mean"): raise NotImplementedError("mode must be max or mean")
+class Packed(Reads, RankingModel):
+    def read(self, settings, data): settings.width + 1
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("Short", r"Short: .*; it reads shortness of its config: add them to ShortSettings"),
+        ("Trained", r"Trained: TypeError: .*; it reads power of its config: add them to TrainedSettings"),
+        ("Ranked", r"Ranked: TypeError: .*; it reads factor of its config: add them to RankedSettings"),
+        ("Choice", r"Choice: KeyError: .*; it reads mode of its config: add them to ChoiceSettings"),
+        ("Refuses", r"Refuses: NotImplementedError: .*; it reads mode of its config: add them to RefusesSettings"),
+        ("Packed", r"mine.py: the model reads 'width' of its settings; add it to PackedSettings"),
         ("FPMC", "the model reads 'user_num' of its data set, which has only num, inter_feat"),
         ("HGN", "the model reads the number of 'user_id'; here only item_id"),
     ],
@@ -255,13 +286,14 @@ def test_a_checkpoint_of_a_model_that_is_not_given_is_an_error(mine: str, words:
 def test_what_a_model_reads_and_there_is_not_is_an_error(
     datasets_dir: Path, tmp_path: Path, name: str, message: str
 ) -> None:
-    source = "from recbole.model.sequential_recommender import FPMC, HGN, STAMP\n\n\nclass Short(STAMP):\n"
-    source += "    def __init__(self, config, dataset):\n        super().__init__(config, dataset)\n"
-    (tmp_path / "mine.py").write_text(source + "        self.a = 1 + config['shortness']\n")
+    (tmp_path / "mine.py").write_text(LACKING)
     model_class, schema = load_own(f"{tmp_path}/mine.py:{name}")
     settings = schema(dataset="Tiny", datasets_dir=str(datasets_dir))
+    data = load_splits(settings)
     with pytest.raises(UserError, match=message):
-        model_class(settings, load_splits(settings))
+        model = model_class(settings, data)
+        model.loss_terms(separate_rows(data.train))
+        model.full_sort_scores(separate_rows(data.train))
 
 
 @pytest.mark.parametrize("name", ["GCSAN", "NextItNet", "RepeatNet", "SRGNN", "STAMP"])

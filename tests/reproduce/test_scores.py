@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Callable, List
 
 import numpy as np
 import pytest
-from stage2_helpers import only_run, read_metrics
+from stage2_helpers import ENVIRONMENT, only_run, read_metrics
 
 from common.errors import UserError
 from reproduce import baseline, run, scores
@@ -89,6 +91,41 @@ def test_a_suite_has_scores_from_elsewhere_beside_other_models(words: List[str],
     assert folders[0][0] == folders[1][0] and folders[0][1] != folders[1][1]
 
 
+FULL_DISK = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np, torch
+from common.errors import UserError
+from stage2_sequence_preference_learning import data, evaluate
+data.EvalLoader = lambda *_: [(np.arange(9), torch.zeros(9))]
+splits = SimpleNamespace(users=np.arange(9), item_of_row=np.arange(-1, 5000), n_catalogue=5000, n_items=5001)
+loaded = SimpleNamespace(data=splits, model=SimpleNamespace(full_sort_scores=lambda _: torch.ones(9, 5001)))
+folder = Path(sys.argv[1])
+try:
+    evaluate.write_scores(folder / "s.npy", loaded, None, torch.device("cpu"))
+except UserError as error:
+    print(error, list(folder.iterdir()))
+"""
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
+    mount = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size=64k none "{tmp_path}" && exec "$@"', "sh"]
+    try:
+        subprocess.run([*mount, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user may not mount a small disk")
+    command = [*mount, sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    found = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert found.stdout == f"{tmp_path}/s.npy: cannot be written: No space left on device []\n"
+
+
+def as_npz(path: Path) -> None:
+    array = np.load(path)
+    with open(path, "wb") as out:
+        np.savez(out, array)
+
+
 def in_row_2(value: float) -> Callable[[Path], None]:
     def spoil(path: Path) -> None:
         array = np.load(path)
@@ -102,8 +139,19 @@ def in_row_2(value: float) -> Callable[[Path], None]:
     ("spoil", "message"),
     [
         (lambda path: path.unlink(), "no such file"),
-        (lambda path: path.write_bytes(b"x"), "not an npy file"),
+        (lambda path: path.write_bytes(b"x"), "not a whole npy file"),
+        (lambda path: path.write_bytes(b""), "not a whole npy file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not a whole npy file"),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b"False", b"F(lse")), "not a whole npy file"),
+        (as_npz, "not a whole npy file"),
+        (lambda path: np.save(path, np.load(path).astype(object)), "not a whole npy file of numbers: .*objects"),
+        (lambda path: np.save(path, np.load(path).astype(str)), "<U32 .*it must hold numbers"),
+        (lambda path: np.save(path, np.load(path) > 0), "bool .*it must hold numbers"),
         (lambda path: np.save(path, np.load(path)[:, 1:]), r"\(12, 14\); it must hold numbers of shape \(12, 15\)"),
+        (lambda path: np.save(path, np.load(path)[1:]), r"\(11, 15\); it must hold numbers of shape \(12, 15\)"),
+        (lambda path: np.save(path, np.pad(np.load(path), ((1, 0), (0, 0)))), r"float64 \(13, 15\)"),
+        (lambda path: np.save(path, np.pad(np.load(path), ((0, 0), (0, 1)))), r"float64 \(12, 16\)"),
+        (lambda path: np.save(path, np.load(path)[None]), r"float64 \(1, 12, 15\)"),
         (in_row_2(np.nan), "row 2: a score is NaN"),
         (in_row_2(np.inf), "row 2: a score is infinite"),
     ],

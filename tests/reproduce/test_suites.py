@@ -24,6 +24,12 @@ from reproduce.train import plan
 Small = Tuple[Path, List[str]]
 
 
+@pytest.fixture(autouse=True)
+def no_data_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suites are loaded though their data sets do not exist."""
+    monkeypatch.setattr(suite, "check_inputs", lambda planned: None)
+
+
 def load(name: str, *words: str) -> List[suite.SuiteRun]:
     return suite.load_suite(suite.suite_path(name), words)
 
@@ -87,19 +93,22 @@ def test_faults_of_the_command_line_stop_before_anything_starts(tmp_path: Path, 
         run.main([given, word, "--dry-run"])
 
 
-def test_missing_suites_data_and_features_stop_before_anything_starts(tmp_path: Path) -> None:
+def test_missing_suites_data_and_features_stop_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
     with pytest.raises(UserError, match="mine.yaml: no such suite"):
         load("mine.yaml")
     (tmp_path / "bili.yaml").write_text("datasets: [a]\nmodels: [Pop]")
     with pytest.raises(UserError, match="bili.yaml: this project has a suite with this name"):
         load(str(tmp_path / "bili.yaml"))
-    given = [write(tmp_path, "datasets: [ml100k]\nmodels: [Pop]"), f"results_dir={tmp_path / 'r'}"]
-    with pytest.raises(UserError, match="no data set 'ml100k' in .*did you mean 'ml-100k'.*data_dir=FOLDER"):
-        run.main(given)
-    with pytest.raises(UserError, match="none/ml-100k_text_llm_stage1.pth: .*reproduce.standin"):
-        run.main(["quickstart", "rows=[SASRecText]", "features_dir=none", *given[1:]])
-    assert not (tmp_path / "r").exists()
-    run.main([*given, "--dry-run"])  # a list needs no data
+    for more in ([], ["--dry-run"]):
+        given = [write(tmp_path, "datasets: [ml100k]\nmodels: [Pop]"), f"results_dir={tmp_path / 'r'}", *more]
+        with pytest.raises(UserError, match="no data set 'ml100k' in .*did you mean 'ml-100k'.*data_dir=FOLDER"):
+            run.main(given)
+        with pytest.raises(UserError, match="none/ml-100k_text_llm_stage1.pth: .*reproduce.standin"):
+            run.main(["quickstart", "rows=[SASRecText]", "features_dir=none", *given[1:]])
+        assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("value", [" ", " | ", "a # b", "a: b", "[MASK] für 😀", "null", "1e3", "two\nlines", "plain"])
@@ -141,6 +150,12 @@ def test_a_config_stands_for_its_settings(tmp_path: Path) -> None:
     text = f"datasets: [a]\nsettings: {{config: {tmp_path / 'own.yaml'}}}\nmodels: [Pop, {row}]"
     pop, adrec = load(write(tmp_path, text))
     assert pop.words == ("seed=2024",) and {"momentum=0.6", "queue_size=77"} <= set(adrec.words)
+
+
+def test_a_long_name_of_a_row_has_a_log(tmp_path: Path) -> None:
+    runs = load(write(tmp_path, f"datasets: [a]\nmodels: [{{model: Pop, name: {'面' * 90}}}, Pop]"))
+    (tmp_path / f"{runs[0].file_name}.folder.part").touch()
+    assert runs[1].file_name == "Pop-a-seed2024"
 
 
 def test_names_are_read_as_they_are_typed(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 import csv
 import json
+import sqlite3
+from functools import partial
+from pathlib import Path
 
 import pytest
 from optuna.trial import FixedTrial
 from stage2_helpers import SMALL
 
 from common.errors import Diverged, UserError
+from common.run import METRICS
 from reproduce.baselines.settings import SCHEMAS
 from stage2_sequence_preference_learning import SICSRec_main1
 from stage2_sequence_preference_learning.search import search, suggest
@@ -70,6 +74,71 @@ def test_a_search_stopped_in_a_trial_continues_and_the_grid_is_complete(datasets
     run_search(settings_of(datasets_dir, tmp_path))
     lines = (search_folder(tmp_path) / "trials.csv").read_text().splitlines()[1:]
     assert sorted(float(line.split(",")[1]) for line in lines) == ALPHAS  # each once
+
+
+def quickly(settings, force=False):
+    """A run without a training."""
+    folder = Path(settings.results_dir) / "SICSRec" / "Tiny" / settings.run
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS).write_text(json.dumps({"valid": {"hit@10": settings.alpha}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names", [("a?x=1", "a?x=2"), ("%41", "A"), ("a #b", "a %23b"), ("{SCHEMA_VERSION} [x]*", "é~")]
+)
+def test_a_search_has_its_own_database_in_a_folder_of_any_name(datasets_dir, tmp_path, names):
+    for name, alphas in zip(names, ([0.1], [0.2, 0.3])):
+        search("SICSRec", settings_of(datasets_dir, tmp_path / name, search_space={"alpha": alphas}), quickly)
+        assert (search_folder(tmp_path / name) / "study.db").is_file()
+        assert len((search_folder(tmp_path / name) / "trials.csv").read_text().splitlines()) == 1 + len(alphas)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def execute(statement):
+    def spoil(path):
+        with sqlite3.connect(path) as connection:
+            connection.execute(statement)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(b"x" * 5000), "file is not a database"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "database disk image is malformed"),
+        (lambda path: (path.unlink(), path.mkdir()), "unable to open database file"),
+        (execute("UPDATE alembic_version SET version_num = 'v9.9.a'"), "no longer compatible"),
+        (execute("UPDATE trials SET state = 'ODD'"), "'ODD' is not among"),
+        (execute("ALTER TABLE studies RENAME study_name TO x"), "study_name"),
+    ],
+)
+def test_a_database_that_is_damaged_is_an_error_and_may_be_deleted(datasets_dir, tmp_path, spoil, message):
+    settings = settings_of(datasets_dir, tmp_path)
+    search("SICSRec", settings, quickly)
+    path = search_folder(tmp_path) / "study.db"
+    spoil(path)
+    with pytest.raises(UserError, match=f"study.db: .*{message}.*; close other programs .*, or delete it") as caught:
+        search("SICSRec", settings, quickly)
+    assert "\n" not in str(caught.value)
+    path.rmdir() if path.is_dir() else path.unlink()
+    assert search("SICSRec", settings, quickly).alpha == 0.9
+
+
+def test_a_database_that_another_program_locks_is_an_error(datasets_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0.1))
+
+    def locks(settings, force=False):
+        other = sqlite3.connect(search_folder(tmp_path) / "study.db")
+        other.execute("BEGIN EXCLUSIVE")
+        locked.append(other)
+        return quickly(settings)
+
+    locked = []
+    for train in (locks, quickly):  # while the search runs, and before it
+        with pytest.raises(UserError, match="study.db: database is locked; close other programs that use it"):
+            search("SICSRec", settings_of(datasets_dir, tmp_path), train)
 
 
 def test_ranges_of_floats_and_integers(datasets_dir, tmp_path):
