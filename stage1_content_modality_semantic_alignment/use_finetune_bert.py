@@ -17,7 +17,7 @@ from common.start import run_script
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import TYPE_CHECKING, Dict, List, Optional
 
 from common.dataset import Dataset, items_path, load_dataset
 from common.errors import UserError, nearest
@@ -26,6 +26,9 @@ from common.files import making, recipe
 from common.item_fields import text_fields, text_files
 from common.settings import parse, setting, shaping
 from stage1_content_modality_semantic_alignment.settings import ExportSettings, local_model
+
+if TYPE_CHECKING:  # torch is imported where it is needed: it takes seconds
+    import torch
 
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_bert"
 
@@ -77,30 +80,36 @@ def run(settings: Settings, force: bool = False) -> None:
     with making(path.with_suffix(".json"), made_from, force) as needed:
         if not needed:
             return
-        import torch
-
-        from common.compute import pick_compute, seed_everything
-        from common.text_encoders import load_bert, text_model_path
-        from stage1_content_modality_semantic_alignment.inputs import Titles, each_item_once
-
-        texts = texts_of(dataset, language, settings.fields)
-        compute = pick_compute(settings.device, settings.precision)
-        seed_everything(settings.seed)
-        model = text_model_path(settings.encoder("bert"), dataset, language, settings.seed)
-        bert, tokenizer = load_bert(model, settings.max_text_tokens)
-        torch.nn.Module.to(bert, compute.device)
-
-        tokens = Titles(tokenizer, texts, settings.max_text_tokens)
-        parts = settings.pooling.split("+")
-        features = torch.zeros(dataset.n_items, bert.config.hidden_size * len(parts))
-        for items, ids, mask in each_item_once(tokens, settings.export_batch_size, compute, "texts encoded"):
-            with torch.inference_mode(), compute.autocast():
-                hidden = bert(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, L, hidden)
-                real = mask[..., None].float()  # (B, L, 1)
-                vectors = {"cls": hidden[:, 0], "mean": (hidden * real).sum(dim=1) / real.sum(dim=1)}
-                features[items] = torch.cat([vectors[part] for part in parts], dim=1).cpu()
+        features = encode(settings, dataset, language)
         save_features(path, features, made_from)
     print(f"written: {path}, {tuple(features.shape)}")
+
+
+def encode(settings: Settings, dataset: Dataset, language: str) -> torch.Tensor:
+    """The vectors of all items: (n_items, width) float32, row = zero-based item id."""
+    import torch
+
+    from common.compute import pick_compute, seed_everything
+    from common.text_encoders import load_bert, text_model_path
+    from stage1_content_modality_semantic_alignment.inputs import Titles, each_item_once
+
+    texts = texts_of(dataset, language, settings.fields)
+    compute = pick_compute(settings.device, settings.precision)
+    seed_everything(settings.seed)
+    model = text_model_path(settings.encoder("bert"), dataset, language, settings.seed)
+    bert, tokenizer = load_bert(model, settings.max_text_tokens)
+    torch.nn.Module.to(bert, compute.device)
+
+    tokens = Titles(tokenizer, texts, settings.max_text_tokens)
+    parts = settings.pooling.split("+")
+    features = torch.zeros(dataset.n_items, bert.config.hidden_size * len(parts))
+    for items, ids, mask in each_item_once(tokens, settings.export_batch_size, compute, "texts encoded"):
+        with torch.inference_mode(), compute.autocast():
+            hidden = bert(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, L, hidden)
+            real = mask[..., None].float()  # (B, L, 1)
+            vectors = {"cls": hidden[:, 0], "mean": (hidden * real).sum(dim=1) / real.sum(dim=1)}
+            features[items] = torch.cat([vectors[part] for part in parts], dim=1).cpu()
+    return features
 
 
 def texts_of(dataset: Dataset, language: str, fields: List[str]) -> List[str]:

@@ -59,6 +59,17 @@ def test_text_is_mean_and_cls_and_the_image_spans_the_n_grams(
     assert capsys.readouterr().out.count("is up to date") == 2
 
 
+def test_whitened_components_have_the_roots_of_the_deviations() -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, 4)) * [1.0, 2.0, 4.0, 8.0] + 5
+    white = standin.whiten(vectors)
+    expected = np.sqrt(np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False))
+    spread = np.linalg.norm(white, axis=0)
+    np.testing.assert_allclose(spread / spread[0], expected / expected[0])
+    np.testing.assert_allclose(np.linalg.norm(white, axis=1).mean(), standin.SCALE)
+    correlations = np.corrcoef(white.T)
+    np.testing.assert_allclose(correlations, np.eye(4), atol=1e-9)
+
+
 def test_titles_that_share_nothing_are_an_error() -> None:
     with pytest.raises(UserError, match="no two of them have a letter in common"):
         standin.components(["a", "b"])
