@@ -3,7 +3,7 @@
     python docs/figures.py
 
 Reads:  docs/results.csv (mean and sample standard deviation over seeds), docs/differences.csv
-Writes: docs/methods.png, docs/results-<data set>.png, docs/ablation-<method>.png
+Writes: docs/methods.png, docs/results.png, docs/results-<data set>.png, docs/ablation-<method>.png
 
 A suite that was run on this machine is drawn by ``python -m reproduce.figure`` instead, from the ranks of each user.
 """
@@ -46,6 +46,19 @@ def plain(axes: Axes, names: List[str]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
+def highlight(axes: Axes, models: List[str]) -> None:
+    """The papers' methods in bold and in their colours."""
+    for label, model in zip(axes.get_yticklabels(), models):
+        label.set(color=colour_of(model), weight="normal" if colour_of(model) == OTHER else "bold")
+
+
+def mark(axes: Axes, row: pd.Series, y: float, colour: str, filled: bool = True) -> None:
+    """The mean over seeds with its 95 % t-interval."""
+    half = t.ppf(0.975, row["seeds"] - 1) * row["std"] / row["seeds"] ** 0.5  # NaN: a model without seeds
+    axes.plot([row["mean"] - half, row["mean"] + half], [y, y], color=colour, alpha=0.55, linewidth=2)
+    axes.plot(row["mean"], y, "o", color=colour, markerfacecolor=colour if filled else "none", markersize=5.5)
+
+
 def results(table: pd.DataFrame, data_set: str) -> Figure:
     """NDCG@10 and HIT@10 of each model, history unmasked and masked, with 95 % t-intervals over seeds."""
     found = table[table["data_set"] == data_set]
@@ -56,17 +69,10 @@ def results(table: pd.DataFrame, data_set: str) -> Figure:
             rows = found[(found["split"] == split) & (found["metric"] == metric)].set_index("model").loc[order]
             for place, (model, row) in enumerate(rows.iterrows()):
                 colour, filled = colour_of(str(model)), split == "test"
-                half = t.ppf(0.975, row["seeds"] - 1) * row["std"] / row["seeds"] ** 0.5  # NaN: a model without seeds
-                y = place + (0.13 if filled else -0.17)
-                axes.plot([row["mean"] - half, row["mean"] + half], [y, y], color=colour, alpha=0.55, linewidth=2)
-                axes.plot(
-                    row["mean"], y, "o", color=colour, markerfacecolor=colour if filled else "none", markersize=5.5
-                )
+                mark(axes, row, place + (0.13 if filled else -0.17), colour, filled)
         plain(axes, order)
         axes.set_xlabel(metric)
-        for label, model in zip(axes.get_yticklabels(), order):
-            own = colour_of(model) != OTHER
-            label.set(color=colour_of(model) if own else "black", weight="bold" if own else "normal")
+        highlight(axes, order)
     marks = [
         Line2D([], [], color=OTHER, marker="o", linestyle="", markerfacecolor=inside, label=f"history {name}")
         for inside, name in ((OTHER, "unmasked"), ("none", "masked"))
@@ -75,6 +81,26 @@ def results(table: pd.DataFrame, data_set: str) -> Figure:
     figure.suptitle(
         f"{data_set}: test, all items ranked; bars are 95 % t-intervals over three seeds", x=0.01, ha="left"
     )
+    return figure
+
+
+def overview(table: pd.DataFrame) -> Figure:
+    """NDCG@10 of both methods and of the five baselines that are strongest on validation, for each data set."""
+    scores = table[table["metric"] == "NDCG@10"]
+    data_sets = list(scores["data_set"].unique())
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    for axes, data_set in zip(figure.subplots(1, len(data_sets)), data_sets):
+        found = scores[scores["data_set"] == data_set]
+        valid = found[found["split"] == "valid"].set_index("model")["mean"]
+        own = [model for model in valid.index if colour_of(model) != OTHER]
+        shown = [*own, *valid.drop(own).nlargest(5).index]
+        rows = found[(found["split"] == "test") & found["model"].isin(shown)].sort_values("mean")
+        for place, (_, row) in enumerate(rows.iterrows()):
+            mark(axes, row, place, colour_of(row["model"]))
+        plain(axes, rows["model"].str.replace("Ensemble of ", "").str.replace(" and ", " + ").tolist())
+        highlight(axes, rows["model"].tolist())
+        axes.set_title(data_set, loc="left", weight="bold")
+        axes.set_xlabel("NDCG@10, test")
     return figure
 
 
@@ -152,6 +178,7 @@ def main() -> None:
     """Draw all figures."""
     table, differences = pd.read_csv(DOCS / "results.csv"), pd.read_csv(DOCS / "differences.csv")
     save(methods(), "methods.png")
+    save(overview(table), "results.png")
     for data_set in table["data_set"].unique():
         save(results(table, data_set), f"results-{data_set}.png")
     red = "red: p < .05 by Holm over the table"
