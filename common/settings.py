@@ -14,7 +14,21 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Generic, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, TypeVar
+from typing import (
+    Any,
+    ClassVar,
+    Dict,
+    Generic,
+    List,
+    Mapping,
+    NoReturn,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -66,6 +80,9 @@ def switch(number: str, help: str, paper: Any = True, released: Any = False, oth
 @dataclass
 class CommonSettings:
     """Settings of every script."""
+
+    # keys of other programs: our setting of the same meaning, or the values that agree (null: any) and what to do else
+    foreign: ClassVar[Mapping[str, Union[str, Tuple[Any, str]]]] = {}
 
     dataset: str = setting("ml-100k", "name of the data set")
     datasets_dir: str = setting("datasets", "folder of the prepared data sets", shapes=False)
@@ -181,18 +198,57 @@ def check_values(settings: CommonSettings, source: str) -> None:
                 raise UserError(f"{where} is {one!r}; it must be {span}")
 
 
-def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], source: str) -> None:
+def agrees(value: Any, same: Any) -> bool:
+    """Whether a value is in ``same``; of a list or mapping, all that it holds. None as ``same``: any value."""
+    if same is None:
+        return True
+    if isinstance(value, (dict, DictConfig)):
+        return isinstance(same, dict) and all(agrees(value[key], same.get(key, ())) for key in value)
+    if isinstance(value, (list, ListConfig)):
+        return all(agrees(one, same) for one in value)
+    return (value.lower() if isinstance(value, str) else value) in same
+
+
+def under_our_names(schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str, Any]:
+    """Values by the names of the schema's settings. Keys of ``schema.foreign`` are renamed, or left out if they agree.
+
+    Raises:
+        UserError: an unknown key, or foreign ones that do not agree; the message names them all.
+    """
+    known = [f.name for f in dataclasses.fields(schema)]
+    ours: Dict[str, Any] = {}
+    refused = []
+    for key, value in values.items():
+        entry = key if key in known else getattr(schema, "foreign", {}).get(key)
+        if entry is None:
+            raise UserError(f"{source}: unknown setting '{key}'{nearest(key, known)} (--help lists all settings)")
+        if isinstance(entry, str):
+            if entry in ours:
+                raise UserError(f"{source}: setting '{entry}' is given twice, also by another name; give it once")
+            ours[entry] = value
+        elif not agrees(value, entry[0]):
+            refused.append(f"{key}={value} ({entry[1]})")
+    if refused:
+        raise UserError(f"{source}: remove {'; '.join(refused)}")
+    return ours
+
+
+def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str, Any]:
     """Put values into the structured config of a schema; a value replaces the earlier one, mappings too.
 
     ``~/`` at the beginning of a text is the home folder.
 
+    Returns:
+        The values under our names.
+
     Raises:
         UserError: an unknown key, a wrong type or a value that is not allowed.
     """
-    known = [f.name for f in dataclasses.fields(schema)]
-    for key, value in values.items():
-        if key not in known:
-            raise UserError(f"{source}: unknown setting '{key}'{nearest(key, known)} (--help lists all settings)")
+    ours = under_our_names(schema, values, source)
+    choices = {f.name: f.metadata.get("allowed", {}).get("choices") for f in dataclasses.fields(schema)}
+    for key, value in ours.items():
+        if isinstance(value, str) and value.lower() in (choices[key] or ()):  # HIT@10
+            value = value.lower()
         try:
             expanded = os.path.expanduser(value) if isinstance(value, str) and "/" in value else value
             OmegaConf.update(config, key, expanded, merge=False)
@@ -203,14 +259,15 @@ def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], sour
             raise UserError(f"{source}: setting '{key}': {reason}") from error
     merged: Any = OmegaConf.to_object(config)
     check_values(merged, source)
+    return ours
 
 
 def typed(schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str, Any]:
     """Values as the fields of a schema hold them. Raises `UserError` as `merge` does."""
     config: DictConfig = OmegaConf.structured(schema)
-    merge(config, schema, values, source)
+    ours = merge(config, schema, values, source)
     settings: Any = OmegaConf.to_object(config)
-    return {key: getattr(settings, key) for key in values}
+    return {key: getattr(settings, key) for key in ours}
 
 
 def read_yaml(path: Path) -> Dict[str, Any]:

@@ -64,8 +64,8 @@ class Step:
 
     @property
     def keys(self) -> List[str]:
-        """The names of its settings."""
-        return [f.name for f in dataclasses.fields(self.schema)]
+        """The names of its settings, and RecBole's for them."""
+        return [*(f.name for f in dataclasses.fields(self.schema)), *self.schema.foreign]
 
 
 def pipeline(model: str) -> List[Step]:

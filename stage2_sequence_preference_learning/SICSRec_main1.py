@@ -21,7 +21,15 @@ from common.errors import UserError
 from common.run import Run
 from common.settings import ComputeSettings, build, parse, typed
 from stage2_sequence_preference_learning import id_encoder_main1
-from stage2_sequence_preference_learning.settings import PROPS, IDSettings, NetworkSettings, SICSRecSettings
+from stage2_sequence_preference_learning.settings import (
+    N_TRIALS,
+    PRETRAIN_ID,
+    PROPS,
+    IDSettings,
+    NetworkSettings,
+    SICSRecSettings,
+    model_option,
+)
 
 Settings = SICSRecSettings
 CONFIGS = PROPS / "SICSRec"
@@ -72,7 +80,7 @@ def id_settings(settings: SICSRecSettings) -> IDSettings:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and train."""
-    command = parse(Settings, __doc__, CONFIGS, argv)
+    command = parse(Settings, __doc__, CONFIGS, argv, [model_option("SICSRec")], [N_TRIALS, PRETRAIN_ID])
     train(command.settings, command.force)
 
 

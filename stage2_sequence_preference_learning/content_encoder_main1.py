@@ -15,7 +15,7 @@ from typing import List, Optional
 
 from common.run import Run
 from common.settings import parse
-from stage2_sequence_preference_learning.settings import PROPS, ContentSettings
+from stage2_sequence_preference_learning.settings import N_TRIALS, PROPS, ContentSettings, model_option
 
 Settings = ContentSettings
 CONFIGS = PROPS / "Content_SeqEncoder"
@@ -45,7 +45,7 @@ def train(settings: ContentSettings, force: bool = False) -> Path:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and train."""
-    command = parse(Settings, __doc__, CONFIGS, argv)
+    command = parse(Settings, __doc__, CONFIGS, argv, [model_option("Content_SeqEncoder")], [N_TRIALS])
     train(command.settings, command.force)
 
 

@@ -16,7 +16,7 @@ from typing import List, Optional
 
 from common.run import Run
 from common.settings import parse
-from stage2_sequence_preference_learning.settings import PROPS, IDSettings
+from stage2_sequence_preference_learning.settings import PROPS, IDSettings, model_option
 
 Settings = IDSettings
 CONFIGS = PROPS / "ID_SeqEncoder"
@@ -42,7 +42,7 @@ def train(settings: IDSettings, force: bool = False) -> Path:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and train."""
-    command = parse(Settings, __doc__, CONFIGS, argv)
+    command = parse(Settings, __doc__, CONFIGS, argv, [model_option("ID_SeqEncoder")])
     train(command.settings, command.force)
 
 

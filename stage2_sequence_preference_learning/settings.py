@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple, Union
 
 from common.dataset import check_prepared, items_path, sequences_path
 from common.errors import UserError
@@ -13,12 +14,81 @@ from common.run import LoopSettings
 from common.settings import CommonSettings, setting, switch, typed
 
 PROPS = Path(__file__).parent / "props"
+SCRIPTS = {
+    "ID_SeqEncoder": "id_encoder_main1.py",
+    "Content_SeqEncoder": "content_encoder_main1.py",
+    "SICSRec": "SICSRec_main1.py",
+}
+N_TRIALS, PRETRAIN_ID = ("--n_trials", "n_trials", "N"), ("-pretrain_id", "pretrain_id", "FILE")  # for `parse`
 VARIANT = "paper: faults fixed; released: as the authors' code (docs/deviations.md)"
+
+# RecBole's keys, and those of the authors' YAMLs. A string: our setting of the same meaning. Else: the values that say
+# what this project does anyway (None: no number depends on it), and what to do instead of another value.
+LOSS = "the loss is cross entropy over all items; no negatives are sampled"
+OPTIMIZER = "Adam without weight decay trains"
+RANKING = "all items are ranked, leave one out; metrics.json has HIT and NDCG @5 and @10, and MRR"
+ROWS = "trainings read sequential_data.txt; recbole_process.py writes user_id, item_id_list, item_id"
+FILTERS = "prepare_dataset.py filters: k_core, min_length, duplicates"
+SAVED = "settings, checkpoints and results are written to results_dir"
+COLUMNS = ("user_id", "item_id_list", "item_id")
+RECBOLE: Dict[str, Union[str, Tuple[Any, str]]] = {
+    "MAX_ITEM_LIST_LENGTH": "max_seq_length",
+    "model": ((), "each model has its script"),
+    "data_path": ((), "use datasets_dir, the folder of the prepared data sets"),
+    "checkpoint_dir": ((), "use results_dir"),
+    "gpu_id": ((0, "0"), "use device=cuda:N"),
+    "use_gpu": ((True,), "use device=cpu"),
+    "enable_amp": ((), "use precision"),
+    "enable_scaler": ((), "use precision"),
+    "learner": (("adam",), OPTIMIZER),
+    "weight_decay": ((0,), OPTIMIZER),
+    "loss_type": (("ce",), LOSS),
+    "train_neg_sample_args": ((None, "none"), LOSS),
+    "neg_sampling": ((None, "none"), LOSS),
+    "shuffle": ((True,), "rows are drawn anew in each epoch"),
+    "eval_step": ((1,), "use valid_steps"),
+    "eval_args": (
+        {
+            "split": {"LS": ("valid_and_test",)},
+            "order": ("to",),
+            "group_by": (None, "none", "user"),
+            "mode": ("full",),
+        },
+        RANKING,
+    ),
+    "metrics": (("hit", "ndcg", "mrr"), RANKING),
+    "topk": ((5, 10), RANKING),
+    "valid_metric_bigger": ((True,), RANKING),
+    "repeatable": ((True,), RANKING),
+    "load_col": ({"inter": COLUMNS}, ROWS),
+    "alias_of_item_id": (COLUMNS, ROWS),
+    "benchmark_filename": (("train", "valid", "test"), ROWS),
+    "USER_ID_FIELD": (COLUMNS, ROWS),
+    "ITEM_ID_FIELD": (COLUMNS, ROWS),
+    "field_separator": (("\t",), ROWS),
+    "seq_separator": ((" ",), ROWS),
+    **{f"{kind}_inter_num_interval": (("[0,inf)",), FILTERS) for kind in ("user", "item")},
+    "rm_dup_inter": ((None,), FILTERS),
+    "val_interval": ((None,), FILTERS),
+    "save_dataset": ((False,), SAVED),
+    "save_dataloaders": ((False,), SAVED),
+    "log_wandb": ((False,), SAVED),
+    **dict.fromkeys(
+        (
+            *("TIME_FIELD", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD", "NEG_PREFIX"),
+            *("eval_batch_size", "metric_decimal_place", "loss_decimal_place"),
+            *("state", "show_progress", "reproducibility", "worker"),
+        ),
+        (None, ""),
+    ),
+}
 
 
 @dataclass
 class HistorySettings(CommonSettings):
     """How long histories are."""
+
+    foreign: ClassVar[Mapping[str, Union[str, Tuple[Any, str]]]] = RECBOLE
 
     max_seq_length: int = setting(50, "positions; longer histories keep their last items", minimum=1)
 
@@ -54,6 +124,18 @@ class TransformerSettings(LoopSettings, NetworkSettings):
 
     hidden_dropout_prob: float = setting(0.5, "dropout on embeddings and sub-layer outputs", minimum=0, maximum=0.99)
     attn_dropout_prob: float = setting(0.5, "dropout on attention weights", minimum=0, maximum=0.99)
+
+
+def model_option(model: str) -> Tuple[Tuple[str, ...], Dict[str, Any]]:
+    """``-m MODEL``, which the authors' scripts take, as an argument of `parse`; another model is an error."""
+
+    def this_model(name: str) -> str:
+        if name != model:
+            script = SCRIPTS.get(name, f"python -m reproduce.baseline {name}")
+            raise ArgumentTypeError(f"this script trains {model}; for {name} run {script}")
+        return name
+
+    return ("-m",), {"type": this_model, "metavar": "MODEL", "help": f"{model}, as for the authors' script"}
 
 
 def check_heads(heads: int, **width: int) -> None:
