@@ -8,13 +8,14 @@ case is a process of its own, which trains ID_SeqEncoder with one thread per cor
 
 from __future__ import annotations
 
+from common.start import run_script
+
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import List, Optional
 
-from common.errors import run_script
 from common.settings import ComputeSettings, parse, setting
 
 
