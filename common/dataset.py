@@ -148,8 +148,9 @@ def csv_rows(
     Raises:
         UserError: broken quotes.
     """
+    texts = (line.replace("\0", "?") for line in lines)  # Python 3.10 and earlier refuse NUL
     reader = csv.reader(
-        lines, strict=True, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+        texts, strict=True, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     )
     line = 1
     try:

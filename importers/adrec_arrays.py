@@ -14,7 +14,7 @@ import numpy as np
 
 from common.errors import UserError
 from importers.histories import log_of_histories
-from importers.raw import BadRows, Files, RawLog
+from importers.raw import BadRows, Files, RawLog, clean
 
 SIDES = ("title", "brand", "category")  # the order where an entry is a list
 
@@ -82,7 +82,7 @@ def _sides(path: Path) -> Dict[str, Dict[str, str]]:
     """Item → field → text."""
     from common.checkpoints import load_plain_pickle  # imports torch
 
-    content = load_plain_pickle(path)
+    content = clean(load_plain_pickle(path))
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: not a mapping with content of item to title, brand, category; download it again")
     return {str(item): _named(path, item, entry) for item, entry in content.items()}

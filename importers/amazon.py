@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List
 import polars as pl
 
 from common.errors import UserError
-from importers.raw import BadRows, Files, RawLog
+from importers.raw import MISSING, BadRows, Files, RawLog, clean
 from importers.tables import read_frames, read_interactions
 
 REVIEWS_2018 = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
@@ -85,7 +85,7 @@ def _describe(path: Path, meta: Meta, ids: pl.Series, bad: BadRows) -> pl.DataFr
 def _texts(rows: pl.DataFrame, keys: List[str], field: str) -> List[str]:
     """The first key that is not empty in each row, as text."""
     stripped = [pl.col(key).str.strip_chars() for key in keys]
-    filled = [pl.when(~text.is_in(["", "[]", "{}"])).then(text) for text in stripped]
+    filled = [pl.when(~text.is_in(MISSING)).then(text) for text in stripped]
     texts = rows.select(pl.coalesce(filled).fill_null("")).to_series()
     return [_flat(text, field) if text.startswith("[") else text for text in texts]
 
@@ -94,7 +94,7 @@ def _texts(rows: pl.DataFrame, keys: List[str], field: str) -> List[str]:
 def _flat(text: str, field: str) -> str:
     """The texts of a JSON list joined, or the first URL of pictures; any other text unchanged."""
     try:
-        parts = json.loads(text)
+        parts = clean(json.loads(text))
     except ValueError:
         return text
     if field == "image_url":

@@ -17,7 +17,7 @@ import polars as pl
 
 from common.dataset import LISTED, MIN_ITEMS
 from common.errors import UserError
-from importers.raw import RawData, RawLog
+from importers.raw import MISSING, RawData, RawLog
 
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->")
 
@@ -51,8 +51,8 @@ def filters_of(preset: str, changes: Mapping[str, Any]) -> Filters:
 class _Log:
     """The interactions that are kept, as codes of user and item; sorted by user, then by time."""
 
-    def __init__(self, raw: RawLog, ties: str, dropped: Mapping[str, int]) -> None:
-        self.raw, self.dropped = raw, Counter(dropped)
+    def __init__(self, raw: RawLog, ties: str, bad_rows: Mapping[str, int]) -> None:
+        self.raw, self.bad_rows, self.dropped = raw, bad_rows, Counter[str]()
         users, self.user_ids = _encode(raw.log["user"], raw.numbered)
         items, self.item_ids = _encode(raw.log["item"], raw.numbered)
         table = raw.log.select("time", "line").with_columns(user=users, item=items)
@@ -81,7 +81,7 @@ class _Log:
             self.dropped[reason] += lost
             self.table = kept
             if not kept.height:
-                counts = ", ".join(f"{why}: {count:,}" for why, count in self.dropped.items())
+                counts = _listed({**self.bad_rows, **self.dropped})
                 raise UserError(f"{self.raw.file}: the filters leave no interaction ({counts}); loosen them")
         return lost > 0
 
@@ -108,20 +108,23 @@ class _Log:
         """
         ids = self.item_ids.gather(self.items)
         texts = self.raw.describe(ids).fill_null("")
+        text = pl.exclude("item")
+        texts = texts.with_columns(pl.when(~text.str.strip_chars().is_in(MISSING)).then(text).otherwise(pl.lit("")))
         if clean:
             columns = [name for name in texts.columns if name not in ("item", "image_url")]
             texts = texts.with_columns(pl.Series(name, list(map(plain, texts[name])), pl.String) for name in columns)
         stop = missing_titles == "stop"
-        has_title = (pl.col("title_cn").str.strip_chars() != "") | (pl.col("title_en").str.strip_chars() != "")
+        has_title = pl.any_horizontal(pl.col("title_cn", "title_en") != "")
         described = texts if stop else texts.filter(has_title)
         missing = self.items.filter(~ids.is_in(described["item"].implode()))
         if len(missing) and stop:
             names = self.item_ids.gather(missing)
             line: Any = self.table.filter(pl.col("item") == missing[0])["line"].min()
+            bad = f"; bad rows were dropped ({_listed(self.bad_rows)})" if self.bad_rows else ""
             listed = ", ".join(names.head(LISTED)) + " …" * (len(names) > LISTED)
             raise UserError(
                 f"{self.raw.place(line)}: item {names[0]} has no row in {self.raw.items_file}; add it there, or drop "
-                f"such items with missing_titles=drop ({len(names)} of them: {listed})"
+                f"such items with missing_titles=drop ({len(names)} of them: {listed}){bad}"
             )
         self.keep(~pl.col("item").is_in(missing.implode()), "items without a title")
         return texts
@@ -176,12 +179,17 @@ def apply_filters(raw: RawLog, filters: Filters, seed: int, bad_rows: Mapping[st
     names = [name for name in texts.columns if name not in ("item", "title_cn", "title_en")]
     return RawData(
         sequences=np.split(items, np.cumsum(log.lengths["len"].to_numpy())[:-1]),
-        titles=[_titles(cn, en) for cn, en in texts.select("title_cn", "title_en").iter_rows()],
+        titles=texts.select("title_cn", "title_en").rows(),
         user_ids=[raw.user_names.get(user, user) for user in log.user_ids.gather(log.lengths["user"])],
         item_ids=[raw.item_names.get(item, item) for item in item_ids],
         fields={name: texts[name].to_list() for name in names if (texts[name] != "").any()},
         dropped=dict(log.dropped),
+        bad_rows=dict(bad_rows),
     )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {count:,}" for reason, count in counts.items())
 
 
 def plain(text: str) -> str:
@@ -190,11 +198,6 @@ def plain(text: str) -> str:
         return text
     found = html.unescape(_TAG.sub(" ", text))
     return text if found == text else " ".join(found.split())
-
-
-def _titles(cn: str, en: str) -> Tuple[str, str]:
-    """A title of blanks only is empty."""
-    return (cn if cn.strip() else ""), (en if en.strip() else "")
 
 
 def _encode(ids: pl.Series, numbered: bool) -> Tuple[pl.Series, pl.Series]:

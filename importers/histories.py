@@ -12,7 +12,7 @@ import polars as pl
 
 from common.errors import UserError
 from common.files import read_json
-from importers.raw import RawLog, valid_unicode
+from importers.raw import RawLog, clean
 
 FIELDS = {"brand": "brand", "categories": "category", "category": "category", "description": "description"}
 
@@ -46,7 +46,7 @@ def log_of_histories(
 
 def read_object(path: Path, meaning: str) -> Dict[str, object]:
     """Read a JSON object that is not empty; ``meaning`` says what it maps, for the message."""
-    content = read_json(path)
+    content = clean(read_json(path))
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}:1: not a JSON object with content; it maps {meaning}")
     return content
@@ -70,7 +70,7 @@ def read_texts(path: Path) -> Dict[str, Dict[str, str]]:
         joined = {name: ", ".join(map(str, one)) if isinstance(one, list) else one or "" for name, one in named.items()}
         if not isinstance(entry, dict) or not all(isinstance(text, str) for text in joined.values()):
             raise UserError(f"{path}: item {item}: not an object of texts (title, {', '.join(FIELDS)}); correct it")
-        texts[item] = {name: valid_unicode(text) for name, text in joined.items()}
+        texts[item] = joined
     return texts
 
 

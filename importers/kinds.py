@@ -84,7 +84,7 @@ def find_source(settings: Settings) -> Tuple[str, Files]:
             0
         ]  # SICSRec's authors keep .inter files beside prepared ones
     _refuse_unread(settings, kind)
-    missing = [path for path in files.values() if not path.is_file()]
+    missing = [path for path in files.values() if not path.exists()]
     if missing:
         there = ", ".join(path.name for path in files.values() if path.is_file())
         raise UserError(f"{missing[0]}: no such file; {kind} needs it beside {there} (docs/data_formats.md)")

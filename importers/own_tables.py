@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +22,7 @@ def named_files(settings: Settings) -> Files:
     folder = Path(settings.data_dir or ".")
     files = {"inter": folder / settings.inter_file, "item": folder / settings.item_file}
     for meaning, path in files.items():
-        if not path.is_file():
+        if not path.exists():
             near = nearest(path.name, [file.name for file in path.parent.glob("*")])
             raise UserError(f"{meaning}_file: {path}: no such file{near}")
     return files
@@ -33,19 +34,17 @@ def read(files: Files, settings: Settings, bad: BadRows) -> RawLog:
     texts = {"item": settings.item_id_column, "title_en": settings.title_column}
     if settings.title_cn_column:
         texts["title_cn"] = settings.title_cn_column
-    texts.update({_field_name(column): column for column in settings.field_columns})
+    for column in settings.field_columns:  # as a lower-case word
+        field = re.sub("[^a-z0-9]", "_", column.lower()).strip("_")
+        if field in ("title_cn", *texts) or not field[:1].isalpha():
+            raise UserError(
+                f"setting 'field_columns': column '{column}' cannot be the field '{field}': it must begin with a-z and "
+                "be in use once (item, title_en and title_cn are in use); rename the column, or leave it out"
+            )
+        texts[field] = column
 
     def describe(ids: pl.Series) -> pl.DataFrame:
         found = read_items(files["item"], texts, ids, bad)
         return found if "title_cn" in texts else found.with_columns(title_cn=pl.lit(""))
 
     return RawLog(read_interactions(files["inter"], columns, bad), describe, files["inter"], files["item"])
-
-
-def _field_name(column: str) -> str:
-    """The column's name as a lower-case word."""
-    letters = [letter if letter.isascii() and letter.isalnum() else "_" for letter in column.lower()]
-    name = "".join(letters).strip("_")
-    if not name or not name[0].isalpha() or name == "item":
-        raise UserError(f"setting 'field_columns': '{column}' cannot name a field; rename the column")
-    return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ import polars as pl
 from common.errors import UserError
 
 Files = Dict[str, Path]  # the files of a source by meaning, such as inter and item
+MISSING = ("", "nan", "NaN", "NaT", "None", "NULL", "null", "<NA>", "N/A", "[]", "{}")  # an id or a text is not known
 LOG = {"user": pl.String, "item": pl.String, "time": pl.Float64, "line": pl.UInt32}
 
 
@@ -23,15 +24,15 @@ class BadRows:
         self.stops = policy == "stop"
         self.dropped: Counter[str] = Counter()
 
-    def found(self, place: str, reason: str, detail: str = "") -> None:
-        """Report a bad row at ``place`` (FILE:LINE).
+    def found(self, path: Path, line: int, reason: str, detail: str = "") -> None:
+        """Report a bad row, which is counted as ``FILE: reason``.
 
         Raises:
             UserError: bad rows stop the run.
         """
         if self.stops:
-            raise UserError(f"{place}: {detail or reason}; correct it, or drop such rows with bad_rows=drop")
-        self.dropped[reason] += 1
+            raise UserError(f"{path}:{line}: {detail or reason}; correct it, or drop such rows with bad_rows=drop")
+        self.dropped[f"{path.name}: {reason}"] += 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class RawData:
         user_ids: original id of each user.
         item_ids: original id of each item.
         fields: field → its text for each item (`common.item_fields`).
-        dropped: reason → number of interactions that were dropped.
+        dropped: reason → number of interactions that the filters dropped.
+        bad_rows: file and reason → number of rows that the reader dropped.
     """
 
     sequences: List[np.ndarray]
@@ -82,8 +84,15 @@ class RawData:
     item_ids: List[str]
     fields: Mapping[str, Sequence[str]]
     dropped: Mapping[str, int]
+    bad_rows: Mapping[str, int]
 
 
-def valid_unicode(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which JSON can encode and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
+def clean(value: Any) -> Any:
+    """A text, or the texts in lists and objects, with ``?`` for NUL and lone surrogates, which CSV cannot hold."""
+    if isinstance(value, dict):
+        return {clean(key): clean(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(map(clean, value))
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return value.replace("\0", "?").encode("utf-8", "replace").decode() if isinstance(value, str) else value

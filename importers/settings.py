@@ -37,7 +37,7 @@ class Settings(CommonSettings):
     item_file: Optional[str] = setting(None, "table, amazon: file of items, in data_dir or by its full path")
     user_column: str = setting("user", "table: column of the user in inter_file")
     item_column: str = setting("item", "table: column of the item in inter_file")
-    time_column: str = setting("timestamp", "table: column of the time in inter_file: s, ms, µs, ns or a date")
+    time_column: str = setting("timestamp", "table: column of the time in inter_file: s, ms, µs, ns or ISO 8601")
     item_id_column: str = setting("item", "table: column of the item in item_file")
     title_column: str = setting("title", "table: column of the title in item_file")
     title_cn_column: Optional[str] = setting(None, "table: column of a Chinese title in item_file, if there is one")
@@ -81,6 +81,8 @@ class Settings(CommonSettings):
             raise UserError(
                 f"dataset=ml-100k: is recbole's MovieLens, not --from {self.source}; name your data set: -d NAME"
             )
+        if len({self.user_column, self.item_column, self.time_column}) < 3:
+            raise UserError("user_column, item_column, time_column: two of them are the same column; name three")
         if self.max_length in (1, 2):
             raise UserError(
                 f"max_length={self.max_length}: a user needs 3 items to train, validate and test; 0 keeps all"

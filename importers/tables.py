@@ -1,11 +1,13 @@
 """Reads tables in the format that the file's name gives: CSV, TSV, JSON lines, RecBole's files, Parquet.
 
-Text formats may be gzipped. All columns are read as text, together with the line (Parquet: row) of each row. JSON is
-parsed by polars in blocks of lines; a block that polars refuses is read line by line, to find the line at fault.
+Text formats may be gzipped. All columns are read as text, together with the line of each row (Parquet, and arrays of
+JSON: its number). JSON is parsed by polars in blocks of lines; a block that polars refuses is read line by line, to
+find the line at fault.
 """
 
 from __future__ import annotations
 
+import ast
 import gzip
 import io
 import json
@@ -20,8 +22,9 @@ from isal import igzip, isal_zlib
 
 from common.dataset import csv_rows
 from common.errors import UserError, nearest
-from importers.raw import BadRows, valid_unicode
+from importers.raw import MISSING, BadRows, clean
 
+LINE = "\0line"  # column of the row's line; what is read has no NUL, so no column of a file has this name
 BLOCK = 8 << 20  # bytes; 32 MB were slower: fresh memory costs more than unzipping
 AHEAD = 2  # blocks that are parsed while another one is used
 CHUNK = 500_000  # rows of CSV in one frame
@@ -30,8 +33,11 @@ FORMATS = {
     **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json"},
     **dict.fromkeys(RECBOLE, "recbole"),
 }
-DATES = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
-UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # from this value on it is ns, µs, ms: as seconds, 1e11 is year 5138
+ISO = r"^(\d{4}-?\d\d-?\d\d)(?:[Tt ](\d\d)(?::?(\d\d)(?::?(\d\d(?:[.,]\d+)?))?)?\s*([Zz]|UTC|[+-]\d\d(?::?\d\d)?)?)?$"
+FORMS = "a number of s, ms, µs or ns, 2024-01-31, 2024-01-31 18:05, or 2024-01-31T18:05:59.5+08:00"
+UNITS = ("s", "ms", "µs", "ns", "date")
+DATE = UNITS.index("date")
+LARGE = (1e11, 1e14, 1e17)  # numbers from here on look like ms, µs, ns: as seconds, 1e11 is in the year 5138
 DAMAGED: Any = (EOFError, isal_zlib.error, gzip.BadGzipFile)
 
 
@@ -47,7 +53,16 @@ def read_interactions(path: Path, columns: Mapping[str, str], bad: BadRows, head
     log = pl.concat(logs) if logs else pl.DataFrame()
     if not log.height:
         raise UserError(f"{path}:1: holds no interactions; the columns are {', '.join(names)}")
-    return log
+    counts = dict(sorted(log["unit"].value_counts().iter_rows()))
+    unit = max((one for one in counts if one != DATE), key=counts.__getitem__, default=0)
+    if len(counts) > 1:
+        listed = ", ".join(f"{UNITS[one]} {count:,}" for one, count in counts.items())
+        print(
+            f"warning: {path}: column '{columns['time']}' mixes units ({listed}); all of its numbers are read as "
+            f"{UNITS[unit]}: check that they are"
+        )
+    scaled = pl.when(pl.col("unit") == DATE).then("time").otherwise(pl.col("time") / 1000**unit)
+    return log.select("user", "item", scaled.alias("time"), "line")
 
 
 def read_items(
@@ -59,38 +74,43 @@ def read_items(
         columns: item and further names → column of the file; missing texts are empty.
         header: False: the file's columns are ``columns`` in this order.
     """
-    frames = list(read_frames(path, list(dict.fromkeys(columns.values())), bad, header))
+    frames = list(read_frames(path, list(columns.values()), bad, header))
     if not frames:
         raise UserError(f"{path}:1: holds no items; it needs one row per item")
     texts = [pl.col(theirs).fill_null("").alias(ours) for ours, theirs in columns.items()]
-    table = pl.concat(frames).select("line", *texts).with_columns(pl.col("item").str.strip_chars())
-    table = table.with_columns(first=pl.col("line").first().over("item"))
-    for item, line, first in (
-        table.filter(pl.col("line") != pl.col("first")).select("item", "line", "first").iter_rows()
-    ):
+    table = pl.concat(frames).select(LINE, *texts).with_columns(pl.col("item").str.strip_chars())
+    unnamed = pl.col("item").is_in(MISSING)
+    for line, item in table.filter(unnamed).select(LINE, "item").iter_rows():
+        bad.found(path, line, "the item is empty", f"the item is empty (column '{columns['item']}' is '{item}')")
+    table = table.filter(~unnamed)
+    twice = table.select("item", line=LINE, first=pl.col(LINE).first().over("item"))
+    for item, line, first in twice.filter(pl.col("line") != pl.col("first")).iter_rows():
         detail = f"item {item} is already on line {first}; keep one of the two"
-        bad.found(f"{path}:{line}", "item described twice", detail)
-    kept = table.filter((pl.col("line") == pl.col("first")) & pl.col("item").is_in(ids.implode()))
-    return kept.drop("line", "first")
+        bad.found(path, line, "item described twice", detail)
+    return table.filter(pl.col("item").is_first_distinct() & pl.col("item").is_in(ids.implode())).drop(LINE)
 
 
 def read_frames(path: Path, columns: Sequence[str], bad: BadRows, header: bool = True) -> Iterator[pl.DataFrame]:
-    """Read the named columns of a table as text, with the column ``line``, in one or more frames.
+    """Read the named columns of a table as text, and last the column `LINE`, in one or more frames.
 
     Missing values are null. Lists and objects are JSON.
 
     Args:
+        columns: their names; one that is named twice is read once.
         header: False: the file's columns are ``columns`` in this order.
     """
     name = path.name[:-3] if path.name.endswith(".gz") else path.name
-    kind = FORMATS.get(Path(name).suffix.lower())
+    columns = list(dict.fromkeys(columns))
+    kind = "parquet" if path.is_dir() else FORMATS.get(Path(name).suffix.lower())
     if kind is None:
         ends = ", ".join(suffix for suffix in FORMATS if FORMATS[suffix] != "recbole")
         raise UserError(f"{path}: unknown format; the name must end in {ends}, or in one of these and .gz")
     if kind == "json":
         return _json_frames(path, columns, bad)
     if kind == "parquet":
-        return iter([read_parquet(path, columns).with_row_index("line", offset=1)])
+        return iter(
+            [read_parquet(path, columns).with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).alias(LINE))]
+        )
     return _csv_frames(path, columns, bad, kind, header)
 
 
@@ -102,12 +122,12 @@ def _csv_frames(path: Path, columns: Sequence[str], bad: BadRows, kind: str, hea
         names = [name.split(":")[0] for name in names] if kind == "recbole" else names
         _require_columns(path, names, columns)
     places = [names.index(name) for name in columns]
-    schema = {**dict.fromkeys(columns, pl.String), "line": pl.UInt32}
+    schema = {**dict.fromkeys(columns, pl.String), LINE: pl.UInt32}
     chunk: List[List[Any]] = []
     for line, row in rows:
         if len(row) != len(names):
             detail = f"{len(row)} columns instead of {len(names)}; put fields that hold separators in double quotes"
-            bad.found(f"{path}:{line}", "another number of columns", detail)
+            bad.found(path, line, "another number of columns", detail)
             continue
         chunk.append([*(row[place] for place in places), line])
         if len(chunk) == CHUNK:
@@ -160,7 +180,7 @@ def _json_frames(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[p
 
     pool = ThreadPoolExecutor(AHEAD)
     try:
-        for first, count, block in _blocks(path):
+        for first, count, block in _json_lines(path):
             waiting.append((first, block, pool.submit(_parse_block, columns, first, count, block)))
             if len(waiting) > AHEAD:
                 yield first_waiting()
@@ -168,6 +188,19 @@ def _json_frames(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[p
             yield first_waiting()
     finally:  # without waiting: the garbage collector may close the generator in a thread that is being started
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _json_lines(path: Path) -> Iterator[Tuple[int, int, bytes]]:
+    """The blocks of JSON lines; an array becomes one block, with a line for each element."""
+    blocks = _blocks(path)
+    for first, count, block in blocks:
+        if first == 1 and block.lstrip().startswith(b"["):
+            try:
+                array = json.loads(b"".join([block, *(rest for _, _, rest in blocks)]).decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}: not a JSON array: {error}; write one, or an object per line") from error
+            count, block = len(array), b"\n".join(json.dumps(element).encode() for element in array)
+        yield first, count, block
 
 
 def _parse_block(columns: Sequence[str], first: int, count: int, block: bytes) -> Optional[pl.DataFrame]:
@@ -180,7 +213,7 @@ def _parse_block(columns: Sequence[str], first: int, count: int, block: bytes) -
         return None
     lines = pl.int_range(first, first + count, dtype=pl.UInt32, eager=True)
     texts = pl.all().str.replace_all("\0", "?", literal=True)  # polars reads a lone surrogate as \0
-    return frame.with_columns(texts, line=lines)
+    return frame.with_columns(texts, lines.alias(LINE))
 
 
 def _parse_lines(path: Path, columns: Sequence[str], bad: BadRows, first: int, block: bytes) -> pl.DataFrame:
@@ -190,34 +223,49 @@ def _parse_lines(path: Path, columns: Sequence[str], bad: BadRows, first: int, b
         if not line.strip():
             continue
         try:
-            content = json.loads(line.decode("utf-8"))
+            text = line.decode("utf-8").strip()
+            # Amazon's metadata of 2014 are Python literals
+            content = ast.literal_eval(text) if text.startswith("{'") else json.loads(text)
             if not isinstance(content, dict):
                 raise ValueError("not an object")
             rows.append([*(_text(content.get(name)) for name in columns), number])
         except UnicodeDecodeError:
-            bad.found(f"{path}:{number}", "not UTF-8")
-        except (ValueError, RecursionError) as error:
-            bad.found(f"{path}:{number}", "not JSON", f"not JSON: {error}")
-    return pl.DataFrame(rows, schema={**dict.fromkeys(columns, pl.String), "line": pl.UInt32}, orient="row")
+            bad.found(path, number, "not UTF-8")
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+            bad.found(path, number, "not JSON", f"not JSON: {error}")
+    return pl.DataFrame(rows, schema={**dict.fromkeys(columns, pl.String), LINE: pl.UInt32}, orient="row")
 
 
 def read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """Read the named columns of a Parquet file as text; points in time become seconds, lists and objects JSON."""
+    """Read the named columns of a Parquet file, or of a folder of part files in the order of their names, as text.
+
+    Times and durations become seconds, lists and objects JSON.
+    """
+    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not parts:
+        raise UserError(f"{path}: a folder without files *.parquet; name a file, or a folder of such parts")
     try:
-        types = pl.read_parquet_schema(path)
-        _require_columns(path, list(types), columns)
-        frame = pl.read_parquet(path, columns=list(columns))
+        _require_columns(path, list(pl.read_parquet_schema(parts[0])), columns)
+        frame = pl.read_parquet(parts, columns=list(columns))
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not Parquet, or cut short: {reason}; download it again") from error
+        raise UserError(f"{path}: cannot be read as Parquet: {reason}; write or download it again") from error
     texts = []
     for name in columns:
         column = frame[name]
-        if types[name].is_nested():
+        if column.dtype.is_nested():
             column = pl.Series(name, [_text(value) for value in column.to_list()], pl.String)
-        elif types[name] in (pl.Date, pl.Datetime):
+        elif column.dtype in (pl.Date, pl.Datetime):
             column = column.dt.timestamp("us") / 1e6
-        texts.append(column.cast(pl.String))
+        elif column.dtype == pl.Duration:
+            column = column.dt.total_microseconds() / 1e6
+        try:
+            text = column.cast(pl.String)
+        except pl.exceptions.PolarsError as error:
+            row = next((row for row, value in enumerate(column, start=1) if "\ufffd" in str(clean(value))), 1)
+            raise UserError(f"{path}:{row}: column '{name}' ({column.dtype}) is not text; convert it") from error
+        text = text.str.strip_suffix(".0") if column.dtype.is_float() else text  # an id of 1.0 is 1, as in JSON
+        texts.append(text.str.replace_all("\0", "?", literal=True))
     return pl.DataFrame(texts)
 
 
@@ -226,6 +274,8 @@ def _require_columns(path: Path, there: Sequence[str], wanted: Sequence[str]) ->
         if name not in there:
             columns = ", ".join(there)
             raise UserError(f"{path}:1: has no column '{name}'{nearest(name, there)}; its columns are: {columns}")
+        if there.count(name) > 1:
+            raise UserError(f"{path}:1: has {there.count(name)} columns '{name}'; rename one of them")
 
 
 def _text(value: Any) -> Optional[str]:
@@ -233,49 +283,47 @@ def _text(value: Any) -> Optional[str]:
 
     Numbers have no exponent, whole numbers no decimal point: an id of 1.0 is 1 however its block is read.
     """
+    value = clean(value)
     if value is None or isinstance(value, str) or value != value:
-        return valid_unicode(value) if isinstance(value, str) else None
+        return value if isinstance(value, str) else None
     if isinstance(value, float):
         number = f"{Decimal(repr(value)):f}"
         return number[:-2] if number.endswith(".0") else number
-    return valid_unicode(json.dumps(value, ensure_ascii=False, default=str))  # Parquet's lists may hold dates
+    return json.dumps(value, ensure_ascii=False, default=str)  # Parquet's lists may hold dates
 
 
 def _log(path: Path, frame: pl.DataFrame, columns: Mapping[str, str], bad: BadRows, header: bool) -> pl.DataFrame:
-    """The valid rows of a frame as user, item, time, line; the others are reported to ``bad``."""
-    ids = [pl.col(columns[name]).str.strip_chars().alias(name) for name in ("user", "item")]
-    log = frame.select(*ids, "line", time=columns["time"]).with_columns(seconds=_number("time"))
-    if log["seconds"].null_count():
-        log = log.with_columns(pl.col("time").str.strip_chars())
-        dates = [pl.col("time").str.to_datetime(form, strict=False, time_unit="us") for form in DATES]
-        log = log.with_columns(seconds=pl.coalesce(_number("time"), pl.coalesce(dates).dt.timestamp("us") / 1e6))
+    """The valid rows of a frame as user, item, time, unit, line; the others are reported to ``bad``.
+
+    ``unit`` indexes `UNITS`: what a number looks like, or a date, whose time is in seconds.
+    """
+    texts = [pl.col(columns[name]).str.strip_chars().alias(name) for name in ("user", "item", "time")]
+    log = frame.select(*texts, line=LINE).with_columns(number=pl.col("time").cast(pl.Float64, strict=False))
+    number = pl.when(pl.col("number").is_finite()).then("number")
+    unit = pl.when(number.is_null()).then(DATE).otherwise(pl.sum_horizontal(number.abs() >= least for least in LARGE))
+    log = log.with_columns(number=number, unit=unit.cast(pl.UInt8))
+    if log["number"].null_count():
+        log = log.with_columns(pl.coalesce("number", _iso("time")))
     if not header:
-        log = log.filter((pl.col("line") > 1) | pl.col("seconds").is_not_null())
-    user_missing, item_missing = (
-        pl.col(name).is_null() | pl.col(name).is_in(["", "nan", "NaN"]) for name in ("user", "item")
-    )
-    fault = (
-        pl.when(user_missing)
-        .then(pl.lit("the user is empty"))
-        .when(item_missing)
-        .then(pl.lit("the item is empty"))
-        .when(pl.col("seconds").is_null())
-        .then(pl.lit("timestamp is not a number"))
-    )
+        log = log.filter((pl.col("line") > 1) | pl.col("number").is_not_null())
+    fault: pl.Expr = pl.when(pl.col("number").is_null()).then(pl.lit("time"))
+    for name in ("item", "user"):
+        fault = pl.when(pl.col(name).is_null() | pl.col(name).is_in(MISSING)).then(pl.lit(name)).otherwise(fault)
     log = log.with_columns(fault=fault)
-    for line, reason, time in log.filter(pl.col("fault").is_not_null()).select("line", "fault", "time").iter_rows():
-        is_time = reason.startswith("timestamp")
-        names = ", ".join(columns.values())
-        detail = f"timestamp '{time or ''}' is not a number; the columns are {names}" if is_time else reason
-        bad.found(f"{path}:{line}", reason, detail)
+    for row in log.filter(pl.col("fault").is_not_null()).iter_rows(named=True):
+        name, value = row["fault"], row[row["fault"]]
+        reason = "the time cannot be read" if name == "time" else f"the {name} is empty"
+        found = f"{reason} (column '{columns[name]}' is '{value or ''}')"
+        bad.found(path, row["line"], reason, f"{found}; accepted are {FORMS}" if name == "time" else found)
     log = log.filter(pl.col("fault").is_null())
-    return log.select(pl.col("user", "item").cast(pl.Categorical), pl.col("seconds").alias("time"), "line")
+    return log.select(pl.col("user", "item").cast(pl.Categorical), pl.col("number").alias("time"), "unit", "line")
 
 
-def _number(column: str) -> pl.Expr:
-    """A time in s, ms, µs or ns, by its size, as seconds; null for what is not a finite number."""
-    number = pl.col(column).cast(pl.Float64, strict=False)
-    scaled: Any = pl.when(~number.is_finite()).then(None)
-    for least, unit in UNITS:
-        scaled = scaled.when(number.abs() >= least).then(number / unit)
-    return scaled.otherwise(number)
+def _iso(column: str) -> pl.Expr:
+    """The seconds of a time in ISO 8601, in UTC where it has no offset; null for any other text."""
+    date, hour, minute, second, zone = (pl.col(column).str.extract_groups(ISO).struct[part] for part in range(5))
+    clock = [part.fill_null("00") for part in (hour, minute, second.str.replace(",", ".", literal=True))]
+    offset = zone.str.replace("(?i)^(z|utc)$", "+00").fill_null("+00")
+    text = pl.concat_str(date.str.replace_all("-", "", literal=True), pl.lit("T"), *clock, offset)
+    moment = text.str.to_datetime("%Y%m%dT%H%M%S%.f%#z", time_zone="UTC", time_unit="us", strict=False)
+    return moment.dt.timestamp("us") / 1e6

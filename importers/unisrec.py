@@ -32,7 +32,7 @@ def read(files: Files, bad: BadRows) -> RawLog:
                 if user and history.split() and target:
                     rows.setdefault(user, {}).setdefault(part, []).append([*history.split(), target])
                 else:
-                    bad.found(f"{files[part]}:{line}", "a row without user, history or target")
+                    bad.found(files[part], line, "a row without user, history or target")
     histories = {user: _join(files["train"], user, parts) for user, parts in rows.items()}
     texts = {item: {"title": text} for item, text in _pairs(files["text"], bad, header=True).items()}
     user_names, item_names = (

@@ -16,7 +16,7 @@ Reads   by --from KIND, or detected by the names of the files; filters apply to 
         unisrec      <D>.{train,valid,test}.inter, <D>.text, <D>.user2index, <D>.item2index
         letter       <D>.inter.json, <D>.item.json
         adrec        <D>_process/ or <D>s_process/: train/{items_seq,label,masks}.npy, id_to_side_dict.pickle
-        table        inter_file and item_file: CSV, TSV, JSON lines or Parquet
+        table        inter_file and item_file: CSV, TSV, JSON or Parquet
         prepared     sequential_data.txt, <D>_item_sort.csv, <D>_item_fields.csv, covers/ or <D>_cover/ or <D>_cover1/
 Writes  <datasets_dir>/<D>/sequential_data.txt, <D>_item_sort.csv, covers/<id>.jpg if there are covers,
         <D>_item_fields.csv if the source has further texts of items (common/item_fields.py),
@@ -128,15 +128,18 @@ def _prepare(settings: Settings, kind: str, files: Files, covers: Optional[Cover
     # describe and record
     dataset = load_dataset(home, name)
     with_cover = dataset.n_items - len(faults) if dataset.covers else 0
-    dropped = dict(raw.dropped) if raw else {}
+    dropped, bad_rows = (raw.dropped, raw.bad_rows) if raw else ({}, {})
     print(describe(dataset, kind, with_cover, drawn=covers is None))
     for field, texts in read_item_fields(home, name, dataset.n_items).items():
         print(f"  field {field} {sum(map(bool, texts)) / dataset.n_items:.1%}")
+    for reason, count in bad_rows.items():
+        print(f"  left out: {count:,} rows, {reason}")
     for reason, count in dropped.items():
         print(f"  left out: {count:,} interactions, {reason}")
     extra = {
         "statistics": {**statistics(dataset), "with_cover": with_cover},
         "dropped": dropped,
+        "bad_rows": bad_rows,
         "missing_covers": [{"item": item, "original_id": cover_names[item], "fault": faults[item]} for item in faults],
         "covers": _checksum_of_covers(home),
     }

@@ -6,19 +6,33 @@ import csv
 import gzip
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_importer_kinds import META, REVIEWS, make_2018, make_table, prepare_table, review, sequences, zipped
+from test_importer_kinds import (
+    META,
+    REVIEWS,
+    make_2018,
+    make_table,
+    prepare_table,
+    review,
+    sequences,
+    write_form,
+    zipped,
+)
 from test_prepare_dataset import prepare
 
+from common.dataset import load_dataset
 from common.errors import UserError
 from common.files import read_json
+from common.item_fields import read_item_fields
 from importers import tables
-from importers.raw import BadRows
+from importers.raw import MISSING, BadRows
 from importers.tables import read_frames, read_interactions
 
 LOOSE: Dict[str, Any] = {"k_core": 0, "min_length": 3}
@@ -34,10 +48,19 @@ GOOD = [review("A", "abc"[n], n) for n in range(3)]
         ("[1, 2]", "4: not JSON: not an object", "not JSON"),
         (review("", "a", 1), "4: the user is empty", "the user is empty"),
         ({"reviewerID": "A", "unixReviewTime": 1}, "4: the item is empty", "the item is empty"),
-        (review("A", "a", "late"), "4: timestamp 'late' is not a number", "timestamp is not a number"),
-        (review("A", "a", None), "4: timestamp '' is not a number", "timestamp is not a number"),
-        (review("A", "a", float("nan")), "4: timestamp '' is not a number", "timestamp is not a number"),
-        (review("NaN", "a", 1), "4: the user is empty", "the user is empty"),
+        *(
+            (
+                review("A", "a", time),
+                f"4: the time cannot be read (column 'unixReviewTime' is '{text}'); accepted are a number "
+                "of s, ms, µs or ns, 2024-01-31,",
+                "the time cannot be read",
+            )
+            for time, text in (("late", "late"), (None, ""), (float("nan"), ""), ("2024-13-01", "2024-13-01"))
+        ),
+        *(
+            (review(name, "a", 1), f"4: the user is empty (column 'reviewerID' is '{name}')", "the user is empty")
+            for name in ("NaN", "None", "NULL", "null", "<NA>", "NaT")
+        ),
     ],
 )
 def test_a_bad_line_of_json_is_reported_or_counted(tmp_path: Path, line: Any, message: str, reason: str) -> None:
@@ -49,15 +72,46 @@ def test_a_bad_line_of_json_is_reported_or_counted(tmp_path: Path, line: Any, me
     bad = BadRows("drop")
     log = read_interactions(path, COLUMNS, bad)
     assert log["line"].to_list() == [1, 2, 3, 5]
-    assert dict(bad.dropped) == {reason: 1}
+    assert dict(bad.dropped) == {f"{path.name}: {reason}": 1}
 
 
-@pytest.mark.parametrize("more", ["", "\n"])  # a blank line: the lines are read one by one
-def test_half_an_emoji_is_a_question_mark(tmp_path: Path, more: str) -> None:
-    text = json.dumps({"item": "a", "title": "cut \ud83d", "tags": ["x"]})
-    (tmp_path / "x.json").write_text(f"{text}\n{more}")
-    (frame,) = read_frames(tmp_path / "x.json", ["item", "title", "tags"], BadRows())
-    assert frame.rows() == [("a", "cut ?", '["x"]', 1)]
+@pytest.mark.parametrize(
+    "form, bad",
+    [
+        *((form, bad) for form in ("line", "lines", "array", "literal") for bad in ("\ud83d", "\ude00", "\0")),
+        *(("csv", "\0"), ("parquet", "\0")),
+    ],
+)
+def test_what_csv_cannot_hold_is_a_question_mark(tmp_path: Path, form: str, bad: str) -> None:
+    """Half an emoji, or NUL, in every format that can hold it."""
+    row = {"item": f"a{bad}", "title": f"cut {bad}", "tags": [f"x{bad}"]}
+    path = tmp_path / (f"x.{form}" if form in ("csv", "parquet") else "x.json")
+    if path.suffix == ".json":
+        text = json.dumps([row] if form == "array" else row)
+        path.write_text(repr(row) if form == "literal" else text + "\n\n" * (form == "lines"))
+    else:
+        write_form(pl.DataFrame({**row, "tags": '["x\0"]'}), path)
+    (frame,) = read_frames(path, ["item", "title", "tags"], BadRows())
+    assert frame.rows()[0][:3] == ("a?", "cut ?", '["x?"]')
+
+
+@pytest.mark.parametrize("bad", ["\ud83d", "\0"])
+def test_texts_of_other_readers_are_cleaned(tmp_path: Path, bad: str) -> None:
+    meta = [{"asin": "a", "title": f"A{bad}", "category": [f"c{bad}", ["d"]], "brand": [f"b{bad}"]}]
+    home = prepare(tmp_path, "Tools", data_dir=str(make_2018(tmp_path / "raw", meta=[*meta, *META[1:]])), **LOOSE)
+    assert load_dataset(home, "Tools").titles_en[0] == "A?"
+    fields = read_item_fields(home, "Tools", 3)
+    assert (fields["category"][0], fields["brand"][0]) == ("c?, d", "b?")
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "Mine.inter.json").write_text(json.dumps({f"u{bad}": [f"a{bad}", "b", "c"]}))
+    texts = {item: {"title": item, "brand": [f"b{bad}"]} for item in (f"a{bad}", "b", "c")}
+    (tmp_path / "json" / "Mine.item.json").write_text(json.dumps(texts))
+    home = prepare(tmp_path, "Mine", data_dir=str(tmp_path / "json"))
+    assert load_dataset(home, "Mine").titles_en[0] == "a?"
+    assert (home / "user_ids.csv").read_text() == "id,original_id\n0,u?\n"
+    with open(home / "Mine_item_sort.csv", "a", encoding="utf-8") as out:
+        out.write('3,"","n\0"\n')
+    assert load_dataset(home, "Mine").titles_en[3] == "n?", "prepared files, too"
 
 
 def test_wrong_encoding_in_json(tmp_path: Path) -> None:
@@ -90,7 +144,8 @@ def write(path: Path, content: bytes) -> Path:
         (b"user,item,time\nu,i,1\nu,i\n", "x.csv:3: 2 columns instead of 3"),
         (b"user,item,time\nu,i,1\nu,i,1,2\n", "x.csv:3: 4 columns instead of 3"),
         (b"user,item,time\nu,i,1\nu,,1\n", "x.csv:3: the item is empty"),
-        (b'user,item,time\n"u\n\nv",i,1\nu,i,late\n', "x.csv:5: timestamp 'late' is not a number"),
+        (b'user,item,time\n"u\n\nv",i,1\nu,i,late\n', "x.csv:5: the time cannot be read .column 'time' is 'late'"),
+        (b"user,item,time,user\nu,i,1,v\n", "x.csv:1: has 2 columns 'user'; rename one of them"),
         (b'user,item,time\nu,"i"j,1\n', "x.csv:2: not CSV"),
         (b'user,item,time\nu,i,1\nu,"i,2\n', "x.csv:3: not CSV"),
         ("user,item,time\nu,i,1\nu,é,1\n".encode("latin-1"), "x.csv:3: not UTF-8"),
@@ -144,12 +199,48 @@ def test_a_number_is_one_id_however_its_block_is_read(tmp_path: Path) -> None:
     assert found[0] == found[1] and found[0][0][0] == found[0][1][0] == "1"
 
 
+def times(path: Path, texts: Sequence[str]) -> List[float]:
+    write(path, "".join(["user,item,time\n", *(f'u,i,"{text}"\n' for text in texts)]).encode())
+    return read_interactions(path, TABLE, BadRows("stop"))["time"].to_list()
+
+
 @pytest.mark.parametrize(
-    "text", ["1500000000", "1500000000000", "1500000000000000", "1.5e9", "2017-07-14 02:40:00", "2017-07-14T02:40:00"]
+    "texts, seconds",
+    [
+        (["1500000000", "1.5e9", "-1", " 7 "], [1.5e9, 1.5e9, -1, 7]),
+        (["1500000000000"], [1.5e9]),
+        (["1500000000000000"], [1.5e9]),
+        (["1500000000000000000"], [1.5e9]),
+        (["2017-07-14 02:40:00", "2017-07-14T02:40", "2017-07-14T02:40:00Z", "20170714T024000Z"], [1.5e9] * 4),
+        (
+            ["2017-07-14T10:40:00+08:00", "2017-07-13T22:10-0430", "2017-07-14 03+00", "2017-07-14"],
+            [1.5e9, 1.5e9, 1.5e9 + 1200, 1.5e9 - 9600],
+        ),
+        (["2017-07-14T02:40:00.25Z", "2017-07-14 02:40:00,250000000 UTC"], [1.5e9 + 0.25] * 2),
+    ],
 )
-def test_units_of_time(tmp_path: Path, text: str) -> None:
-    path = write(tmp_path / "x.csv", f"user,item,time\nu,i,{text}\n".encode())
-    assert read_interactions(path, TABLE, BadRows("stop"))["time"].to_list() == [1500000000.0]
+def test_units_of_time(
+    tmp_path: Path, texts: List[str], seconds: List[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert times(tmp_path / "x.csv", texts) == seconds
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "texts, seconds, mix",
+    [
+        (["5000", "1500000000000", "1500000001000"], [5, 1.5e9, 1.5e9 + 1], "s 1, ms 2); .* read as ms"),
+        (["1500000000", "1500000001", "1500000000000"], [1.5e9, 1.5e9 + 1, 1.5e12], "s 2, ms 1); .* read as s"),
+        (["2017-07-14 02:40", "1500000000000000"], [1.5e9, 1.5e9], "µs 1, date 1); .* read as µs"),
+    ],
+)
+def test_a_column_has_one_unit(
+    tmp_path: Path, texts: List[str], seconds: List[float], mix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert times(tmp_path / "x.csv", texts) == seconds
+    assert re.search(
+        r"warning: .*x.csv: column 'time' mixes units \(" + mix.replace(")", r"\)"), capsys.readouterr().out
+    )
 
 
 def test_nothing_is_half_written_or_lost(tmp_path: Path) -> None:
@@ -160,7 +251,7 @@ def test_nothing_is_half_written_or_lost(tmp_path: Path) -> None:
         prepare(tmp_path, "Tools", data_dir=str(tmp_path / "raw"), **LOOSE)
     assert {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()} == before
     prepare(tmp_path, "Tools", data_dir=str(tmp_path / "raw"), bad_rows="drop", **LOOSE)
-    assert read_json(home / "prepare.json")["dropped"]["not JSON"] == 1
+    assert read_json(home / "prepare.json")["bad_rows"] == {"Tools.json.gz: not JSON": 1}
 
 
 def test_items_without_a_title_stop_or_drop(tmp_path: Path) -> None:
@@ -213,8 +304,59 @@ def test_an_item_table_that_describes_an_item_twice(tmp_path: Path) -> None:
     assert sequences(prepare_table(tmp_path, *words, "bad_rows=drop"))[0] == ["b", "a/1", "c\td"]
 
 
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ("b,again,\n", "item described twice"),
+        ("x\n", "another number of columns"),
+        (",no id,\n", "the item is empty"),
+        ("<NA>,no id,\n", "the item is empty"),
+    ],
+)
+def test_dropped_rows_of_items_are_counted(
+    tmp_path: Path, row: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = make_table(tmp_path / "raw", "csv")
+    with open(tmp_path / "raw" / "products.csv", "a", encoding="utf-8") as out:
+        out.write(row * 2)
+    home = prepare_table(tmp_path, *words, "bad_rows=drop")
+    assert read_json(home / "prepare.json")["bad_rows"] == {f"products.csv: {reason}": 2}
+    assert f"left out: 2 rows, products.csv: {reason}" in capsys.readouterr().out
+
+
+def test_items_whose_rows_were_dropped_are_explained(tmp_path: Path) -> None:
+    raw = make_2018(tmp_path / "raw", meta=[*META[1:], '{"asin": "a", '])
+    with pytest.raises(
+        UserError, match=r"item a has no row in .*; bad rows were dropped \(meta_Tools.json.gz: not JSON: 1\)"
+    ):
+        prepare(tmp_path, "Tools", data_dir=str(raw), preset="none", bad_rows="drop", **LOOSE)
+
+
+def test_python_literals_are_read_as_json(tmp_path: Path) -> None:
+    """Amazon's metadata of 2014 are single-quoted."""
+    plain = prepare(tmp_path, "Tools", data_dir=str(make_2018(tmp_path / "raw")), **LOOSE)
+    expected = (plain / "Tools_item_sort.csv").read_text(), read_item_fields(plain, "Tools", 3)
+    quoted = prepare(tmp_path, "Tools", data_dir=str(make_2018(tmp_path / "raw", meta=list(map(repr, META)))), **LOOSE)
+    assert ((quoted / "Tools_item_sort.csv").read_text(), read_item_fields(quoted, "Tools", 3)) == expected
+
+
+@pytest.mark.parametrize("text", ["null", "[]", " {} ", "None", "NaN", "<NA>", " "])
+def test_texts_that_mean_nothing_are_blank(tmp_path: Path, text: str) -> None:
+    words = make_table(tmp_path / "raw", "csv")
+    (tmp_path / "raw" / "products.csv").write_text(f"id,name,Main colour\na/1,{text},{text}\nb,B,red\nc\td,C,\n")
+    home = prepare_table(tmp_path, *words)
+    assert load_dataset(home, "Mine").titles_en == ["", "B", "C"]
+    assert read_item_fields(home, "Mine", 3) == {"main_colour": ["", "red", ""]}
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '["user"]\n["u"]', "[{", '[{"user": "\xff"}]'])
+def test_an_array_that_holds_no_objects_is_reported(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="x.json(:1: not JSON: not an object|: not a JSON array: .*an object per line)"):
+        read_interactions(write(tmp_path / "x.json", text.encode("latin-1")), TABLE, BadRows("stop"))
+
+
 ID = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=8).filter(
-    lambda text: text.strip() == text and text not in ("nan", "NaN")
+    lambda text: text.strip() == text and text not in MISSING
 )
 ROWS = st.lists(st.tuples(ID, ID, st.integers(-(10**10), 10**10)), min_size=1, max_size=12)
 PROPERTY = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
