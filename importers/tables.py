@@ -247,7 +247,7 @@ def read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     try:
         _require_columns(path, list(pl.read_parquet_schema(parts[0])), columns)
         frame = pl.read_parquet(parts, columns=list(columns))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet: {reason}; write or download it again") from error
     texts = []
