@@ -37,11 +37,26 @@ from common.dataset import Dataset, items_path, load_dataset, sequences_path
 from common.errors import UserError
 from common.files import making, recipe, record, write_text
 from common.settings import parse, shaping
-from stage1_content_modality_semantic_alignment.llm.answers import FAILED, VERDICTS, AnswerStore, Verdict, judge
+from stage1_content_modality_semantic_alignment.llm.answers import (
+    CUT_OFF,
+    FAILED,
+    NONE,
+    PAIR,
+    VERDICTS,
+    AnswerStore,
+    Verdict,
+    judge,
+)
 from stage1_content_modality_semantic_alignment.llm.costs import print_costs
 from stage1_content_modality_semantic_alignment.llm.pairs import Pair, write_pairs
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, all_questions, load_template
-from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector, RandomSelector, Selector, TfidfSelector
+from stage1_content_modality_semantic_alignment.llm.selectors import (
+    ADVICE,
+    HfSelector,
+    RandomSelector,
+    Selector,
+    TfidfSelector,
+)
 from stage1_content_modality_semantic_alignment.llm.server import OpenAISelector
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
@@ -76,15 +91,19 @@ def run(settings: Settings, force: bool = False, dry_run: bool = False) -> None:
         verdicts = {question: judge(question, answers.get(question)) for question in questions}
         pairs = accepted_pairs(settings, questions, verdicts, dataset.n_items)
 
-        outputs = write_pairs(folder, pairs, dataset, settings.merge_duplicates)
-        outputs["answers"] = folder / "answers.jsonl"
-        write_log(outputs["answers"], answers, verdicts, selector.failed)
+        log = folder / "answers.jsonl"
+        write_log(log, answers, verdicts, selector.failed)
         summary = {"users": len(dataset.users), **count(settings, questions, verdicts, pairs)}
+        for name, number in summary.items():
+            print(f"{name:28} {number:>8,}")
+        if not pairs:  # not done: no files of pairs, and no record
+            raise UserError(without_pairs(settings, log, answers, verdicts))
+        outputs = {**write_pairs(folder, pairs, dataset, settings.merge_duplicates), "answers": log}
         made_from["settings"]["requests that failed"] = len(selector.failed)  # if any, the step is not up to date
         record(folder / "summary.json", made_from, outputs, {"summary": summary})
-    for name, number in summary.items():
-        print(f"{name:28} {number:>8,}")
     print(f"written: {folder}")
+    if summary[f"verdict {CUT_OFF}"]:
+        print(f"{summary[f'verdict {CUT_OFF}']} answers are cut off: {ADVICE[CUT_OFF]}")
     if selector.failed:
         print(
             f"{len(selector.failed)} of {len(verdicts)} requests failed (verdict {FAILED} in {outputs['answers']}); "
@@ -119,6 +138,8 @@ def ask(questions: Sequence[Question], selector: Selector, store: AnswerStore) -
             store.keep(new)
             answers.update(new)
             bar.update(len(new))
+    if selector.stopped:
+        raise UserError(selector.stopped)
     if not answers:
         reason = next(iter(selector.failed.values()))
         raise UserError(f"none of {len(missing)} requests was answered: {reason}; check that the server is up")
@@ -137,6 +158,22 @@ def accepted_pairs(
             if settings.both_ways:
                 pairs.append((similar, question.target))
     return pairs
+
+
+def without_pairs(
+    settings: Settings, log: Path, answers: Mapping[Question, str], verdicts: Mapping[Question, Verdict]
+) -> str:
+    """What to do about questions without a single pair, with an example of the commonest verdict."""
+    commonest, _ = Counter(verdict.kind for verdict in verdicts.values()).most_common(1)[0]
+    example = next(answers.get(question, "") for question, verdict in verdicts.items() if verdict.kind == commonest)
+    advice = {**ADVICE, PAIR: "if all titles have commas, set answers_checked=true", FAILED: "run the command again"}
+    if settings.selector == "tfidf":
+        advice[NONE] = "lower tfidf_threshold"
+    fix = advice.get(commonest, "use another model or prompt")
+    return (
+        f"{log}: no answer makes a pair; most have the verdict {commonest}, such as {example[:200]!r}; {fix}, or ask "
+        "all again with --force"
+    )
 
 
 def write_log(

@@ -22,15 +22,21 @@ from stage1_content_modality_semantic_alignment.llm.prompts import Question
 # --- verdicts ---
 
 PAIR, NONE, MALFORMED = "pair", "none", "malformed"
+CUT_OFF = "cut-off"  # malformed, because the answer reached max_new_tokens
 NOT_A_CANDIDATE, IS_THE_TARGET = "not-a-candidate", "is-the-target"
 FAILED = "failed"  # the request failed; the next run asks again
-VERDICTS = (PAIR, NONE, MALFORMED, NOT_A_CANDIDATE, IS_THE_TARGET, FAILED)
+VERDICTS = (PAIR, NONE, MALFORMED, CUT_OFF, NOT_A_CANDIDATE, IS_THE_TARGET, FAILED)
 
 # Titles are shown on one line, so a valid answer is one line. An id of 18 digits fits an int64.
 _ANSWER = re.compile(r"(\d{1,18})-(.+)", re.ASCII)
 _RELEASED_ANSWER = re.compile(r"(\d{1,18})-([^,]+)", re.ASCII)
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)  # many chat models wrap JSON like this
 _NO_ITEM = -1
+
+# Reasoning models. The chat template may hold the opening tag, so that an answer has the closing one alone.
+_THINKING = re.compile(r".*(?:</(?:think|thinking|thought|reasoning)>|\[/THINK\])", re.DOTALL)
+_UNFINISHED_THINKING = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\])")
+CUT = " [cut off at max_new_tokens]"  # what a selector appends to an answer that has no end
 
 
 class Verdict(NamedTuple):
@@ -63,17 +69,23 @@ class Verdict(NamedTuple):
 
 
 def judge(question: Question, answer: Optional[str]) -> Verdict:
-    """The verdict on a raw answer, or on None if the request failed. JSON is checked, whatever the server promises."""
+    """The verdict on a raw answer, or on None if the request failed. JSON is checked, whatever the server promises.
+
+    The thinking of a reasoning model is left out.
+    """
     if answer is None:
         return Verdict(FAILED, None, None)
-    text = answer.strip()
+    thinking = _THINKING.match(answer)
+    text = answer[thinking.end() :] if thinking else answer
+    cut_off = text.endswith(CUT) or bool(_UNFINISHED_THINKING.match(text))
+    text = (text[: -len(CUT)] if text.endswith(CUT) else text).strip()
     if question.template.form == "json":
         item = released = _item_from_json(text)
     else:
         item, released = (_item_from_text(text, pattern) for pattern in (_ANSWER, _RELEASED_ANSWER))
     released = None if released == _NO_ITEM else released
     if item is None:
-        return Verdict(MALFORMED, None, released)
+        return Verdict(CUT_OFF if cut_off else MALFORMED, None, released)
     if item == _NO_ITEM:
         return Verdict(NONE, None, released)
     if item == question.target:

@@ -59,8 +59,5 @@ def read_pairs(path: Path, n_items: int, may_be_empty: bool = False) -> List[Pai
             raise UserError(f"{path}:{line}: {target},{similar}: the item ids of the data set are 0 to {n_items - 1}")
         pairs.append((target, similar))
     if not pairs and not may_be_empty:
-        raise UserError(
-            f"{path}: holds no pairs; use another selector or model, a lower tfidf_threshold, or, if all titles have "
-            "commas, answers_checked=true"
-        )
+        raise UserError(f"{path}: holds no pairs; make others with llm_driven_sample.py, or correct strategy")
     return pairs

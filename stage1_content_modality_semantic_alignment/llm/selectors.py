@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, Generator, List, Sequence
 
 from common.errors import UserError
 from common.files import checksum
+from stage1_content_modality_semantic_alignment.llm.answers import CUT, CUT_OFF, MALFORMED, judge
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, one_line
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 NGRAMS = (1, 3)  # characters: a Chinese word has one to three
 STORED_TOGETHER = 1000  # answers without an LLM come so fast that writing each would take most of the time
+
+ADVICE = {  # for malformed answers
+    MALFORMED: "use another model, prompt or answer_form",
+    CUT_OFF: "raise max_new_tokens, or turn the model's thinking off (docs/llm.md)",
+}
 
 Answers = Generator[Dict[Question, str], None, None]  # some answers at a time
 
@@ -30,13 +36,15 @@ class Selector:
     Attributes:
         identity: all that shapes the answers; answers are reused for the same identity.
         failed: questions without an answer, with the reason.
+        stopped: why no more questions are asked, or an empty string.
     """
 
     identity: Dict[str, Any]
     failed: Dict[Question, str]
 
     def __init__(self, **identity: Any) -> None:
-        self.identity, self.failed = identity, {}
+        self.identity, self.failed, self.stopped = identity, {}, ""
+        self.malformed_in_a_row = 0
 
     def answers(self, questions: Sequence[Question]) -> Answers:
         """Yield the raw answers, some at a time."""
@@ -46,6 +54,17 @@ class Selector:
     def choose(self, question: Question) -> str:
         """The answer to one question, for selectors without an LLM."""
         raise NotImplementedError
+
+    def check(self, question: Question, answer: str, most: int) -> None:
+        """Set ``stopped`` at the answer of an LLM that is the ``most``-th malformed one in a row."""
+        kind = judge(question, answer).kind
+        self.malformed_in_a_row = self.malformed_in_a_row + 1 if kind in (MALFORMED, CUT_OFF) else 0
+        if self.malformed_in_a_row >= most and not self.stopped:
+            self.stopped = (
+                f"{self.malformed_in_a_row} answers in a row do not have the form that the prompt asks for, the last "
+                f"one is {answer[:200]!r}; {ADVICE[kind]}. All answers are kept: the same command asks only what is not "
+                "answered yet; stop_after_failures=N allows more such answers"
+            )
 
 
 class TfidfSelector(Selector):
@@ -67,8 +86,8 @@ class TfidfSelector(Selector):
 
     def choose(self, question: Question) -> str:
         """``id-title``, or ``-1``."""
-        candidates = self.rows[[self.row_of[title] for title in question.candidate_titles]]
-        similarity = (candidates @ self.rows[self.row_of[question.target_title]].T).toarray().ravel()
+        candidates = self.rows[[self.row_of[one_line(title)] for title in question.candidate_titles]]
+        similarity = (candidates @ self.rows[self.row_of[one_line(question.target_title)]].T).toarray().ravel()
         best = int(similarity.argmax())
         if similarity[best] < self.threshold:
             return "-1"
@@ -158,7 +177,12 @@ class HfSelector(Selector):
         for start in range(0, len(order), self.settings.llm_batch_size):
             batch = order[start : start + self.settings.llm_batch_size]
             generated = self._generate([tokens[place] for place in batch])
-            yield {questions[place]: answer for place, answer in zip(batch, generated)}
+            answers = {questions[place]: answer for place, answer in zip(batch, generated)}
+            for question, answer in answers.items():
+                self.check(question, answer, self.settings.stop_after_failures)
+            yield answers
+            if self.stopped:
+                return
 
     def _generate(self, tokens: Sequence[Sequence[int]]) -> List[str]:
         """The new text for each prompt, without special tokens. `UserError` for a prompt beyond the context."""
@@ -174,4 +198,7 @@ class HfSelector(Selector):
             )
         with torch.inference_mode():
             generated = self.model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        return [self.tokenizer.decode(row[length:], skip_special_tokens=True) for row in generated]
+        ends = torch.tensor(self.model.generation_config.eos_token_id, device=generated.device)  # one, or several
+        finished = torch.isin(generated[:, length:], ends).any(dim=1).tolist()
+        texts = self.tokenizer.batch_decode(generated[:, length:], skip_special_tokens=True)
+        return [text if end else text + CUT for text, end in zip(texts, finished)]

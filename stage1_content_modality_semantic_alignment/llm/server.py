@@ -2,7 +2,8 @@
 
 Several requests are in flight at once. A dropped connection, a timeout, half a reply and HTTP 408, 429 and 5xx are
 retried, with pauses that double, and never earlier than Retry-After asks. A request that keeps failing is skipped and
-reported; a server that refuses all requests stops the run. The key comes from the environment and is never shown.
+reported; a server that refuses all requests, or gives many malformed answers in a row, stops the run. The key comes
+from the environment and is never shown.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from email.utils import mktime_tz, parsedate_tz
 from typing import TYPE_CHECKING, Any, Collection, Dict, Iterator, Mapping, Sequence
 
 from common.errors import UserError
+from stage1_content_modality_semantic_alignment.llm.answers import CUT
 from stage1_content_modality_semantic_alignment.llm.prompts import Question
 from stage1_content_modality_semantic_alignment.llm.selectors import Answers, Selector
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
@@ -111,8 +113,9 @@ class OpenAISelector(Selector):
         """Ask one question after the other; ``requests_in_flight`` workers share the questions."""
         for question in waiting:
             try:
-                self.fresh[question] = await self._ask(client, question)
+                answer = self.fresh[question] = await self._ask(client, question)
                 self.failures_in_a_row = 0
+                self.check(question, answer, self.settings.stop_after_failures)
             except _Skip as reason:
                 self.failed[question] = str(reason)
                 self.failures_in_a_row += 1
@@ -122,6 +125,8 @@ class OpenAISelector(Selector):
                         f"with: {reason}; check that the server is up, then run the same command again: it asks only "
                         "what is not answered yet"
                     ) from reason
+            if self.stopped:  # the other workers finish their requests, which are paid for
+                return
 
     async def _ask(self, client: httpx.AsyncClient, question: Question) -> str:
         """The answer to one question, with retries."""
@@ -175,11 +180,13 @@ class OpenAISelector(Selector):
                 raise UserError(f"{self.url}: {message}; {FIXES.get(status, 'correct base_url: the server has moved')}")
             raise _Skip(message)
         try:
-            content = reply.json()["choices"][0]["message"]["content"]
-        except (ValueError, RecursionError, LookupError, TypeError) as error:
+            choice = reply.json()["choices"][0]
+            answer, reason = text_of(choice["message"]["content"]), choice.get("finish_reason")
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
             raise _Retry(self._safe(f"HTTP 200, but no chat completion: {reply.text}")) from error
-        # null: the answer was cut off while the model was thinking, or the model refused
-        return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
+        if reason == "error":
+            raise _Retry(self._safe(f"HTTP 200, but finish_reason error: {reply.text}"))
+        return answer.encode("utf-8", "replace").decode() + (CUT if reason == "length" else "")
 
     def _safe(self, text: str) -> str:
         """A server's message on one line, at most 300 characters, without the key."""
@@ -192,6 +199,18 @@ async def _stop(workers: Collection[asyncio.Task[None]], client: httpx.AsyncClie
         worker.cancel()
     await asyncio.gather(*workers, return_exceptions=True)
     await client.aclose()
+
+
+def text_of(content: Any) -> str:
+    """The text of a message: a string, or a list of parts, of which those of thinking are left out.
+
+    null is no text: the answer was cut off while the model was thinking, or the model refused.
+    """
+    if isinstance(content, list):
+        return "".join(map(text_of, content))
+    if isinstance(content, dict):  # a part
+        return text_of(content.get("text")) if content.get("type") in (None, "text", "output_text") else ""
+    return content if isinstance(content, str) else ""
 
 
 def read_key(variable: str) -> str:

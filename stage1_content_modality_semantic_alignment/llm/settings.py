@@ -66,7 +66,9 @@ class Settings(StrategySettings):
     request_tries: int = setting(6, "openai: tries before a request is skipped", minimum=1, shapes=False)
     first_pause: float = setting(1.0, "openai: seconds before the second try, then doubled", minimum=0, shapes=False)
     longest_wait: float = setting(600.0, "openai: skip a request whose Retry-After is longer", minimum=0, shapes=False)
-    stop_after_failures: int = setting(32, "openai: stop after so many skipped in a row", minimum=1, shapes=False)
+    stop_after_failures: int = setting(
+        32, "stop after so many skipped requests, or malformed answers, in a row", minimum=1, shapes=False
+    )
     request_extra: Dict[str, Any] = setting(
         {}, "openai: fields to add to each request, as {seed: 1}; null removes a default one, as {max_tokens: null}"
     )

@@ -71,8 +71,11 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(SLOW)
         self.well(prompt, "")
 
-    def says(self, _: str, content: str) -> None:
-        self.reply(200, json.dumps({"choices": [{"message": {"content": json.loads(content)}}]}))
+    def says(self, prompt: str, content: str) -> None:
+        self.choice(prompt, json.dumps({"message": {"content": json.loads(content)}}))
+
+    def choice(self, _: str, text: str) -> None:
+        self.reply(200, f'{{"choices": [{text}]}}')
 
     def body(self, _: str, text: str) -> None:
         self.reply(200, text)

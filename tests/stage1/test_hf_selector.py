@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -95,17 +97,26 @@ def test_the_chat_template_is_used_where_there_is_one(tmp_path: Path) -> None:
     assert without.text(QUESTION) == QUESTION.prompt
 
 
-def test_a_run_with_a_local_llm_logs_each_prompt_and_is_then_up_to_date(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_with_a_local_llm_logs_each_prompt_and_marks_answers_without_an_end(tmp_path: Path) -> None:
     home = make_tiny_dataset(tmp_path)
     name = save_causal_lm(tmp_path / "some-chat-model", "llama", True)
     settings = pairs_settings(tmp_path, selector="hf", llm=name, precision="fp32", max_new_tokens=8)
-    llm_driven_sample.run(settings)
+    with pytest.raises(UserError, match="no answer makes a pair"):  # a model of random weights
+        llm_driven_sample.run(settings)
     logged = read_log(home / "pairs" / "paper")
     assert all(entry["verdict"] in VERDICTS and entry["prompt"] for entry in logged)
-    llm_driven_sample.run(settings)
-    assert "up to date" in capsys.readouterr().out
+    cut_off = [entry["answer"] for entry in logged if entry["verdict"] == "cut-off"]
+    assert cut_off and all(answer.endswith("[cut off at max_new_tokens]") for answer in cut_off)
+
+
+def test_malformed_answers_of_a_local_llm_in_a_row_stop_the_run(tmp_path: Path) -> None:
+    make_tiny_dataset(tmp_path)
+    name = save_causal_lm(tmp_path / "lm", "llama")
+    changes = {"selector": "hf", "llm": name, "max_new_tokens": 8, "llm_batch_size": 2, "stop_after_failures": 3}
+    with pytest.raises(UserError, match="^3 answers in a row .*raise max_new_tokens.*same command"):
+        llm_driven_sample.run(pairs_settings(tmp_path, **changes))
+    with closing(sqlite3.connect(tmp_path / "Tiny" / "pairs" / "answers.sqlite")) as store:
+        assert store.execute("SELECT count(*) FROM answers").fetchone() == (4,)  # two batches
 
 
 def test_a_prompt_beyond_the_context_names_the_fix(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tiny import make_tiny_dataset, tiny_sequences
 
 from common.dataset import load_dataset
 from common.errors import UserError
-from stage1_content_modality_semantic_alignment import llm_driven_sample, pair_report, sft_content_encoder
+from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.llm.answers import AnswerStore
 from stage1_content_modality_semantic_alignment.llm.costs import token_counter
 from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, read_pairs, write_rows
@@ -86,26 +86,20 @@ def test_released_reaches_the_files_of_its_own_strategy(tmp_path: Path) -> None:
     assert {entry["target"] for entry in logged} == {sequence[-1] for sequence in tiny_sequences()}
 
 
-def test_s3_released_refuses_titles_with_a_comma_and_without_pairs_the_next_step_stops(tmp_path: Path) -> None:
+def test_s3_released_refuses_titles_with_a_comma(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = make_tiny_dataset(tmp_path)
-    summaries = {}
-    for language in ("cn", "en"):  # all English titles have a comma, the Chinese ones a full-width one at most
-        chosen = pairs_settings(tmp_path, strategy=language, title_language=language, answers_checked=False)
+    for language, checked in (("cn", False), ("en", True)):
+        chosen = pairs_settings(tmp_path, strategy=language, title_language=language, answers_checked=checked)
         llm_driven_sample.run(chosen)
-        summaries[language] = json.loads((home / "pairs" / language / "summary.json").read_text())["summary"]
-    cn, en = summaries["cn"], summaries["en"]
-    assert cn["pairs"] == cn["verdict pair"] > 0 and cn["refused for a comma"] == 0
-    assert en["pairs"] == 0 and en["refused for a comma"] == en["verdict pair"] > 0
-    llm_driven_sample.run(pairs_settings(tmp_path, strategy="checked", title_language="en"))
-    assert "refused for a comma" not in json.loads((home / "pairs/checked/summary.json").read_text())["summary"]
-    tuning = sft_content_encoder.Settings(
-        dataset="Tiny", datasets_dir=str(tmp_path), finetune_dir=str(tmp_path / "f"), strategy="en", device="cpu"
-    )
-    words = ["-d", "Tiny", f"datasets_dir={tmp_path}", "strategy=en"]
-    for step in (lambda: sft_content_encoder.run(tuning), lambda: pair_report.main(words)):
-        with pytest.raises(UserError, match=r"pairs/en/item_pairs_id.txt: holds no pairs; .*answers_checked=true"):
-            step()
-    assert not (tmp_path / "f" / "Tiny" / "64" / "en" / "made.json").exists()
+        summary = json.loads((home / "pairs" / language / "summary.json").read_text())["summary"]
+        assert summary["pairs"] == summary["verdict pair"] > 0
+        assert summary.get("refused for a comma") == (None if checked else 0)
+    capsys.readouterr()
+    refused = pairs_settings(tmp_path, strategy="none", title_language="en", answers_checked=False)
+    with pytest.raises(UserError, match="pairs/none/answers.jsonl: no answer makes a pair; .*answers_checked=true"):
+        llm_driven_sample.run(refused)  # all English titles have a comma, the Chinese ones a full-width one at most
+    assert f"refused for a comma          {summary['pairs']:>8}\n" in capsys.readouterr().out
+    assert [path.name for path in (home / "pairs" / "none").glob("[!.]*")] == ["answers.jsonl"]
 
 
 def test_both_ways_and_merged_duplicates_with_their_counts(tmp_path: Path) -> None:

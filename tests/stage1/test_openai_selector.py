@@ -8,15 +8,17 @@ import signal
 import sqlite3
 import threading
 import time
+from collections import Counter
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from itertools import chain, count, repeat
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import httpx
 import pytest
-from chat_server import SLOW, ChatServer, well
+from chat_server import SLOW, ChatServer, first_candidate, well
 from stage1_helpers import pair_files, pairs_settings, read_log, run_python
 from tiny import make_tiny_dataset
 
@@ -33,10 +35,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def ask(folder: Path, url: str, **changes: Any) -> Path:
-    """A run with all targets against the server; returns the folder of the pairs."""
-    if not (folder / "Tiny").exists():
-        make_tiny_dataset(folder, covers=False)
+def asking(folder: Path, url: str, **changes: Any) -> Settings:
+    """Settings with all targets against the server."""
     values: Dict[str, Any] = {
         "selector": "openai",
         "base_url": url,
@@ -45,7 +45,14 @@ def ask(folder: Path, url: str, **changes: Any) -> Path:
         "first_pause": 0.01,
         "requests_in_flight": 4,
     }
-    llm_driven_sample.run(pairs_settings(folder, **{**values, **changes}))
+    return pairs_settings(folder, **{**values, **changes})
+
+
+def ask(folder: Path, url: str, **changes: Any) -> Path:
+    """A run against the server; returns the folder of the pairs."""
+    if not (folder / "Tiny").exists():
+        make_tiny_dataset(folder, covers=False)
+    llm_driven_sample.run(asking(folder, url, **changes))
     return folder / "Tiny" / "pairs" / "paper"
 
 
@@ -181,7 +188,7 @@ def test_a_server_that_refuses_all_requests_stops_the_run_at_once(
 
 def test_the_key_is_sent_and_shown_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with ChatServer(lambda prompt, _: "echo 400" if pick(prompt, 2) else "well") as server:
-        folder = ask(tmp_path, server.url, answer_form="text")
+        folder = ask(tmp_path, server.url, request_extra={"response_format": None})
         assert all(headers["authorization"] == f"Bearer {KEY}" for _, _, headers in server.seen)
     assert any(entry.get("error") == "HTTP 400: your header was Bearer ***" for entry in read_log(folder))
     with ChatServer(lambda *_: "echo 401") as server, pytest.raises(UserError, match=r"Bearer \*\*\*") as refused:
@@ -316,11 +323,98 @@ def test_a_400_that_is_not_about_the_schema_leaves_the_schema_on(tmp_path: Path,
 def test_answers_are_checked_here_whatever_the_server_promised(tmp_path: Path) -> None:
     wrong = ['{"similar": 99}', "of course! 3", '{"similar": -1}', "", "\ud800"]
     contents = [json.dumps(text) for text in wrong] + ["null", "[1]"]
-    with ChatServer(lambda prompt, _: f"says {contents[len(server.seen) % 7]}") as server:
-        folder = ask(tmp_path, server.url, requests_in_flight=1)
+    one_by_one = (f"says {contents[n % 7]}" for n in count())
+    none = pytest.raises(UserError, match="no answer makes a pair; most have the verdict malformed, such as")
+    with ChatServer(lambda *_: next(one_by_one)) as server, none:
+        ask(tmp_path, server.url, requests_in_flight=1)
+    folder = tmp_path / "Tiny" / "pairs" / "paper"
     verdicts = {entry["verdict"] for entry in read_log(folder)}
     assert verdicts == {"not-a-candidate", "malformed", "none"}
-    assert (folder / "item_pairs_id.txt").read_text() == ""
+    assert not (folder / "item_pairs_id.txt").exists() and not (folder / "summary.json").exists()
+
+
+ANSWER = "ANSWER"  # in place of the right answer to a prompt
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+
+
+@pytest.mark.parametrize(
+    "content, finish_reason, verdict",
+    [
+        (f"<think>It is {{3}}.\n\n</think>\n\n{ANSWER}", "stop", "pair"),
+        (f"It is 3, the template has the opening tag\n</think>{ANSWER}", "stop", "pair"),
+        (f"<thinking>no </think> yet</thinking> {ANSWER}", "stop", "pair"),
+        (f"[THINK]hm[/THINK]{ANSWER}", "stop", "pair"),
+        ([THINKING, {"type": "text", "text": ANSWER}], "stop", "pair"),
+        ([{"type": "reasoning", "text": "hm"}, {"text": ANSWER}], None, "pair"),
+        ([{"type": "output_text", "text": ANSWER}], "stop", "pair"),
+        ([ANSWER], "stop", "pair"),
+        (ANSWER, "length", "pair"),  # whole, though blanks came after it
+        ("<think>It is 3, but", "length", "cut-off"),
+        ("<think>It is 3, but", None, "cut-off"),  # a server that gives no reason
+        ("It is 3, but", "length", "cut-off"),
+        ("<think>hm</think>", "length", "cut-off"),
+        ([THINKING], "length", "cut-off"),
+        (None, "length", "cut-off"),
+        (None, "stop", "malformed"),
+        (None, "content_filter", "malformed"),
+        ([], "stop", "malformed"),
+        ("<think>hm</think>", "stop", "malformed"),
+        ({"text": None}, "stop", "malformed"),
+    ],
+)
+def test_every_way_in_which_an_answer_comes_back(
+    tmp_path: Path, content: Any, finish_reason: Optional[str], verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = json.dumps({"message": {"role": "assistant", "content": content}, "finish_reason": finish_reason})
+    seen: List[str] = []
+
+    def answer(prompt: str, _: int) -> str:
+        seen.append(prompt)
+        if len(seen) == 1:
+            return "well"  # so that there is a pair in any case
+        return "choice " + choice.replace(ANSWER, json.dumps(first_candidate(prompt))[1:-1])
+
+    with ChatServer(answer) as server:
+        folder = ask(tmp_path, server.url, limit=3, requests_in_flight=1)
+    assert [entry["verdict"] for entry in read_log(folder)] == ["pair", verdict, verdict]
+    advice = " answers are cut off: raise max_new_tokens" in capsys.readouterr().out
+    assert advice == (verdict == "cut-off")
+
+
+@pytest.mark.parametrize("content, advice", [("I would say 3", "answer_form"), ("<think>Well", "raise max_new_tokens")])
+def test_malformed_answers_in_a_row_stop_the_run_with_an_example_and_nothing_is_paid_twice(
+    tmp_path: Path, faultless: Dict[str, bytes], content: str, advice: str
+) -> None:
+    total = len(faultless["answers.jsonl"].splitlines())
+    one_by_one = chain(["well"] * 3, repeat(f"says {json.dumps(content)}"))
+    with ChatServer(lambda *_: next(one_by_one)) as server:
+        with pytest.raises(UserError, match=f"^4 answers in a row .*'{content}'; .*{advice}.*the same command"):
+            ask(tmp_path, server.url, stop_after_failures=4, requests_in_flight=2)
+        assert 7 <= len(server.seen) <= 9  # what was under way was waited for
+    assert not (tmp_path / "Tiny" / "pairs" / "paper").joinpath("summary.json").exists()
+    with ChatServer() as again:
+        folder = ask(tmp_path, again.url, requests_in_flight=2)
+        assert len(again.seen) == total - len(server.seen)
+    verdicts = Counter(entry["verdict"] for entry in read_log(folder))
+    assert verdicts["pair"] == total - len(server.seen) + 3
+
+
+def test_a_pair_set_without_pairs_is_never_done(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
+    total = len(faultless["answers.jsonl"].splitlines())
+    with ChatServer(lambda *_: 'says "hm"') as server:
+        for _ in range(2):
+            with pytest.raises(UserError, match="no answer makes a pair; .*malformed, such as 'hm'; .*--force"):
+                ask(tmp_path, server.url)
+        assert len(server.seen) == total  # the second time nothing is asked
+    with ChatServer() as again:
+        llm_driven_sample.run(asking(tmp_path, again.url), force=True)
+    assert pair_files(tmp_path / "Tiny" / "pairs" / "paper") == faultless
+
+
+def test_an_error_within_a_reply_is_tried_again(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
+    failing = "choice " + json.dumps({"message": {"content": ""}, "finish_reason": "error"})
+    with ChatServer(lambda _, attempt: "well" if attempt else failing) as server:
+        assert pair_files(ask(tmp_path, server.url)) == faultless
 
 
 def test_request_extra_adds_and_takes_out_fields_and_is_another_asking(tmp_path: Path) -> None:

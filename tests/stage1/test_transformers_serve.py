@@ -10,16 +10,17 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import httpx
 import pytest
 import transformers
 from packaging.version import Version
-from stage1_helpers import pair_files, pairs_settings, read_log
+from stage1_helpers import pairs_settings, read_log
 from test_hf_selector import save_causal_lm
 from tiny import make_tiny_dataset
 
+from common.errors import UserError
 from stage1_content_modality_semantic_alignment import llm_driven_sample
 from stage1_content_modality_semantic_alignment.llm.answers import VERDICTS
 
@@ -62,13 +63,17 @@ def test_a_small_glm_behind_transformers_serve_answers_as_it_does_here(tmp_path:
     home = make_tiny_dataset(tmp_path, covers=False)
     model = save_causal_lm(tmp_path / "glm", "glm", chat_template=True)
     common = {"llm": model, "answer_form": "text", "prompt": "en", "max_new_tokens": 8, "precision": "fp32"}
+
+    def ask(**changes: Any) -> None:
+        with pytest.raises(UserError, match="no answer makes a pair; most have the verdict cut-off"):
+            llm_driven_sample.run(pairs_settings(tmp_path, **{**common, **changes}))
+
     with served(model, tmp_path / "server.log") as url:
-        llm_driven_sample.run(pairs_settings(tmp_path, selector="openai", base_url=url, strategy="http", **common))
+        ask(selector="openai", base_url=url, strategy="http")
         # another form of answer: the server passes the schema over in silence, and the check here does not
-        in_json = {**common, "answer_form": "json", "strategy": "json", "limit": 2}
-        llm_driven_sample.run(pairs_settings(tmp_path, selector="openai", base_url=url, **in_json))
-    llm_driven_sample.run(pairs_settings(tmp_path, selector="hf", llm_batch_size=1, strategy="here", **common))
-    assert pair_files(home / "pairs" / "http") == pair_files(home / "pairs" / "here")
+        ask(selector="openai", base_url=url, strategy="json", answer_form="json", limit=2)
+    ask(selector="hf", llm_batch_size=1, strategy="here")
+    assert read_log(home / "pairs" / "http") == read_log(home / "pairs" / "here")
     answers = {entry["answer"] for entry in read_log(home / "pairs" / "http")}
     assert len(answers) > 2 and all(answers)
     verdicts = [entry["verdict"] for entry in read_log(home / "pairs" / "json")]
