@@ -62,8 +62,8 @@ class Selector:
         if self.malformed_in_a_row >= most and not self.stopped:
             self.stopped = (
                 f"{self.malformed_in_a_row} answers in a row do not have the form that the prompt asks for, the last "
-                f"one is {answer[:200]!r}; {ADVICE[kind]}. All answers are kept: the same command asks only what is not "
-                "answered yet; stop_after_failures=N allows more such answers"
+                f"one is {answer[:200]!r}; {ADVICE[kind]}. All answers are kept: the same command asks only what is "
+                "not answered yet; stop_after_failures=N allows more such answers"
             )
 
 
