@@ -76,7 +76,7 @@ def run(settings: Settings, force: bool = False, dry_run: bool = False) -> None:
     shape = {
         **shaping(settings),
         "asked_of": selector.identity,
-        "prompt_version": load_template(settings.prompt, settings.form).version,
+        "prompt_version": load_template(settings).version,
         "requests that failed": 0,
     }
     inputs = {"sequences": sequences_path(dataset.folder), "items": items_path(dataset.folder, dataset.name)}

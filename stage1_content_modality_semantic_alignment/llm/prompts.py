@@ -1,7 +1,7 @@
-"""Questions about users' histories (switches S1 and S2), and the words in which an LLM is asked.
+"""Questions about users' histories (switches S1, S2, S13 and S19), and the words in which an LLM is asked.
 
 A question shows a target and its candidates in the words of a template: a file of ``prompts/``, or your own, with the
-placeholders ``{target}`` and ``{candidates}``.
+placeholders ``{target}`` and ``{candidates}``, and ``{example}`` for the form of an answer (switch S13).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Template:
     name: str
     words: str
     form: str  # text: id-title, or json: {"similar": id}
+    separator: str  # between candidates
 
     @property
     def version(self) -> str:
@@ -41,16 +42,26 @@ class Template:
         return f"{self.name}-{hashlib.sha256(self.words.encode()).hexdigest()[:8]}"
 
 
-def load_template(prompt: str, form: str) -> Template:
-    """``prompt`` is ``zh``, ``en`` (``prompts/<prompt>[-json].txt``) or a file of the user, with both placeholders."""
+def load_template(settings: Settings) -> Template:
+    """The template of ``prompt``: ``zh``, ``en`` (``prompts/<prompt>[-json].txt``) or a file of the user.
+
+    Switches: S13 released puts the id 3 into ``{example}``, as in the authors' prompt; S19 released separates the
+    candidates by a comma in place of a line break.
+    """
+    prompt, form = settings.prompt, settings.form
     shipped = prompt in SHIPPED
     path = PROMPTS / f"{prompt}{'-json' if form == 'json' else ''}.txt" if shipped else Path(prompt)
     words = read_text(path)
     for place in ("{target}", "{candidates}"):
         if place not in words:
             raise UserError(f"{path}: lacks the placeholder {place}; see {PROMPTS.name}/zh.txt for an example")
+    chinese = prompt == "zh" if shipped else settings.language == "cn"
+    number, title = ("编号", "标题") if chinese else ("id", "title")
+    number = number if settings.example_without_id else "3"
+    words = words.replace("{example}", f'{{"similar": {number}}}' if form == "json" else f"{number}-{title}")
     # a user's file may serve both forms; a shipped file's name already says the form
-    return Template(f"{path.stem}:json" if form == "json" and not shipped else path.stem, words, form)
+    name = f"{path.stem}:json" if form == "json" and not shipped else path.stem
+    return Template(name, words, form, settings.candidate_separator or "")
 
 
 @dataclass(frozen=True)
@@ -66,13 +77,15 @@ class Question:
     @property
     def prompt(self) -> str:
         """The template, filled in."""
-        shown = "\n".join(f"{item}-{title}" for item, title in zip(self.candidates, self.candidate_titles))
+        shown = self.template.separator.join(
+            f"{item}-{title}" for item, title in zip(self.candidates, self.candidate_titles)
+        )
         parts = {"{target}": f"{self.target}-{self.target_title}", "{candidates}": shown}
         return _PLACEHOLDER.sub(lambda found: parts[found.group()], self.template.words)
 
 
 def one_line(title: str) -> str:
-    """A title as the prompt shows it: each run of white space becomes one space."""
+    """A title on one line: each run of white space becomes one space."""
     return " ".join(title.split())
 
 
@@ -110,10 +123,11 @@ def make_questions(sequences: Sequence[np.ndarray], titles: Sequence[str], setti
     time; or, for co-occurrence, the items that share most histories with it.
 
     Switches: S1 released takes the whole history, so that the last target is the test item, in place of the train
-    part; S2 released shows the titles in id order beside ids in the order of the candidates.
+    part; S2 released shows the titles in id order beside ids in the order of the candidates; S19 released keeps the
+    white space of titles.
     """
-    shown = [one_line(title) for title in titles]
-    template = load_template(settings.prompt, settings.form)
+    shown = [one_line(title) for title in titles] if settings.fold_titles else list(titles)
+    template = load_template(settings)
     most = settings.max_candidates
     parts = [train_part(sequence) if settings.target_from_train else sequence for sequence in sequences]
     if settings.candidates == "co-occurrence":

@@ -36,7 +36,9 @@ class Settings(StrategySettings):
     )
     sample: Optional[int] = setting(None, "ask only so many of the prompts, drawn by seed; null: all", minimum=1)
     limit: Optional[int] = setting(None, "ask only the first so many prompts; null: all", minimum=1)
-    prompt: str = setting("zh", "zh, en, or a file with the places {target} and {candidates}", shapes=False)
+    prompt: str = setting(
+        "zh", "zh, en, or a file with the places {target}, {candidates} and, if wanted, {example}", shapes=False
+    )
     title_language: Optional[str] = setting(
         None, "titles that the prompt shows; null: en with prompt=en, else cn", choices=("cn", "en")
     )
@@ -49,6 +51,13 @@ class Settings(StrategySettings):
         "S1", "target and candidates are from the train part; released: the target is the test item"
     )
     titles_with_ids: Optional[bool] = switch("S2", "each id is shown with its own title; released: titles in id order")
+    example_without_id: Optional[bool] = switch(
+        "S13", "the prompt's example of an answer cannot be one; released: it has the id 3"
+    )
+    candidate_separator: Optional[str] = switch(
+        "S19", "text between two candidates", paper="\n", released=", ", others=True
+    )
+    fold_titles: Optional[bool] = switch("S19", "white space in a title becomes one space; released: kept")
 
     # answers
     llm: str = setting(

@@ -102,7 +102,9 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def question_of(target: int, *candidates: int, form: str = "text") -> Question:
     """A question about items with the titles ``title <item>``."""
     titles = tuple(f"title {item}" for item in candidates)
-    return Question(target, candidates, f"title {target}", titles, load_template("zh", form))
+    return Question(
+        target, candidates, f"title {target}", titles, load_template(llm_driven_sample.Settings(answer_form=form))
+    )
 
 
 def pairs_settings(folder: Path, **changes: Any) -> llm_driven_sample.Settings:

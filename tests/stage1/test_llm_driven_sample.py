@@ -18,6 +18,7 @@ from stage1_content_modality_semantic_alignment.llm.costs import token_counter
 from stage1_content_modality_semantic_alignment.llm.pairs import pairs_path, read_pairs, write_rows
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, all_questions, load_template
 from stage1_content_modality_semantic_alignment.llm.selectors import Answers, Selector, TfidfSelector
+from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 # --- pair files: S4 ---
 
@@ -48,7 +49,7 @@ def test_tfidf_picks_the_most_similar_title_above_the_threshold_and_the_first_of
     threshold: float, answer: str
 ) -> None:
     titles = ["spicy noodles", "street dance", "spicy noodle soup", "qqq", "spicy noodle soup"]
-    question = Question(0, (1, 4, 2), titles[0], (titles[1], titles[4], titles[2]), load_template("zh", "text"))
+    question = Question(0, (1, 4, 2), titles[0], (titles[1], titles[4], titles[2]), load_template(Settings()))
     assert TfidfSelector(titles, threshold).choose(question) == answer
 
 

@@ -17,11 +17,12 @@ from stage1_content_modality_semantic_alignment.llm.answers import (
     judge,
 )
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, load_template, make_questions
+from stage1_content_modality_semantic_alignment.llm.selectors import TfidfSelector
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 SEQUENCE = np.array([7, 3, 9, 1, 4])
 TITLES = [f"title {item}" for item in range(10)]
-ZH = load_template("zh", "text")
+ZH = load_template(Settings())
 QUESTION = Question(9, (7, 3), "title 9", ("title 7", "title 3"), ZH)
 
 
@@ -108,7 +109,7 @@ def test_candidates_by_co_occurrence_are_the_most_frequent_companions_lower_ids_
 @pytest.mark.parametrize("prompt", ["zh", "en"])
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_shipped_templates_show_target_and_candidates_and_ask_for_their_form(prompt: str, form: str) -> None:
-    template = load_template(prompt, form)
+    template = load_template(Settings(prompt=prompt, answer_form=form))
     asked = Question(9, (7,), "a {candidates} b", ("c {target} d",), template).prompt
     assert "9-a {candidates} b\n" in asked and asked.endswith("7-c {target} d\n")  # titles are not filled in
     assert ('{"similar": -1}' in asked) == (form == "json") and template.version.startswith(template.name + "-")
@@ -118,7 +119,8 @@ def test_another_wording_or_form_of_answer_is_another_version(tmp_path: Path) ->
     versions = set()
     for words in ("{target} {candidates}", "{target}: {candidates}"):
         (tmp_path / "own.txt").write_text(words)
-        versions.update(load_template(str(tmp_path / "own.txt"), form).version for form in ("text", "json"))
+        own = [Settings(prompt=str(tmp_path / "own.txt"), answer_form=form) for form in ("text", "json")]
+        versions.update(load_template(settings).version for settings in own)
     assert len(versions) == 4
 
 
@@ -127,7 +129,60 @@ def test_a_faulty_template_is_one_error(tmp_path: Path, words: Optional[str], fa
     if words is not None:
         (tmp_path / "own.txt").write_text(words)
     with pytest.raises(UserError, match=fault):
-        load_template(str(tmp_path / "own.txt"), "text")
+        load_template(Settings(prompt=str(tmp_path / "own.txt")))
+
+
+# --- the text of the prompt: S13, S19 ---
+
+
+@pytest.mark.parametrize(
+    "prompt, form, paper, released",
+    [
+        ("zh", "text", "“编号-标题”的格式", "“3-标题”的格式"),
+        ("en", "text", 'in the form "id-title".', 'in the form "3-title".'),
+        ("zh", "json", '{"similar": 编号}。', '{"similar": 3}。'),
+        ("en", "json", '{"similar": id}.', '{"similar": 3}.'),
+    ],
+)
+def test_s13_the_example_is_an_answer_in_released_alone(prompt: str, form: str, paper: str, released: str) -> None:
+    plain, theirs = (
+        load_template(Settings(prompt=prompt, answer_form=form, example_without_id=value)) for value in (True, False)
+    )
+    assert plain.words.count(paper) == theirs.words.count(released) == 1
+    assert theirs.words == plain.words.replace(paper, released) and plain.version != theirs.version
+    assert not any("3" in line for line in plain.words.splitlines())
+
+
+def test_s13_the_example_in_paper_makes_no_pair_where_a_model_repeats_it() -> None:
+    for form, example in (("text", "编号-标题"), ("json", '{"similar": 编号}')):
+        template = load_template(Settings(answer_form=form))
+        assert example in template.words
+        assert judge(Question(9, (7, 3), "title 9", ("title 7", "title 3"), template), example).kind == MALFORMED
+
+
+def test_s19_a_file_and_two_settings_give_one_paragraph_with_its_white_space(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("Like {example}. Target: {target}. Candidates: {candidates}")
+    titles = {9: "fried  rice ", 7: " a\tb", 3: "c"}
+    shown = [titles.get(item, "") for item in range(10)]
+
+    def prompt_of(**changes: Any) -> str:
+        (question,) = make_questions([SEQUENCE], shown, Settings(prompt=str(own), title_language="en", **changes))
+        return question.prompt
+
+    assert prompt_of() == "Like id-title. Target: 9-fried rice. Candidates: 7-a b\n3-c"
+    theirs = "Like 3-title. Target: 4-. Candidates: 7- a\tb, 3-c, 9-fried  rice , 1-"
+    assert prompt_of(variant="released", titles_with_ids=True) == theirs
+    assert prompt_of(candidate_separator=", ", fold_titles=False) == (
+        "Like id-title. Target: 9-fried  rice . Candidates: 7- a\tb, 3-c"
+    )
+    assert prompt_of(candidate_separator=" | ") == "Like id-title. Target: 9-fried rice. Candidates: 7-a b | 3-c"
+
+
+def test_s19_tfidf_answers_whatever_the_white_space_of_titles() -> None:
+    titles = ["spicy  noodles", "street dance", "spicy noodles\n", "", ""]
+    (question,) = make_questions([np.array([1, 2, 0, 3, 4])], titles, Settings(fold_titles=False))
+    assert judge(question, TfidfSelector(titles, 0.1).choose(question)).item == 2
 
 
 # --- answers: S3 ---
@@ -179,7 +234,7 @@ def test_s3_verdicts_and_what_is_accepted(answer: str, verdict: str, checked: An
     ],
 )
 def test_answers_in_json_are_checked(answer: str, verdict: str, item: Any) -> None:
-    question = Question(9, (7, 3), "title 9", ("title 7", "title 3"), load_template("zh", "json"))
+    question = Question(9, (7, 3), "title 9", ("title 7", "title 3"), load_template(Settings(answer_form="json")))
     found = judge(question, answer)
     assert (found.kind, found.item) == (verdict, item)
     assert found.accepted(True, 10) == (item if verdict == PAIR else None)
