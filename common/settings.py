@@ -100,7 +100,7 @@ class CommonSettings:
 
     def check(self) -> None:
         """Raise a `UserError` for values that contradict each other; `build` calls it."""
-        check_folder_names(dataset=self.dataset, strategy=vars(self).get("strategy"))
+        check_folder_names(strategy=vars(self).get("strategy"))
 
 
 @dataclass
@@ -320,6 +320,7 @@ def build(
     """
     config: DictConfig = OmegaConf.structured(schema)
     dataset = str(values.get("dataset", config.dataset))
+    check_folder_names(dataset=dataset)
     if config_file is None and config_dir is not None:
         likely = (config_dir / f"{dataset}.yaml", config_dir / "default.yaml")
         config_file = next((path for path in likely if path.is_file()), None)

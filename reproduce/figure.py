@@ -18,7 +18,7 @@ from common.start import run_script
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, List, Optional
 
-from common.files import atomic
+from common.files import atomic, file_name
 from common.settings import setting
 from reproduce.ranks import METRICS
 from reproduce.rows import Results, ResultsSettings, command_line
@@ -75,7 +75,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Draw and write the figures."""
     settings, results = command_line(Settings, __doc__, argv)
     for dataset in results.datasets:
-        path = results.home / f"{dataset}-{settings.metric}{results.suffix}.png"
+        path = results.home / f"{file_name(f'{dataset}-{settings.metric}{results.suffix}')}.png"
         with atomic(path) as temporary, open(temporary, "wb") as out:
             save(draw(results, dataset, settings.metric), out)
         print(path)

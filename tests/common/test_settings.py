@@ -200,8 +200,10 @@ def test_a_data_set_is_one_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 151, "面" * 51])
-def test_a_name_of_a_folder_has_a_longest_length(name: str) -> None:
-    assert f"dataset={name}: too long for the name of a folder; use at most 150 bytes" in refusal(f"dataset={name}")
+def test_a_name_of_a_folder_has_a_longest_length(tmp_path: Path, name: str) -> None:
+    told = f"dataset={name * 2}: too long for the name of a folder; use at most 150 bytes"
+    assert told in refusal(f"dataset={name * 2}", config_dir=tmp_path)
+    assert "too long" in refusal(f"dataset={name}")
     assert built(f"dataset={name[:-1]}").dataset == name[:-1]
 
 

@@ -17,19 +17,21 @@ from common.features import features_path
 from reproduce import doctor
 from reproduce.doctor import REPOSITORY, Report, kernels_serve, main
 
+NAME = "Tiny [1]*?%41#"
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A data set with the files that stage 1 makes from it."""
-    home = make_tiny_dataset(tmp_path)
+    home = make_tiny_dataset(tmp_path, NAME)
     for modality in ("text", "image"):
-        path = features_path(home / "features" / "paper", "Tiny", modality)
+        path = features_path(home / "features" / "paper", NAME, modality)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(torch.ones(N_ITEMS, 4), path)
     (home / "pairs" / "paper").mkdir(parents=True)
     (home / "pairs" / "paper" / "item_pairs_id.txt").write_text("1,2\n3,4\n")
     bert = BertModel(BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1))
-    bert.save_pretrained(tmp_path / "finetuned" / "Tiny" / "64" / "paper" / "bert")
+    bert.save_pretrained(tmp_path / "finetuned" / NAME / "64" / "paper" / "bert")
     return home
 
 
@@ -37,7 +39,7 @@ def examine(home: Path, capsys: pytest.CaptureFixture[str], mark: str = "WRONG")
     """The lines of a data set's report that have the mark."""
     report = Report()
     folders = {"datasets_dir": home.parent, "finetune_dir": home.parent / "finetuned"}
-    doctor.check_dataset(report, "Tiny", folders)
+    doctor.check_dataset(report, NAME, folders)
     lines = capsys.readouterr().out.splitlines()
     assert report.wrong == sum(line.split()[0] == "WRONG" for line in lines)
     return [line for line in lines if line.split()[0] == mark]
@@ -52,7 +54,7 @@ def test_nothing_is_wrong_with_a_complete_data_set(home: Path, capsys: pytest.Ca
 
 
 def test_files_of_later_steps_are_not_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = make_tiny_dataset(tmp_path, covers=False)
+    home = make_tiny_dataset(tmp_path, NAME, covers=False)
     assert not examine(home, capsys)
     assert len(examine(home, capsys, "later")) == 6
 
@@ -66,11 +68,11 @@ def test_a_missing_data_set_is_reported_with_its_source(tmp_path: Path, capsys: 
 
 
 BROKEN = {
-    "Tiny_item_fields.csv": b"brand\n",
+    f"{NAME}_item_fields.csv": b"brand\n",
     "covers/3.jpg": b"no picture",
     "pairs/paper/item_pairs_id.txt": b"1,2\n1,99\n",
-    "features/paper/Tiny_text_llm_stage1.pth": b"",
-    "../finetuned/Tiny/64/paper/bert/model.safetensors": b"",
+    f"features/paper/{NAME}_text_llm_stage1.pth": b"",
+    f"../finetuned/{NAME}/64/paper/bert/model.safetensors": b"",
 }
 
 
