@@ -17,7 +17,7 @@ import polars as pl
 
 from common.dataset import LISTED, MIN_ITEMS
 from common.errors import UserError
-from importers.raw import MISSING, RawData, RawLog
+from importers.raw import MISSING, RawData, RawLog, losses
 
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->")
 
@@ -81,8 +81,8 @@ class _Log:
             self.dropped[reason] += lost
             self.table = kept
             if not kept.height:
-                counts = _listed({**self.bad_rows, **self.dropped})
-                raise UserError(f"{self.raw.file}: the filters leave no interaction ({counts}); loosen them")
+                counts = losses({**self.bad_rows, **self.dropped})
+                raise UserError(f"{self.raw.file}: the filters leave no interaction{counts}; loosen them")
         return lost > 0
 
     def drop_duplicates(self, rule: str) -> None:
@@ -120,11 +120,10 @@ class _Log:
         if len(missing) and stop:
             names = self.item_ids.gather(missing)
             line: Any = self.table.filter(pl.col("item") == missing[0])["line"].min()
-            bad = f"; bad rows were dropped ({_listed(self.bad_rows)})" if self.bad_rows else ""
             listed = ", ".join(names.head(LISTED)) + " …" * (len(names) > LISTED)
             raise UserError(
-                f"{self.raw.place(line)}: item {names[0]} has no row in {self.raw.items_file}; add it there, or drop "
-                f"such items with missing_titles=drop ({len(names)} of them: {listed}){bad}"
+                f"{self.raw.place(line)}: item {names[0]} has no row in {self.raw.items_file}{losses(self.bad_rows)}; "
+                f"add it there, or drop such items with missing_titles=drop ({len(names)} of them: {listed})"
             )
         self.keep(~pl.col("item").is_in(missing.implode()), "items without a title")
         return texts
@@ -186,10 +185,6 @@ def apply_filters(raw: RawLog, filters: Filters, seed: int, bad_rows: Mapping[st
         dropped=dict(log.dropped),
         bad_rows=dict(bad_rows),
     )
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason}: {count:,}" for reason, count in counts.items())
 
 
 def plain(text: str) -> str:

@@ -87,6 +87,11 @@ class RawData:
     bad_rows: Mapping[str, int]
 
 
+def losses(counts: Mapping[str, int]) -> str:
+    """What was dropped, for a message: reason → number as `` (dropped: REASON: NUMBER, …)``, or an empty string."""
+    return f" (dropped: {', '.join(f'{reason}: {count:,}' for reason, count in counts.items())})" if counts else ""
+
+
 def clean(value: Any) -> Any:
     """A text, or the texts in lists and objects, with ``?`` for NUL and lone surrogates, which CSV cannot hold."""
     if isinstance(value, dict):

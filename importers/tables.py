@@ -22,7 +22,7 @@ from isal import igzip, isal_zlib
 
 from common.dataset import csv_rows
 from common.errors import UserError, nearest
-from importers.raw import MISSING, BadRows, clean
+from importers.raw import MISSING, BadRows, clean, losses
 
 LINE = "\0line"  # column of the row's line; what is read has no NUL, so no column of a file has this name
 BLOCK = 8 << 20  # bytes; 32 MB were slower: fresh memory costs more than unzipping
@@ -52,7 +52,7 @@ def read_interactions(path: Path, columns: Mapping[str, str], bad: BadRows, head
     logs = [_log(path, frame, columns, bad, header) for frame in read_frames(path, names, bad, header)]
     log = pl.concat(logs) if logs else pl.DataFrame()
     if not log.height:
-        raise UserError(f"{path}:1: holds no interactions; the columns are {', '.join(names)}")
+        raise UserError(f"{path}:1: holds no interactions{losses(bad.dropped)}; the columns are {', '.join(names)}")
     counts = dict(sorted(log["unit"].value_counts().iter_rows()))
     unit = max((one for one in counts if one != DATE), key=counts.__getitem__, default=0)
     if len(counts) > 1:
@@ -76,7 +76,7 @@ def read_items(
     """
     frames = list(read_frames(path, list(columns.values()), bad, header))
     if not frames:
-        raise UserError(f"{path}:1: holds no items; it needs one row per item")
+        raise UserError(f"{path}:1: holds no items{losses(bad.dropped)}; it needs one row per item")
     texts = [pl.col(theirs).fill_null("").alias(ours) for ours, theirs in columns.items()]
     table = pl.concat(frames).select(LINE, *texts).with_columns(pl.col("item").str.strip_chars())
     unnamed = pl.col("item").is_in(MISSING)

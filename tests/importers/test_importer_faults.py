@@ -179,6 +179,13 @@ def test_harmless_forms_of_csv(tmp_path: Path, content: bytes) -> None:
     assert log.select("user", "item", "time").rows() == [("u", "i", 1.0), ("v", "i", 2.0)]
 
 
+def test_rows_that_are_all_bad_are_explained(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", b"user,item,time\nu,i,late\nu,i\n")
+    reasons = "x.csv: another number of columns: 1, x.csv: the time cannot be read: 1"
+    with pytest.raises(UserError, match=rf"x.csv:1: holds no interactions \(dropped: {reasons}\); the columns are"):
+        read_interactions(path, TABLE, BadRows("drop"))
+
+
 def test_harmless_forms_of_json(tmp_path: Path) -> None:
     lines = [json.dumps(one).encode() for one in GOOD]
     log = read_interactions(
@@ -326,9 +333,7 @@ def test_dropped_rows_of_items_are_counted(
 
 def test_items_whose_rows_were_dropped_are_explained(tmp_path: Path) -> None:
     raw = make_2018(tmp_path / "raw", meta=[*META[1:], '{"asin": "a", '])
-    with pytest.raises(
-        UserError, match=r"item a has no row in .*; bad rows were dropped \(meta_Tools.json.gz: not JSON: 1\)"
-    ):
+    with pytest.raises(UserError, match=r"item a has no row in .*gz \(dropped: meta_Tools.json.gz: not JSON: 1\)"):
         prepare(tmp_path, "Tools", data_dir=str(raw), preset="none", bad_rows="drop", **LOOSE)
 
 
