@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
+from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from adrec.encoders import TextEncoder
-from adrec.model import Encoders
+from adrec.model import TABLE, Encoders
 from adrec.settings import ADRecSettings
 from common.checkpoints import load_checkpoint, load_weights
 from common.compute import Compute
@@ -55,27 +56,55 @@ class Loaded:
                 raise UserError(f"{self.path}: trained on other {name} than {where}; train again, or set datasets_dir")
 
 
-def load_encoders(checkpoint: Path, dataset: str, datasets_dir: str, compute: Compute) -> Loaded:
-    """Rebuild the trained encoders from a run's best.pth and the text_encoder/ beside it.
+def read_checkpoint(checkpoint: Path, dataset: str) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
+    """A checkpoint's weights and what it says of itself: model, data set, settings, inputs.
+
+    A bare state dict, such as the authors' ``checkpoint_<N>_epoch.pkl``, says nothing: it counts as trained on this
+    data set with ``variant=released``, and its shapes give the sizes. A prefix of all names (``module.``) is dropped.
 
     Raises:
-        UserError: a file is missing or does not fit.
+        UserError: it is not of ADRec, or its weights have other names.
     """
     content = load_checkpoint(checkpoint)
+    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
     about = content.get("about") if isinstance(content, dict) else None
+    if about is None and weights and all(isinstance(weight, Tensor) for weight in weights.values()):
+        prefix = next((name[: -len(TABLE)] for name in weights if name.endswith(TABLE)), None)
+        first = f"{prefix}sequence.layers.0.dense_1.weight"
+        if prefix is None or first not in weights:
+            given = ", ".join(list(weights)[:3])
+            raise UserError(
+                f"{checkpoint}: weights of other names: {given}, …; expected are those of a best.pth: {TABLE}, "
+                "text.layers.0.attention.self.query.weight, …, sequence.layers.0.dense_1.weight, …"
+            )
+        sizes = {"inner_size": len(weights[first]), "plm_layer": 0, "n_layers": 0}
+        weights = {name[len(prefix) :]: weight for name, weight in weights.items() if name.startswith(prefix)}
+        for key, stack in (("plm_layer", "text.layers."), ("n_layers", "sequence.layers.")):
+            sizes[key] = len({name[len(stack) :].partition(".")[0] for name in weights if name.startswith(stack)})
+        about = {"model": "ADRec", "dataset": dataset, "settings": {"variant": "released", **sizes}, "inputs": {}}
     if not isinstance(about, dict) or about.get("model") != "ADRec":
         raise UserError(f"{checkpoint}: not a best.pth of ADRec; give one, or train with adrec/main.py")
     if about["dataset"] != dataset:
         raise UserError(f"{checkpoint}: trained on {about['dataset']}, not on {dataset}; use -d {about['dataset']}")
+    return weights, about
+
+
+def load_encoders(checkpoint: Path, dataset: str, datasets_dir: str, compute: Compute) -> Loaded:
+    """Rebuild the trained encoders from a checkpoint and the text_encoder/ beside it, else the default text model.
+
+    Raises:
+        UserError: a file is missing or does not fit.
+    """
+    weights, about = read_checkpoint(checkpoint, dataset)
     known = {f.name for f in dataclasses.fields(ADRecSettings)}
     own = {key: value for key, value in about["settings"].items() if key in known}
     settings = ADRecSettings(**{**own, "dataset": dataset, "datasets_dir": datasets_dir})
-    folder = str(checkpoint.parent / TEXT_ENCODER)
-    config = fetch(BertConfig, folder, ENCODER_FIX)
+    folder = checkpoint.parent / TEXT_ENCODER
+    source = str(folder) if folder.is_dir() or about["inputs"] else settings.text_model
+    config = fetch(BertConfig, source, ENCODER_FIX)
     config.num_hidden_layers = settings.plm_layer
     text = TextEncoder(BertModel(config, add_pooling_layer=False), settings.plm_layer)
-    weights = content["state_dict"]
     encoders = Encoders(text, settings, len(weights.get("offsets.weight", ())))
     load_weights(encoders, weights, checkpoint)
-    tokenizer = fetch(AutoTokenizer, folder, ENCODER_FIX)
+    tokenizer = fetch(AutoTokenizer, source, ENCODER_FIX)
     return Loaded(checkpoint, encoders.to(compute.device).eval(), settings, tokenizer, about["inputs"])

@@ -267,6 +267,32 @@ def test_faults_are_named(home: Path, tmp_path: Path) -> None:
         load_encoders(tmp_path / "best.pth", "Tiny", str(home / "datasets"), CPU)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "module.query."])
+def test_a_state_dict_of_the_authors_loads(
+    home: Path, tmp_path: Path, prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the settings, only what shapes show is known; the text model is beside it, or the default one."""
+    run = main.train(settings_of(home, tmp_path / "r", epochs=1, variant="released"))
+    weights = torch.load(run / "best.pth", weights_only=True)["state_dict"]
+    shutil.copytree(run / "text_encoder", tmp_path / "text_encoder")
+    given = {f"{prefix}{name}": weight for name, weight in weights.items()}
+    others = {"module.item_queue.vectors": torch.zeros(2)} if prefix == "module.query." else {}
+    file = tmp_path / "checkpoint_2_epoch.pkl"
+    torch.save({**given, **others}, file)
+    loaded = load_encoders(file, "Tiny", str(home / "datasets"), CPU)
+    assert all(torch.equal(weights[name], weight) for name, weight in loaded.encoders.state_dict().items())
+    assert (loaded.settings.variant, loaded.settings.plm_layer, loaded.settings.mean_over_real) == (
+        "released",
+        1,
+        False,
+    )
+    test_main.main(["-d", "Tiny", f"datasets_dir={home / 'datasets'}", "--checkpoint", str(file)])
+    assert "unmasked              12" in capsys.readouterr().out
+    torch.save({f"bert.{name}": weight for name, weight in list(weights.items())[1:]}, file)
+    with pytest.raises(UserError, match=r"weights of other names: bert.*; expected are .* text.embeddings"):
+        load_encoders(file, "Tiny", str(home / "datasets"), CPU)
+
+
 def test_offsets_are_of_the_items_that_were_trained_on(home: Path, tmp_path: Path) -> None:
     """They go by item id; vectors of texts alone serve any items."""
     other = tmp_path / "other"
