@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
+import yaml
+
 from common.errors import UserError, nearest
 from common.features import check_there, features_path
 from common.files import write_text
@@ -152,9 +154,15 @@ def main(argv: Optional[List[str]] = None) -> None:
     last = "    python -m reproduce.baseline MODEL --help"
     parser = Parser(__doc__, "\n".join([*steps, "settings of each step:", *scripts, last]))
     parser.add_argument("--force", action="store_true", help="do every step again, though it is up to date")
+    parser.add_argument("--print-config", action="store_true", help="print the settings of all steps as YAML and exit")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write the path of the run's folder here")
     arguments = parse_words(parser, argv)
-    folder = run_plan(plan(arguments.model, arguments.dataset, arguments.overrides), arguments.force)
+    planned = plan(arguments.model, arguments.dataset, arguments.overrides)
+    if arguments.print_config:  # config=FILE reads it
+        values = {f"{step.name}.{key}": value for step, own in planned for key, value in as_dict(own).items()}
+        print(yaml.safe_dump(values, allow_unicode=True, sort_keys=False), end="")
+        return
+    folder = run_plan(planned, arguments.force)
     if arguments.record is not None:
         write_text(arguments.record, str(folder))
 

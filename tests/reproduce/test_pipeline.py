@@ -12,7 +12,7 @@ import pytest
 from tiny import make_tiny_dataset
 
 from common.errors import UserError
-from common.settings import REPOSITORY
+from common.settings import REPOSITORY, shaping
 from reproduce import train
 from reproduce.pipeline import PIPELINES, STAGE_1, Step, pipeline, route
 from stage1_content_modality_semantic_alignment import llm_driven_sample
@@ -49,6 +49,17 @@ def planned(*words: str, model: str = "SICSRec", dataset: str = "ml-100k") -> Di
 )
 def test_settings_reach_the_steps_that_have_them(values: Dict[str, Any], step: str, expected: Dict[str, Any]) -> None:
     assert route(pipeline("SICSRec"), values)[step] == expected
+
+
+@pytest.mark.parametrize("model", ["SICSRec", "ADRec", "SASRecText"])
+def test_printed_settings_give_the_same_plan(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["variant=released", "seed=7", "run=007", "learning_rate=1e-4"][model == "SASRecText" :]
+    train.main([model, "D", *words, "--print-config"])
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    again = planned(f"config={tmp_path / 'printed.yaml'}", model=model, dataset="D")
+    first = planned(*words, model=model, dataset="D")
+    assert {name: shaping(own) for name, own in again.items()} == {name: shaping(own) for name, own in first.items()}
+    assert again[model].run == first[model].run == "007"
 
 
 @pytest.mark.parametrize(
