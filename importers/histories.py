@@ -37,7 +37,8 @@ def log_of_histories(
     def describe(ids: pl.Series) -> pl.DataFrame:
         known = [item for item in ids if item in texts]
         rows = [
-            {"item": item, **{FIELDS.get(key, "title_en"): text for key, text in texts[item].items()}} for item in known
+            {"item": item, **{FIELDS.get(key, "title_en"): text for key, text in texts[item].items() if text}}
+            for item in known
         ]
         return pl.DataFrame(rows, schema=dict.fromkeys(("item", "title_cn", "title_en", *names), pl.String))
 

@@ -21,6 +21,7 @@ def entry(title: str, brand: str = "") -> Dict[str, str]:
 
 HISTORIES: Dict[str, Any] = {"7": [10, 2, 10], "3": [2, 0, 10, 0]}
 ITEMS: Dict[str, Any] = {"2": entry("Two, the"), "0": entry("Nought", "B"), "9": entry("unseen"), "10": entry("Ten")}
+ITEMS["10"]["category"] = ""  # beside categories: the one that is filled is taken
 
 
 def make_letter(folder: Path, name: str = "Tools", inter: Any = HISTORIES, item: Any = ITEMS) -> Path:
