@@ -108,9 +108,8 @@ def read_frames(path: Path, columns: Sequence[str], bad: BadRows, header: bool =
     if kind == "json":
         return _json_frames(path, columns, bad)
     if kind == "parquet":
-        return iter(
-            [read_parquet(path, columns).with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).alias(LINE))]
-        )
+        frame = read_parquet(path, columns)
+        return iter([frame.with_columns(pl.Series(LINE, range(1, frame.height + 1), pl.UInt32))])
     return _csv_frames(path, columns, bad, kind, header)
 
 

@@ -104,10 +104,11 @@ def test_texts_of_other_readers_are_cleaned(tmp_path: Path, bad: str) -> None:
     assert (fields["category"][0], fields["brand"][0]) == ("c?, d", "b?")
     (tmp_path / "json").mkdir()
     (tmp_path / "json" / "Mine.inter.json").write_text(json.dumps({f"u{bad}": [f"a{bad}", "b", "c"]}))
-    texts = {item: {"title": item, "brand": [f"b{bad}"]} for item in (f"a{bad}", "b", "c")}
+    texts = {item: {"title": item, "brand": [f"\ud83d\ude00{bad}"]} for item in (f"a{bad}", "b", "c")}
     (tmp_path / "json" / "Mine.item.json").write_text(json.dumps(texts))
     home = prepare(tmp_path, "Mine", data_dir=str(tmp_path / "json"))
     assert load_dataset(home, "Mine").titles_en[0] == "a?"
+    assert read_item_fields(home, "Mine", 3)["brand"][0] == "\U0001f600?", "both halves are one emoji"
     assert (home / "user_ids.csv").read_text() == "id,original_id\n0,u?\n"
     with open(home / "Mine_item_sort.csv", "a", encoding="utf-8") as out:
         out.write('3,"","n\0"\n')

@@ -43,13 +43,6 @@ def test_letter_keeps_order_and_fields(tmp_path: Path) -> None:
     assert fields["description"] == ['a "d",\nb'] * 3
 
 
-def test_half_an_emoji_in_a_title_is_a_question_mark(tmp_path: Path) -> None:
-    raw = make_letter(tmp_path / "raw", item={**ITEMS, "2": entry("cut \ud83d", "of \ud83d\ude00")})
-    home = prepare(tmp_path, "Tools", data_dir=str(raw))
-    assert load_dataset(home, "Tools").titles_en[1] == "cut ?"
-    assert read_item_fields(home, "Tools", 3)["brand"][1] == "of \U0001f600"
-
-
 @pytest.mark.parametrize(
     "files, message",
     [
