@@ -4,7 +4,7 @@
     python stage1_content_modality_semantic_alignment/pair_report.py -d Bili_Food strategy=glm against=tfidf
 
 Reads   <datasets_dir>/<D>/pairs/<strategy>/item_pairs_id.txt, summary.json (for the verdicts), titles, covers.
-        For published pairs, put their item_pairs_id.txt into pairs/<any name>/.
+        For published pairs, put their item_pairs_id.txt into pairs/<any name>/, or use audit_pairs.py.
 Writes  <datasets_dir>/<D>/pairs/<strategy>/pair_report.html (self-contained), pair_report.json
 
 Text similarity is the cosine of TF-IDF vectors of character n-grams, as in selector=tfidf. It shows how much the
@@ -21,7 +21,7 @@ import html
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -30,11 +30,10 @@ from common.dataset import Dataset, covers_path, load_dataset
 from common.errors import UserError
 from common.files import exclusive, read_json, write_json, write_text
 from common.settings import SeedSettings, parse, setting
+from stage1_content_modality_semantic_alignment.audit_pairs import Numbers, audit, share, verdict
 from stage1_content_modality_semantic_alignment.llm.pairs import Pair, pairs_path, read_pairs
 from stage1_content_modality_semantic_alignment.llm.selectors import TfidfSelector
 from stage1_content_modality_semantic_alignment.settings import pairs_dir
-
-Numbers = Dict[str, Union[int, float]]
 
 COVER_SIDE = 96  # pixels
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -59,11 +58,6 @@ class Settings(SeedSettings):
 # --- numbers ---
 
 
-def share(part: int, whole: int) -> float:
-    """A share, rounded; 0 of nothing."""
-    return round(part / whole, 4) if whole else 0.0
-
-
 def similarities(rows: Any, pairs: Sequence[Pair]) -> np.ndarray:
     """Cosine of each pair, (P,); rows: sparse (n_items, n-grams), of length 1, or 0 for a title without n-grams."""
     targets, similar = np.array(pairs).T
@@ -86,19 +80,11 @@ def distribution(name: str, values: np.ndarray) -> Numbers:
 
 def measure(dataset: Dataset, pairs: Sequence[Pair], rows: Any, seed: int) -> Numbers:
     """The numbers of one set of pairs; rows: see `similarities`."""
-    distinct, n_items = set(pairs), dataset.n_items
-    targets, similar = {target for target, _ in pairs}, {item for _, item in pairs}
-    chosen, random = similarities(rows, pairs), similarities(rows, random_pairs(pairs, n_items, seed))
+    chosen, random = (similarities(rows, some) for some in (pairs, random_pairs(pairs, dataset.n_items, seed)))
     titles = dataset.titles_cn
     return {
-        "pairs": len(pairs),
-        "distinct pairs": len(distinct),
-        "of one item with itself": sum(target == item for target, item in pairs),
-        "given both ways": sum((item, target) in distinct for target, item in distinct if target != item),
+        **audit(dataset, pairs),
         "share of identical titles": share(sum(titles[a] == titles[b] for a, b in pairs), len(pairs)),
-        "share of items that are in a pair": share(len(targets | similar), n_items),
-        "share of items that are a target": share(len(targets), n_items),
-        "share of items that are chosen": share(len(similar), n_items),
         **distribution("text similarity of pairs", chosen),
         **distribution("text similarity of random pairs", random),
         "share above 95 % of random pairs": share(int((chosen > np.quantile(random, 0.95)).sum()), len(pairs)),
@@ -190,6 +176,7 @@ def run(settings: Settings) -> Dict[str, Numbers]:
     title = html.escape(f"Pairs of {settings.dataset}: {settings.strategy}")
     page = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n'
     page += f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style>\n<h1>{title}</h1>\n'
+    page += f"<p>{verdict(report['pairs']).capitalize()}.</p>\n"
     page += "".join(numbers_table(name.capitalize(), numbers) for name, numbers in report.items())
     page += examples_table(dataset, pairs, rows, settings.examples, settings.seed) + "</html>\n"
     with exclusive(folder):
@@ -198,7 +185,7 @@ def run(settings: Settings) -> Dict[str, Numbers]:
     for name, numbers in report.items():
         for key, value in numbers.items():
             print(f"{name:24} {key:46} {value}")
-    print(f"written: {folder / 'pair_report.html'}")
+    print(f"verdict: {verdict(report['pairs'])}; written: {folder / 'pair_report.html'}")
     return report
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Set
 
 import numpy as np
 import pytest
@@ -116,7 +116,7 @@ def test_shipped_templates_show_target_and_candidates_and_ask_for_their_form(pro
 
 
 def test_another_wording_or_form_of_answer_is_another_version(tmp_path: Path) -> None:
-    versions = set()
+    versions: Set[str] = set()
     for words in ("{target} {candidates}", "{target}: {candidates}"):
         (tmp_path / "own.txt").write_text(words)
         own = [Settings(prompt=str(tmp_path / "own.txt"), answer_form=form) for form in ("text", "json")]
