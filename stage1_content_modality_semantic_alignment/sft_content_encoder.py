@@ -5,7 +5,7 @@ llm_driven_sample.py. Trained: BERT's last layer and pooler, Swin's last stage a
 (Linear → 128 → ReLU → 64). The frozen rest runs once per item, not once per step (S6).
 
     python stage1_content_modality_semantic_alignment/sft_content_encoder.py -d Bili_Food
-    python stage1_content_modality_semantic_alignment/sft_content_encoder.py -d ml-100k       # small encoders, no hub
+    python stage1_content_modality_semantic_alignment/sft_content_encoder.py -d ml-100k       # no hub
 
 Reads   <datasets_dir>/<D>/pairs/<strategy>/item_pairs_id.txt, titles and covers of the data set
 Writes  <finetune_dir>/<D>/64/<strategy>/bert/, swin/      Hugging Face format
@@ -41,7 +41,7 @@ class Settings(OptimSettings, EncoderSettings):
     modalities: List[str] = setting(["text", "image"], "what items have", choices=MODALITIES, may_be_empty=False)
     text_model: Optional[str] = switch(
         "S14",
-        "a BERT: name on the hub, folder, or small (made from the titles)",
+        "a BERT: name on the hub, folder, minilm, or small (made from the titles)",
         paper="google-bert/bert-base-chinese",
         released="google-bert/bert-base-cased",
         others=True,

@@ -4,7 +4,7 @@ SICSRec: the [CLS] vector of `last_hidden_state` of each title, at most 256 toke
 Ours: pooling=mean, for which sentence encoders were trained, and fields=[category,brand,title], more than the title.
 
     python stage1_content_modality_semantic_alignment/use_finetune_bert.py -d Bili_Food
-    python stage1_content_modality_semantic_alignment/use_finetune_bert.py -d ml-100k model_path=small
+    python stage1_content_modality_semantic_alignment/use_finetune_bert.py -d ml-100k model_path=minilm
 
 Reads   <finetune_dir>/<D>/64/<strategy>/bert/, titles of the data set
 Writes  <datasets_dir>/<D>/features/<strategy>/<D>_text_llm_stage1.pth, float (items, hidden), and a JSON that says what

