@@ -3,7 +3,7 @@
     python -m reproduce.run quickstart
     python -m reproduce.run bili dataset=Bili_Food data_dir=DIR/{dataset} features_dir=datasets/{dataset}/standin
     python -m reproduce.run amazon seeds=[1,2,3] jobs=2 --dry-run
-    python -m reproduce.run figures 'rows=[SASRec,"ADRec, ours"]' dataset=Scientific data_dir=DIR text_model=ENCODER
+    python -m reproduce.run figures 'rows=[SASRec,"ADRec, ours"]' dataset=Scientific data_dir=DIR text_model=minilm
 
 Other key=value go to each model that has the key; {dataset} and {seed} in a value are replaced by those of the run.
 Suites: reproduce/suites/*.yaml, or the path of your own YAML (reproduce/suite.py describes it).
@@ -21,13 +21,14 @@ from common.start import run_script
 import csv
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from common.errors import UserError
 from common.files import exclusive, read_text, write_text
@@ -70,6 +71,7 @@ class Runner:
 
     def __init__(self, runs: List[SuiteRun], home: Path, jobs: int) -> None:
         self.runs, self.jobs, self.path = runs, jobs, home / "runs.csv"
+        self.took: Dict[SuiteRun, float] = {}  # seconds of the runs that ended
         known = read_records(self.path)
         self.records: Dict[Key, Record] = {}
         for run in runs:
@@ -82,28 +84,29 @@ class Runner:
     def run_all(self) -> List[SuiteRun]:
         """Start the runs in their order, ``jobs`` at a time, and wait for all; returns those that failed."""
         update_records(self.path, self.records)
-        waiting, failed, begin = list(self.runs), [], time.perf_counter()
+        waiting, failed = list(self.runs), []
         active: Dict[SuiteRun, Tuple[subprocess.Popen[bytes], float]] = {}
+        begin = shown = time.perf_counter()
+        changed = True
         try:
             while waiting or active:
                 while waiting and len(active) < self.jobs:
                     run = waiting.pop(0)
                     active[run] = (self.start(run), time.perf_counter())
                     self.save(run, state=RUNNING)
+                now = time.perf_counter()
+                if changed or now - shown > max(20, 0.05 * (now - begin)):
+                    print(self.progress({run: now - since for run, (_, since) in active.items()}, waiting), flush=True)
+                    shown, changed = now, False
                 ended = [run for run, (process, _) in active.items() if process.poll() is not None]
                 for run in ended:
                     process, since = active.pop(run)
-                    self.finish(run, process.returncode, time.perf_counter() - since)
+                    self.took[run] = time.perf_counter() - since
+                    self.finish(run, process.returncode, self.took[run])
                     state = self.records[run.key]["state"]
                     failed += [run] if state == FAILED else []
-                    n_left = len(waiting) + len(active)
-                    n_ended = len(self.runs) - n_left
-                    left = (time.perf_counter() - begin) / n_ended * n_left
-                    print(
-                        f"[{n_ended}/{len(self.runs)}] {state:<6} {run}: "
-                        f"{time.perf_counter() - since:,.0f} s; about {left / 60:,.0f} min left",
-                        flush=True,
-                    )
+                    print(f"{state:<6} {run}: {self.took[run]:,.0f} s", flush=True)
+                    changed = True
                 if not ended:
                     time.sleep(0.2)
         finally:  # also on Ctrl-C and SIGTERM; the processes end and can resume
@@ -111,6 +114,19 @@ class Runner:
                 process.terminate()
                 self.save(run, state=DONE if self.records[run.key]["folder"] else WAITING)
         return failed
+
+    def progress(self, active: Mapping[SuiteRun, float], waiting: Sequence[SuiteRun]) -> str:
+        """How many runs ended, the step of each active one, given with its seconds so far, and the time left."""
+        steps = []
+        for run in active:
+            log = Path(self.records[run.key]["log"]).read_text(encoding="utf-8", errors="replace")
+            *_, step = re.findall(r"^== (.*)", log, re.MULTILINE) or ["starts"]
+            steps.append(f"{run.row} ({step})")
+        pace = sum(self.took.values()) / sum(run.seconds for run in self.took) if self.took else 0.0
+        left = [max(pace * run.seconds - active.get(run, 0.0), 0.0) for run in (*active, *waiting)]
+        known = f"; about {max(sum(left) / self.jobs, *left) / 60:,.0f} min left" if self.took else ""
+        ended = len(self.runs) - len(active) - len(waiting)
+        return f"[{ended}/{len(self.runs)}] now {', '.join(steps)}; {len(waiting)} waiting{known}"
 
     def start(self, run: SuiteRun) -> subprocess.Popen[bytes]:
         """Start a run's process, which appends to the run's log."""

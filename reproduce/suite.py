@@ -11,7 +11,8 @@ models:                               the rows of the table
   - {model: SICSRec, name: SICSRec without LoRA, settings: {id_tuning: frozen}}
   - {model: mine.py:MyRec}            your own model (reproduce/own_models.py) or its scores (reproduce/scores.py)
 
-A row may also have its own datasets and seeds. {dataset} and {seed} in a value are replaced by those of the run.
+A row may also have its own datasets, seeds, and seconds, from which the time left is estimated. {dataset} and {seed} in
+a value are replaced by those of the run.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class SuiteRun:
     dataset: str
     seed: int
     words: Tuple[str, ...]  # key=value
+    seconds: float = 1.0  # relative to other runs
 
     def __str__(self) -> str:
         """The row, the data set and the seed."""
@@ -89,6 +91,7 @@ class Row:
     model: str = setting("", "a model of run_train.sh")
     name: str = setting("", "name of the row; by default the model")
     settings: Dict[str, Any] = setting({}, "settings of the model's steps, as key or step.key")
+    seconds: float = setting(1.0, "how long a run takes relative to other rows; the time left is estimated from it")
     datasets: List[str] = setting([], "data sets; by default those of the suite")
     seeds: List[int] = setting([], "seeds; by default those of the suite", minimum=0, maximum=LARGEST_SEED)
 
@@ -230,7 +233,7 @@ def _runs(file: SuiteFile, row: Row, dataset: str, given: Mapping[str, str]) -> 
     for seed in row.seeds:
         words = [f"{key}={text}" for key, text in {**texts, "seed": "{seed}"}.items()]
         words = [word.replace("{dataset}", dataset).replace("{seed}", str(seed)) for word in words]
-        runs.append(SuiteRun(row.name, row.model, dataset, seed, tuple(words)))
+        runs.append(SuiteRun(row.name, row.model, dataset, seed, tuple(words), row.seconds))
     check_inputs(plan(row.model, dataset, runs[0].words))
     return runs
 

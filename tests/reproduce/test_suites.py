@@ -107,7 +107,7 @@ def test_missing_suites_data_and_features_stop_before_anything_starts(
         with pytest.raises(UserError, match="no data set 'ml100k' in .*did you mean 'ml-100k'.*data_dir=FOLDER"):
             run.main(given)
         with pytest.raises(UserError, match="none/ml-100k_text_llm_stage1.pth: .*reproduce.standin"):
-            run.main(["quickstart", "rows=[SASRecText]", "features_dir=none", *given[1:]])
+            run.main(["all-models", "rows=[SASRecText]", "features_dir=none", *given[1:]])
         assert not (tmp_path / "r").exists()
 
 
@@ -223,3 +223,17 @@ def test_a_stopped_suite_stops_its_runs(tmp_path: Path, small_suite: Small) -> N
         while time.monotonic() < until:
             os.kill(trains, 0)
             time.sleep(0.2)
+
+
+def test_progress_names_the_steps_that_run_and_estimates_the_time_left(tmp_path: Path) -> None:
+    rows = ", ".join(f"{{model: Pop, name: {name}, seconds: {n}}}" for name, n in zip("abcd", (1, 2, 3, 60)))
+    a, b, c, d = runs = load(write(tmp_path, f"datasets: [x]\nmodels: [{rows}]"))
+    runner = run.Runner(runs, tmp_path, jobs=2)
+    log = Path(runner.records[b.key]["log"])
+    log.parent.mkdir()
+    log.write_text("== 1/2 prepare_dataset\n0.1 s\n== 2/2 Pop\nepoch 1\n")
+    Path(runner.records[c.key]["log"]).touch()
+    assert runner.progress({c: 0.0}, [a, b, d]) == "[0/4] now c (starts); 3 waiting"
+    runner.took[a] = 10.0  # ten times the seconds of the file
+    text = runner.progress({b: 5.0, c: 0.0}, [d])
+    assert text == "[1/4] now b (2/2 Pop), c (starts); 1 waiting; about 10 min left"

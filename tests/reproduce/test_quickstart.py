@@ -1,0 +1,72 @@
+"""What the quickstart says about its table, and what it does without pretrained encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from reproduce import quickstart
+from reproduce.ranks import Ranks
+from reproduce.rows import Row
+from reproduce.suite import load_suite, suite_path
+
+RANKS = {"Pop": 11, "SASRec": 1, "ID_SeqEncoder": 3, "SICSRec": 3, "ADRec, ours": 3}
+
+
+def results(n_users: int = 40, **ranks: int) -> Any:
+    """Results in which a model ranks the target of every second user at the given place, and of the others far away."""
+
+    class Found:
+        rows: List[Row] = []
+
+        def ranks(self, dataset: str) -> Dict[str, Ranks]:
+            users = np.arange(n_users)
+            places = {**RANKS, "Pop": 10, **ranks}
+            return {name: Ranks(users, users, np.where(users % 2, 99, rank)[None]) for name, rank in places.items()}
+
+    metrics = {"hit@10": 0.5, "ndcg@10": 0.25}
+    Found.rows = [
+        Row(name, "ml-100k", [2024], [Path(name)], [{"valid": metrics, "test": {"hit@10": 0.1, "ndcg@10": 0.05}}])
+        for name in RANKS
+    ]
+    return Found()
+
+
+@pytest.mark.parametrize(("rank", "place"), [(1, "above"), (3, "level with"), (9, "below")])
+def test_the_summary_is_computed_from_the_ranks(rank: int, place: str) -> None:
+    text = quickstart.summary(results(SICSRec=rank))
+    assert f"SICSRec is {place} its ID encoder" in text
+    assert "1.7 times Pop's and 50% of SASRec's" in text  # 1 / log2(4) against 1 / log2(11) and 1
+
+
+def test_the_table_has_test_and_validation() -> None:
+    header, _, *lines = quickstart.table(results()).splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")][1:] == [
+        "test HIT@10", "test NDCG@10", "valid HIT@10", "valid NDCG@10"
+    ]  # fmt: skip
+    assert len(lines) == len(RANKS) and all("0.1000" in line and "0.2500" in line for line in lines)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_without_pretrained_encoders_it_says_twice_that_the_numbers_mean_nothing(
+    pretrained: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> Path:
+        raise UserError(f"no {name}")
+
+    given: Dict[str, List[str]] = {}
+    monkeypatch.setattr(quickstart, "named_model_folder", Path if pretrained else missing)
+    monkeypatch.setattr(quickstart, "read_results", lambda *_: results())
+    for script in ("run", "recommend", "report"):
+        monkeypatch.setattr(getattr(quickstart, script), "main", lambda words, name=script: given.update({name: words}))
+    quickstart.main([])
+    assert given["recommend"][-1] == str(Path("SICSRec") / "best.pth") and given["report"] == ["quickstart"]
+    words = [word for word in given["run"][1:] if not word.startswith("jobs=")]
+    assert words == ([] if pretrained else quickstart.RANDOM)
+    assert len(load_suite(suite_path("quickstart"), words)) == len(RANKS)
+    shown = capsys.readouterr().out
+    assert shown.count("mean nothing") == (0 if pretrained else 2) and "Next:" in shown
