@@ -231,7 +231,7 @@ def test_progress_names_the_steps_that_run_and_estimates_the_time_left(tmp_path:
     runner = run.Runner(runs, tmp_path, jobs=2)
     log = Path(runner.records[b.key]["log"])
     log.parent.mkdir()
-    log.write_text("== 1/2 prepare_dataset\n0.1 s\n== 2/2 Pop\nepoch 1\n")
+    log.write_text("== 1/2 prepare_dataset\n0.1 s\n== 2/2 Pop\nepoch 1\n", encoding="utf-8")
     Path(runner.records[c.key]["log"]).touch()
     assert runner.progress({c: 0.0}, [a, b, d]) == "[0/4] now c (starts); 3 waiting"
     runner.took[a] = 10.0  # ten times the seconds of the file
