@@ -86,10 +86,18 @@ def check_folder(path: Path, given: str) -> Path:
     return path
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically. One that has this content already is left: it may be read-only."""
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically, with Unix line ends."""
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as out:
-        out.write(text)
+    """Write UTF-8 text as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from common.start import run_script
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, List, Optional
 
-from common.files import atomic, file_name
+from common.files import file_name, write_bytes
 from common.settings import setting
 from reproduce.ranks import METRICS
 from reproduce.rows import Results, ResultsSettings, command_line
@@ -76,8 +77,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     settings, results = command_line(Settings, __doc__, argv)
     for dataset in results.datasets:
         path = results.home / f"{file_name(f'{dataset}-{settings.metric}{results.suffix}')}.png"
-        with atomic(path) as temporary, open(temporary, "wb") as out:
-            save(draw(results, dataset, settings.metric), out)
+        out = io.BytesIO()
+        save(draw(results, dataset, settings.metric), out)
+        write_bytes(path, out.getvalue())
         print(path)
 
 

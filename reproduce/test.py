@@ -195,12 +195,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     name = file_name("-".join(["table", *selected])) + ("-masked" if arguments.masked else "")
     path = results_dir / final.name / settings.dataset / name
     text = found.to_markdown(index=False, disable_numparse=True) + "\n"
-    write_text(path.with_name(f"{name}.md"), text)
-    write_text(path.with_name(f"{name}.csv"), found.to_csv(index=False, lineterminator="\n"))
     n_users = len(pd.read_csv(runs[-1].folder / "ranks.csv"))
     history = "masked" if arguments.masked else "unmasked"
     print(f"{settings.dataset}: test, {n_users} users, all items ranked, history {history}, ties at their mean rank")
     print(text, end="")
+    write_text(path.with_name(f"{name}.md"), text)
+    write_text(path.with_name(f"{name}.csv"), found.to_csv(index=False, lineterminator="\n"))
     print(f"written to {path}.md and .csv")
 
 

@@ -5,8 +5,8 @@
 trial has the settings' own values.
 
 Writes <results_dir>/<model>/<dataset>/search-<digest>/: study.db (optuna-dashboard shows it), a run per trial,
-trials.csv, and a plot of the score over each searched setting. The best trial's run is then moved to where a run with
-its settings belongs, and only that run is tested.
+trials.csv, a plot of the score over each searched setting, and search.json, the record. The best trial's run is then
+moved to where a run with its settings belongs, and only that run is tested.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.errors import Diverged, UserError, nearest
-from common.files import atomic, digest, exclusive, read_json, recipe
+from common.files import atomic, digest, making, read_json, recipe, record
 from common.run import MADE, METRICS, run_name
 from common.settings import as_dict, shaping, typed
 from stage2_sequence_preference_learning.settings import NetworkSettings, SearchSettings
@@ -56,37 +56,41 @@ def search(model: str, settings: S, train: Callable[..., Path], force: bool = Fa
     plain = dataclasses.replace(settings, n_trials=0, search_space={})
     searched = dataclasses.replace(plain, seed=settings.search_seed, test=False)
     folder = search_folder(model, searched, space)
-    with exclusive(folder):
-        database = folder / "study.db"
-        if force:
-            database.unlink(missing_ok=True)
-        with database_errors(database, Exception):  # of a damaged file, optuna raises nearly anything
-            study = open_study(database, f"{model}-{settings.dataset}", searched, space, settings.n_trials)
-
-        wanted = min(settings.n_trials, len(grid_of(space)) or settings.n_trials)
-        with database_errors(database, SQLAlchemyError, StorageInternalError):
-            for number in range(len(study.get_trials(states=ENDED)), wanted):
-                # seeded for each trial, so that a search that continues draws what it would have drawn
-                study.sampler = optuna.samplers.TPESampler(seed=(settings.search_seed + number) % 2**32)
-                trial = study.ask()
-                chosen = suggest(trial, space, settings)
-                dataclasses.replace(searched, **chosen).check()
-                one = dataclasses.replace(searched, **chosen, run=trial_run(folder, chosen))
-                print(f"trial {trial.number}: {describe(chosen)}")
-                try:
-                    score = float(read_json(train(one, force) / METRICS)["valid"][settings.valid_metric])
-                except Diverged as error:
-                    print(f"trial {trial.number}: diverged: {error}")
-                    study.tell(trial, state=TrialState.PRUNED)
-                    continue
-                study.tell(trial, score)
-                print(f"trial {trial.number}: {describe(chosen)}: valid {settings.valid_metric} {score:.4f}")
-        if not study.get_trials(states=(TrialState.COMPLETE,)):
-            raise UserError(f"{folder}: all {wanted} trials diverged; lower learning_rate in search_space")
-        write_report(study, folder, settings.valid_metric)
-        best = study.best_params
-        print(f"best of {wanted} trials: {describe(best)}, valid {settings.valid_metric} {study.best_value:.4f}")
-        keep_best_run(folder.parent / trial_run(folder, best), folder.parent)
+    wanted = min(settings.n_trials, len(grid_of(space)) or settings.n_trials)
+    done, made_from = folder / "search.json", recipe(f"search {model}", {"n_trials": settings.n_trials}, {})
+    with making(done, made_from, force) as needed:
+        if needed:
+            database = folder / "study.db"
+            if force:
+                database.unlink(missing_ok=True)
+            with database_errors(database, Exception):  # of a damaged file, optuna raises nearly anything
+                study = open_study(database, f"{model}-{settings.dataset}", searched, space, settings.n_trials)
+            with database_errors(database, SQLAlchemyError, StorageInternalError):
+                for number in range(len(study.get_trials(states=ENDED)), wanted):
+                    # seeded for each trial, so that a search that continues draws what it would have drawn
+                    study.sampler = optuna.samplers.TPESampler(seed=(settings.search_seed + number) % 2**32)
+                    trial = study.ask()
+                    chosen = suggest(trial, space, settings)
+                    dataclasses.replace(searched, **chosen).check()
+                    one = dataclasses.replace(searched, **chosen, run=trial_run(folder, chosen))
+                    print(f"trial {trial.number}: {describe(chosen)}")
+                    try:
+                        score = float(read_json(train(one, force) / METRICS)["valid"][settings.valid_metric])
+                    except Diverged as error:
+                        print(f"trial {trial.number}: diverged: {error}")
+                        study.tell(trial, state=TrialState.PRUNED)
+                        continue
+                    study.tell(trial, score)
+                    print(f"trial {trial.number}: {describe(chosen)}: valid {settings.valid_metric} {score:.4f}")
+            if not study.get_trials(states=(TrialState.COMPLETE,)):
+                raise UserError(f"{folder}: all {wanted} trials diverged; lower learning_rate in search_space")
+            write_report(study, folder, settings.valid_metric)
+            keep_best_run(folder.parent / trial_run(folder, study.best_params), folder.parent)
+            outputs = {"study": database, "trials": folder / "trials.csv"}
+            record(done, made_from, outputs, {"best": study.best_params, "value": study.best_value})
+    found = read_json(done)
+    best: Dict[str, Any] = found["best"]
+    print(f"best of {wanted} trials: {describe(best)}, valid {settings.valid_metric} {found['value']:.4f}")
     return dataclasses.replace(plain, **best)
 
 

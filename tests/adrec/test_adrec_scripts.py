@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from adrec_helpers import save_tiny_model, tiny_adrec_dataset, tiny_settings
+from read_only import read_only
 from safetensors.torch import load_file
 from stage2_helpers import ENVIRONMENT, assert_same_results, read_metrics
 from tiny import tiny_sequences
@@ -317,7 +318,10 @@ def test_embeddings_are_made_once(home: Path, trained: Path) -> None:
     path = trained / "item_embeddings.pth"
     before = path.stat().st_mtime_ns
     words = ["-d", "Tiny", f"datasets_dir={home / 'datasets'}", f"results_dir={home / 'results'}", "precision=fp32"]
-    embedding_out.main(words)
+    with read_only(home):
+        embedding_out.main(words)
+        test_main.main(words)
+        recommend.main([*words, "--user", "3"])
     assert path.stat().st_mtime_ns == before
     embedding_out.main([*words, "--force"])
     assert path.stat().st_mtime_ns > before

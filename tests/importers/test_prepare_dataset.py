@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 import pytest
+from read_only import read_only
 from tiny import make_tiny_dataset, tiny_cover, tiny_sequences, tiny_titles
 
 from common.covers import check_covers
@@ -235,7 +236,8 @@ def test_second_run_is_skipped_and_force_and_changes_redo(tmp_path: Path, capsys
     home = tmp_path / "datasets" / "Tiny"
     before = contents(home)
     for again in (command, command[:-1]):
-        main(again)
+        with read_only(tmp_path):
+            main(again)
         assert capsys.readouterr().out == f"prepare_dataset: {home} is up to date\n"
     main([*command, "--force"])
     assert "users 12" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from typing import Dict, List
 import numpy as np
 import pytest
 import torch
+from read_only import read_only
 from stage1_helpers import save_tiny_encoders
 from tiny import N_ITEMS, make_tiny_dataset, tiny_titles
 
@@ -55,7 +56,8 @@ def test_text_is_mean_and_cls_and_the_image_spans_the_n_grams(
     terms = plain_tf_idf(tiny_titles()[0])
     np.testing.assert_allclose((image @ image.T).numpy(), 100 * terms @ terms.T, atol=1e-3)
     capsys.readouterr()
-    standin.run(settings)
+    with read_only(tmp_path):
+        standin.run(settings)
     assert capsys.readouterr().out.count("is up to date") == 2
 
 

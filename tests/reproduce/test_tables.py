@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from read_only import read_only
 from reported import ROWS, words_of
 from reported import results_of as suite_results
 
@@ -239,6 +240,10 @@ def test_tables_figure_and_report_of_a_suite_that_was_run(small_suite: Tuple[Pat
     assert lines[0]["operations"] == "–" and lines[0]["trained"] == "0"
     figure.main(given)
     report.main([*given, "users=2"])
+    with read_only(folder):
+        table.main(given)
+        figure.main(given)
+        report.main([*given, "users=2"])
     assert (folder / "r" / "suites" / "mine" / "Tiny-ndcg@10.png").is_file()
     page = (folder / "r" / "suites" / "mine" / "report.html").read_text(encoding="utf-8")
     assert page.count('<details class="user"') == 2 and "vectors of ADRec" in page

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import FixedTrial
+from read_only import read_only
 from stage2_helpers import SMALL
 
 from common.errors import Diverged, UserError
@@ -56,7 +57,8 @@ def test_grid_is_complete_chooses_on_validation_and_tests_the_chosen_run_alone(d
     assert scores[chosen] == max(scores.values())
     assert SICSRec_main1.train(settings_of(datasets_dir, tmp_path, n_trials=0, alpha=chosen)) == best
     capsys.readouterr()
-    assert SICSRec_main1.train(settings_of(datasets_dir, tmp_path)) == best
+    with read_only(tmp_path):
+        assert SICSRec_main1.train(settings_of(datasets_dir, tmp_path)) == best
     assert "trial 3" not in capsys.readouterr().out
 
 

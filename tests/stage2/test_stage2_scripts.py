@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from read_only import read_only
 from stage2_helpers import (
     ENVIRONMENT,
     STAGE2,
@@ -391,8 +392,7 @@ def test_a_run_killed_between_training_and_test_is_tested_without_training(datas
         assert_same_results(train_id(datasets_dir, tmp_path / "cut"), whole)
 
 
-def test_a_finished_run_is_read_from_a_folder_that_cannot_be_written(datasets_dir, tmp_path, monkeypatch):
+def test_a_finished_run_is_read_from_a_folder_that_cannot_be_written(datasets_dir, tmp_path):
     folder = train_id(datasets_dir, tmp_path / "r")
-    monkeypatch.setattr("common.files.open", lambda *rest: (_ for _ in ()).throw(PermissionError), raising=False)
-    monkeypatch.setattr("common.run.exclusive", lambda *rest: pytest.fail("it takes the lock"))
-    assert train_id(datasets_dir, tmp_path / "r") == folder
+    with read_only(tmp_path):
+        assert train_id(datasets_dir, tmp_path / "r") == folder
