@@ -28,7 +28,7 @@ import numpy as np
 from common.covers import CoverError, cover_files, read_cover
 from common.dataset import Dataset, covers_path, load_dataset
 from common.errors import UserError
-from common.files import exclusive, read_json, write_json, write_text
+from common.files import read_json, write_json, write_text
 from common.settings import SeedSettings, parse, setting
 from stage1_content_modality_semantic_alignment.audit_pairs import Numbers, audit, share, verdict
 from stage1_content_modality_semantic_alignment.llm.pairs import Pair, pairs_path, read_pairs
@@ -179,9 +179,8 @@ def run(settings: Settings) -> Dict[str, Numbers]:
     page += f"<p>{verdict(report['pairs']).capitalize()}.</p>\n"
     page += "".join(numbers_table(name.capitalize(), numbers) for name, numbers in report.items())
     page += examples_table(dataset, pairs, rows, settings.examples, settings.seed) + "</html>\n"
-    with exclusive(folder):
-        write_json(folder / "pair_report.json", {"strategy": settings.strategy, **report})
-        write_text(folder / "pair_report.html", page)
+    write_json(folder / "pair_report.json", {"strategy": settings.strategy, **report})
+    write_text(folder / "pair_report.html", page)
     for name, numbers in report.items():
         for key, value in numbers.items():
             print(f"{name:24} {key:46} {value}")

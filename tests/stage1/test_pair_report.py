@@ -6,6 +6,7 @@ from typing import Any, Sequence, Tuple
 
 import numpy as np
 import pytest
+from read_only import read_only
 from stage1_helpers import pairs_settings
 from tiny import make_tiny_dataset, tiny_titles
 
@@ -39,6 +40,8 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     assert found["text similarity of pairs: mean"] > found["text similarity of random pairs: mean"]
     written = json.loads((tmp_path / "Tiny" / "pairs" / "hand" / "pair_report.json").read_text())
     assert written["pairs"] == found
+    with read_only(tmp_path):  # nothing changed, so nothing is written
+        pair_report.run(Settings(dataset="Tiny", datasets_dir=str(tmp_path), strategy="hand"))
 
 
 def test_identical_titles_and_an_item_with_itself_are_counted(tmp_path: Path) -> None:
