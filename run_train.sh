@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains MODEL on DATASET, from the raw files on:   bash run_train.sh [MODEL DATASET [key=value …]]
-# Without arguments: the quickstart, SICSRec on ml-100k. All keys: bash run_train.sh --help
+# Without arguments: SICSRec on ml-100k. All keys: bash run_train.sh --help
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PYTHON=${PYTHON:-$([ -x "$here/.venv/bin/python" ] && echo "$here/.venv/bin/python" || echo python3)}

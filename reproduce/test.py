@@ -1,6 +1,6 @@
 """Test the trained runs of a model on a data set; print mean ± standard deviation over seeds.
 
-    bash run_test.sh                                the quickstart: SICSRec on ml-100k
+    bash run_test.sh                                SICSRec on ml-100k
     bash run_test.sh SICSRec Bili_Food              all runs, after those of the ID encoder
     bash run_test.sh SICSRec Bili_Food alpha=0.2    only runs with this setting
 

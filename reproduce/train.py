@@ -1,6 +1,6 @@
 """Train a model on a data set, from the raw files on. Steps that are up to date are skipped.
 
-    bash run_train.sh                                       the quickstart: SICSRec on ml-100k
+    bash run_train.sh                                       SICSRec on ml-100k, with drawn covers
     bash run_train.sh SICSRec Bili_Food data_dir=DIR        DIR holds NineRec's raw files, or prepared ones
     bash run_train.sh SICSRec Bili_Food data_dir=DIR features_dir=DIR2     features are in DIR2: no stage 1
     bash run_train.sh ADRec Scientific data_dir=DIR
@@ -133,7 +133,7 @@ def run_plan(planned: Plan, force: bool) -> Path:
 
 
 def parse_words(parser: Parser, argv: Optional[List[str]]) -> argparse.Namespace:
-    """Add MODEL, DATASET and settings to the parser, and parse; without any it is the quickstart.
+    """Add MODEL, DATASET and settings to the parser, and parse; without any it is SICSRec on ml-100k.
 
     Raises:
         UserError: a setting where the model or the data set belongs.
