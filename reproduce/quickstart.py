@@ -20,7 +20,7 @@ from common.named_models import named_model_folder
 from common.run import BEST
 from reproduce import report, run
 from reproduce.formats import mean_and_std
-from reproduce.rows import TEST, Results, ResultsSettings, read_results
+from reproduce.rows import MASKED, TEST, Results, ResultsSettings, read_results
 from reproduce.significance import compare_means, resampled_means
 from stage2_sequence_preference_learning import recommend
 
@@ -43,11 +43,12 @@ def encoder_words() -> List[str]:
 
 
 def table(results: Results) -> str:
-    """HIT@10 and NDCG@10 of each row on test and on validation, as Markdown."""
+    """HIT@10 and NDCG@10 of each row on validation and test, also with the history masked, as Markdown."""
     columns = {"model": [row.name for row in results.rows]}
-    for split in (TEST, "valid"):
+    for split in ("valid", TEST, MASKED):
         for metric in ("hit@10", "ndcg@10"):
-            columns[f"{split} {metric.upper()}"] = [mean_and_std(row.values(split, metric)) for row in results.rows]
+            name = f"{split.replace('_', ', ')} {metric.upper()}"
+            columns[name] = [mean_and_std(row.values(split, metric)) for row in results.rows]
     return str(pd.DataFrame(columns).to_markdown(index=False, disable_numparse=True))
 
 
