@@ -48,7 +48,7 @@ def write_pairs(folder: Path, pairs: Sequence[Pair], dataset: Dataset, merge: bo
 def read_pairs(path: Path, n_items: int, may_be_empty: bool = False) -> List[Pair]:
     """Read an id file. Raises `UserError` if it is missing, empty, or has a line that is not two items."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; make it with llm_driven_sample.py, or correct strategy")
+        raise UserError(f"{path}: no such file; make it with llm_driven_sample.py, or correct strategy or path")
     pairs = []
     for line, row in read_rows(path, 2, "target, similar"):
         try:
@@ -59,5 +59,5 @@ def read_pairs(path: Path, n_items: int, may_be_empty: bool = False) -> List[Pai
             raise UserError(f"{path}:{line}: {target},{similar}: the item ids of the data set are 0 to {n_items - 1}")
         pairs.append((target, similar))
     if not pairs and not may_be_empty:
-        raise UserError(f"{path}: holds no pairs; make others with llm_driven_sample.py, or correct strategy")
+        raise UserError(f"{path}: holds no pairs; make others with llm_driven_sample.py, or correct strategy or path")
     return pairs
