@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from common.errors import UserError, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LEAST_MEMORY, LEAST_DISK = 2, 2  # GiB, enough for the quickstart
+LEAST_MEMORY, LEAST_DISK = 3, 2  # GiB, enough for the quickstart, which trains two models at a time
 SETTINGS = ("datasets_dir", "features_dir", "finetune_dir")
 
 
