@@ -20,8 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from scipy.stats import t
 
+from reproduce.figure import ADREC, OTHER, SICSREC, dots, highlight
+
 DOCS = Path(__file__).resolve().parent
-SICSREC, ADREC, OTHER, GRID = "#c8472f", "#2f6fb3", "#3d4a5c", "#dfe3e9"
 SPLITS = {"test": "unmasked", "test_masked": "masked"}  # the history, when items are ranked
 
 
@@ -36,43 +37,25 @@ def colour_of(model: str) -> str:
     return SICSREC if model.startswith("SICSRec") else ADREC if model.startswith("ADRec") else OTHER
 
 
-def plain(axes: Axes, names: List[str]) -> None:
-    """A row per name, a vertical grid, no frame."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(-0.7, len(names) - 0.3)
-    axes.grid(axis="x", color=GRID)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def highlight(axes: Axes, models: List[str]) -> None:
-    """The papers' methods in bold and in their colours."""
-    for label, model in zip(axes.get_yticklabels(), models):
-        label.set(color=colour_of(model), weight="normal" if colour_of(model) == OTHER else "bold")
-
-
-def mark(axes: Axes, row: pd.Series, y: float, colour: str, filled: bool = True) -> None:
-    """The mean over seeds with its 95 % t-interval."""
-    half = t.ppf(0.975, row["seeds"] - 1) * row["std"] / row["seeds"] ** 0.5  # NaN: a model without seeds
-    axes.plot([row["mean"] - half, row["mean"] + half], [y, y], color=colour, alpha=0.55, linewidth=2)
-    axes.plot(row["mean"], y, "o", color=colour, markerfacecolor=colour if filled else "none", markersize=5.5)
+def t_intervals(rows: pd.DataFrame) -> List[Tuple[float, float]]:
+    """95 % intervals of the means over seeds; NaN for a model without seeds."""
+    half = t.ppf(0.975, rows["seeds"] - 1) * rows["std"] / rows["seeds"] ** 0.5
+    return list(zip(rows["mean"] - half, rows["mean"] + half))
 
 
 def results(table: pd.DataFrame, data_set: str) -> Figure:
     """NDCG@10 and HIT@10 of each model, history unmasked and masked, with 95 % t-intervals over seeds."""
     found = table[table["data_set"] == data_set]
     order = found[(found["split"] == "test") & (found["metric"] == "NDCG@10")].sort_values("mean")["model"].tolist()
+    colours = [colour_of(model) for model in order]
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("NDCG@10", "HIT@10")):
         for split in SPLITS:
             rows = found[(found["split"] == split) & (found["metric"] == metric)].set_index("model").loc[order]
-            for place, (model, row) in enumerate(rows.iterrows()):
-                colour, filled = colour_of(str(model)), split == "test"
-                mark(axes, row, place + (0.13 if filled else -0.17), colour, filled)
-        plain(axes, order)
+            filled = split == "test"
+            dots(axes, order, rows["mean"], t_intervals(rows), colours, 0.13 if filled else -0.17, filled)
         axes.set_xlabel(metric)
-        highlight(axes, order)
+        highlight(axes, colours)
     marks = [
         Line2D([], [], color=OTHER, marker="o", linestyle="", markerfacecolor=inside, label=f"history {name}")
         for inside, name in ((OTHER, "unmasked"), ("none", "masked"))
@@ -95,10 +78,10 @@ def overview(table: pd.DataFrame) -> Figure:
         own = [model for model in valid.index if colour_of(model) != OTHER]
         shown = [*own, *valid.drop(own).nlargest(5).index]
         rows = found[(found["split"] == "test") & found["model"].isin(shown)].sort_values("mean")
-        for place, (_, row) in enumerate(rows.iterrows()):
-            mark(axes, row, place, colour_of(row["model"]))
-        plain(axes, rows["model"].str.replace("Ensemble of ", "").str.replace(" and ", " + ").tolist())
-        highlight(axes, rows["model"].tolist())
+        names = rows["model"].str.replace("Ensemble of ", "").str.replace(" and ", " + ")
+        colours = [colour_of(model) for model in rows["model"]]
+        dots(axes, names.tolist(), rows["mean"], t_intervals(rows), colours)
+        highlight(axes, colours)
         axes.set_title(data_set, loc="left", weight="bold")
         axes.set_xlabel("NDCG@10, test")
     return figure
@@ -110,12 +93,10 @@ def ablation(table: pd.DataFrame, suite: str, title: str) -> Figure:
     names = list(dict.fromkeys(found["row"]))[::-1]
     figure = Figure(figsize=(9, 1.3 + 0.32 * len(names)), layout="constrained")
     for axes, (split, history) in zip(figure.subplots(1, 2, sharex=True, sharey=True), SPLITS.items()):
-        for place, (_, row) in enumerate(found[found["split"] == split].set_index("row").loc[names].iterrows()):
-            colour = SICSREC if row["significant"] == "yes" else OTHER
-            axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
-            axes.plot(row["difference"], place, "o", color=colour, markersize=5.5)
+        rows = found[found["split"] == split].set_index("row").loc[names]
+        colours = [SICSREC if significant == "yes" else OTHER for significant in rows["significant"]]
+        dots(axes, names, rows["difference"], list(zip(rows["low"], rows["high"])), colours)
         axes.axvline(0, color="black", linewidth=0.8)
-        plain(axes, names)
         axes.set_xlabel(f"Δ NDCG@10, history {history}")
     figure.suptitle(title, x=0.01, ha="left")
     return figure

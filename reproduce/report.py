@@ -3,8 +3,8 @@
     python -m reproduce.report quickstart
     python -m reproduce.report figures dataset=Bili_Food users=100 out=page.html --masked
 
-For each data set: the figure of reproduce.figure, the tables of reproduce.table, training curves, item vectors before
-and after stage 1, pairs of stage 1, and what each row recommends to some test users.
+It starts with the overview of reproduce.figure. For each data set: the tables of reproduce.table, training curves, item
+vectors before and after stage 1, pairs of stage 1, and what each row recommends to some test users.
 
 Reads:  the same files as reproduce.table, and history.csv of the runs, pairs and features of stage 1
 Writes: <results_dir>/suites/<suite>/report.html, or out
@@ -15,7 +15,6 @@ from __future__ import annotations
 from common.start import run_script
 
 import base64
-import io
 import os
 import re
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from common.dataset import load_dataset
 from common.files import check_folder, commit, read_text, write_text
 from common.settings import setting
 from reproduce.formats import as_html
-from reproduce.rows import MASKED, Results, ResultsSettings, Row, command_line
+from reproduce.rows import Results, ResultsSettings, Row, command_line
 
 PAGE = Path(__file__).parent / "report_page"
 
@@ -43,31 +42,23 @@ class Settings(ResultsSettings):
     seed: int = setting(2024, "seed of the draws of users, pairs and items", minimum=0)
 
 
-def figure_uri(results: Results, dataset: str) -> str:
-    """The figure of a data set as a data URI."""
-    from reproduce.figure import draw, save
-
-    out = io.BytesIO()
-    save(draw(results, dataset), out)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
 def runs_of(row: Row, results: Results, home: Path) -> List[Dict[str, Any]]:
     """Seed, command, settings, and paths of the files of each run, relative to ``home``."""
     found = []
     for seed, folder in zip(row.seeds, row.folders):
         of_run = results.runs[results.runs["folder"] == str(folder)].iloc[0]
         names = ("train.log", "settings.yaml", "metrics.json", "history.csv", "ranks.csv")
-        files = {name: Path(os.path.relpath(folder / name, home)).as_posix() for name in names}
-        there = {name: path for name, path in files.items() if (folder / name).is_file()}
+        paths = [folder / name for name in names if (folder / name).is_file()]
+        files = {path.name: Path(os.path.relpath(path, home)).as_posix() for path in paths}
         settings = read_text(folder / "settings.yaml")
-        found.append({"seed": seed, "command": of_run["command"], "files": there, "settings": settings})
+        found.append({"seed": seed, "command": of_run["command"], "files": files, "settings": settings})
     return found
 
 
 def part_of(results: Results, dataset_name: str, settings: Settings, home: Path) -> Dict[str, Any]:
     """What the template shows of one data set."""
-    from reproduce.report_page.items import covers_of, drawn_pairs, drawn_users, items_shown, titles_of
+    from reproduce.figure import BASELINES, draw, png
+    from reproduce.report_page.items import covers_of, drawn_pairs, drawn_users, items_shown
     from reproduce.report_page.plots import plots_of
     from reproduce.table import tables_of
 
@@ -75,21 +66,21 @@ def part_of(results: Results, dataset_name: str, settings: Settings, home: Path)
     dataset = load_dataset(results.datasets_dir / dataset_name, dataset_name)
     before_dir = Path(settings.before_dir or dataset.folder / "features" / "before_stage1")
     strategies = drawn_pairs(dataset, settings.seed)
-    tables = tables_of(results, dataset_name)
     users = drawn_users(rows, dataset, settings.users, settings.seed)
     shown = items_shown(strategies, users)
     curves, maps = plots_of(rows, dataset, before_dir, settings.seed)
+    figure = png(draw(results, [dataset_name], baselines=BASELINES))
     return {
         "dataset": dataset_name,
         "id": re.sub(r"\W+", "-", dataset_name),
-        "figure": figure_uri(results, dataset_name),
-        "tables": [(table, as_html(table)) for table in tables],
+        "figure": base64.b64encode(figure).decode(),
+        "tables": [(table, as_html(table)) for table in tables_of(results, dataset_name)],
         "curves": curves,
         "maps": maps,
         "before_dir": before_dir,
         "strategies": strategies,
         "users": users,
-        "titles": titles_of(dataset, shown),
+        "titles": {item: list(dict.fromkeys((dataset.titles_en[item], dataset.titles_cn[item]))) for item in shown},
         "covers": covers_of(dataset, shown),
         "runs": [(row.name, runs_of(row, results, home)) for row in rows],
     }
@@ -100,18 +91,13 @@ def html_of(results: Results, settings: Settings, home: Path) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    from reproduce.table import overview
-
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    several = overview(results) if len(results.datasets) > 1 else None
     return environment.get_template("template.html").render(
         title=results.suite,
         commit=commit(),
-        overview=several and (several, as_html(several)),
         parts=[part_of(results, dataset, settings, home) for dataset in results.datasets],
-        masked=results.split == MASKED,
         plotly=get_plotlyjs(),
     )
 

@@ -98,11 +98,6 @@ def items_shown(strategies: Iterable[Strategy], users: Iterable[User]) -> List[i
     return list(dict.fromkeys(shown))
 
 
-def titles_of(dataset: Dataset, items: Iterable[int]) -> Dict[int, List[str]]:
-    """The distinct titles of each item, English first."""
-    return {item: list(dict.fromkeys((dataset.titles_en[item], dataset.titles_cn[item]))) for item in items}
-
-
 def covers_of(dataset: Dataset, items: List[int]) -> Dict[int, str]:
     """Small covers of the first `COVERS` items as data URIs."""
     covers = {item: cover_data(dataset, item, COVER_SIDE, "WEBP") for item in items[:COVERS]}

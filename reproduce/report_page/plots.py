@@ -117,10 +117,7 @@ def item_vectors(rows: List[Row], dataset: Dataset, before_dir: Path) -> Dict[st
 
 def plots_of(rows: List[Row], dataset: Dataset, before_dir: Path, seed: int) -> Tuple[List[str], List[str]]:
     """The HTML of the curves and of the maps."""
-    drawn = [
-        curves(rows, "valid/ndcg@10", "validation NDCG@10"),
-        curves(rows, "loss", "training loss"),
-    ]
+    drawn = [curves(rows, "valid/ndcg@10", "validation NDCG@10"), curves(rows, "loss", "training loss")]
     items = np.sort(np.random.default_rng(seed).permutation(dataset.n_items)[:MAP_ITEMS])
     maps = [
         item_map(vectors, dataset, items, html.escape(title))

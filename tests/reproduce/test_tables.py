@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
@@ -146,7 +147,7 @@ def test_each_metric_has_its_own_strongest_row(tmp_path: Path) -> None:
 
 def test_rows_of_other_test_items_are_not_compared(tmp_path: Path) -> None:
     results = results_of(tmp_path, {"a": (1, 1, 1, 1), "b": (1, 1, 1, 1)}, items=(5, 6, 7, 9))
-    for make in (table.comparison, figure.draw):
+    for make in (table.comparison, lambda *of: figure.draw(of[0], [of[1]])):
         with pytest.raises(UserError, match="were tested on different users or items"):
             make(results, "D")
 
@@ -214,10 +215,11 @@ def test_published_values_have_source_and_protocol() -> None:
 
 def test_the_figure_is_sorted_and_highlights_the_own_rows(results: Path) -> None:
     figure.main(words_of(results, "metric=hit@10"))
-    with Image.open(results.parent / HOME / "Tiny-hit@10.png") as image:
-        assert image.size[0] == 1120
+    for name in ("overview", "Tiny"):
+        with Image.open(results.parent / HOME / f"{name}-hit@10.png") as image:
+            assert image.size[0] == 1000
     found = suite_results(results)
-    drawn = figure.draw(found, "Tiny")
+    drawn = figure.draw(found, ["Tiny"])
     (axes,) = drawn.axes
     means = [np.mean(row.values("test", "ndcg@10")) for row in found.rows]
     labels = [label.get_text() for label in axes.get_yticklabels()]
@@ -226,8 +228,20 @@ def test_the_figure_is_sorted_and_highlights_the_own_rows(results: Path) -> None
     for row, mean in zip(found.rows, means):
         low, high = lines[row.name]
         assert low < mean < high
-    own = [label.get_text() for label in axes.get_yticklabels() if label.get_color() == figure.OWN]
+    own = [label.get_text() for label in axes.get_yticklabels() if label.get_color() == figure.SICSREC]
     assert own == ["ours"]
+
+
+def test_the_overview_has_the_own_rows_and_those_that_are_strongest_on_validation(tmp_path: Path) -> None:
+    made = results_of(tmp_path, {"weak": [1] * 4, "strong": [2] * 4, "next": [3] * 4, "ADRec": [9] * 4})
+    for row, valid in zip(made.rows, (0.1, 0.3, 0.2, 0.0)):
+        row.results.append({"valid": {"ndcg@10": valid}})
+    made.rows += [replace(row, dataset="E") for row in made.rows]
+    panels = figure.draw(made, ["D", "E"], baselines=2).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["D", "E"]
+    for axes in panels:
+        colours = {label.get_text(): label.get_color() for label in axes.get_yticklabels()}
+        assert list(colours.items()) == [("ADRec", figure.ADREC), ("next", figure.OTHER), ("strong", figure.OTHER)]
 
 
 def test_tables_figure_and_report_of_a_suite_that_was_run(small_suite: Tuple[Path, List[str]]) -> None:
