@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from scipy.stats import t
 
-from reproduce.figure import ADREC, OTHER, SICSREC, dots, highlight
+from reproduce.figure import ADREC, OTHER, SICSREC, dots
 
 DOCS = Path(__file__).resolve().parent
 SPLITS = {"test": "unmasked", "test_masked": "masked"}  # the history, when items are ranked
@@ -53,9 +53,9 @@ def results(table: pd.DataFrame, data_set: str) -> Figure:
         for split in SPLITS:
             rows = found[(found["split"] == split) & (found["metric"] == metric)].set_index("model").loc[order]
             filled = split == "test"
-            dots(axes, order, rows["mean"], t_intervals(rows), colours, 0.13 if filled else -0.17, filled)
+            drawn = list(zip(order, rows["mean"], t_intervals(rows), colours))
+            dots(axes, drawn, 0.13 if filled else -0.17, filled)
         axes.set_xlabel(metric)
-        highlight(axes, colours)
     marks = [
         Line2D([], [], color=OTHER, marker="o", linestyle="", markerfacecolor=inside, label=f"history {name}")
         for inside, name in ((OTHER, "unmasked"), ("none", "masked"))
@@ -80,8 +80,7 @@ def overview(table: pd.DataFrame) -> Figure:
         rows = found[(found["split"] == "test") & found["model"].isin(shown)].sort_values("mean")
         names = rows["model"].str.replace("Ensemble of ", "").str.replace(" and ", " + ")
         colours = [colour_of(model) for model in rows["model"]]
-        dots(axes, names.tolist(), rows["mean"], t_intervals(rows), colours)
-        highlight(axes, colours)
+        dots(axes, list(zip(names, rows["mean"], t_intervals(rows), colours)))
         axes.set_title(data_set, loc="left", weight="bold")
         axes.set_xlabel("NDCG@10, test")
     return figure
@@ -95,7 +94,8 @@ def ablation(table: pd.DataFrame, suite: str, title: str) -> Figure:
     for axes, (split, history) in zip(figure.subplots(1, 2, sharex=True, sharey=True), SPLITS.items()):
         rows = found[found["split"] == split].set_index("row").loc[names]
         colours = [SICSREC if significant == "yes" else OTHER for significant in rows["significant"]]
-        dots(axes, names, rows["difference"], list(zip(rows["low"], rows["high"])), colours)
+        dots(axes, list(zip(names, rows["difference"], zip(rows["low"], rows["high"]), colours)))
+        axes.set_yticks(range(len(names)), names, color="black", weight="normal")  # one name for both panels
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_xlabel(f"Δ NDCG@10, history {history}")
     figure.suptitle(title, x=0.01, ha="left")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SICSREC, ADREC, OTHER = "#c8472f", "#2f6fb3", "#3d4a5c"
+Dot = Tuple[str, float, Tuple[float, float], str]  # name, value, interval, colour
 BASELINES = 5  # rows of an overview beside the suite's own
 
 
@@ -42,32 +43,19 @@ class Settings(ResultsSettings):
     metric: str = setting("ndcg@10", "the metric to draw", choices=METRICS)
 
 
-def dots(
-    axes: Axes,
-    names: Sequence[str],
-    values: Sequence[float],
-    intervals: Sequence[Tuple[float, float]],
-    colours: Sequence[str],
-    shift: float = 0.0,
-    filled: bool = True,
-) -> None:
-    """A row per name, upwards: a dot and its interval."""
-    for place, (value, bounds, colour) in enumerate(zip(values, intervals, colours)):
-        y = place + shift
-        axes.plot(bounds, [y, y], color=colour, alpha=0.55, linewidth=2)
-        axes.plot(value, y, "o", color=colour, markerfacecolor=colour if filled else "none", markersize=5.5)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(-0.7, len(names) - 0.3)
+def dots(axes: Axes, rows: Sequence[Dot], shift: float = 0.0, filled: bool = True) -> None:
+    """A row per dot, upwards; the names of highlighted rows are bold."""
+    for place, (_, value, bounds, colour) in enumerate(rows):
+        axes.plot(bounds, [place + shift] * 2, color=colour, alpha=0.55, linewidth=2)
+        axes.plot(value, place + shift, "o", color=colour, fillstyle="full" if filled else "none", markersize=5.5)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    for label, (*_, colour) in zip(axes.get_yticklabels(), rows):
+        label.set(color=colour, weight="normal" if colour == OTHER else "bold")
+    axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.grid(axis="x", color="#dfe3e9")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def highlight(axes: Axes, colours: Sequence[str]) -> None:
-    """Names in the colours of their dots; those of own rows in bold."""
-    for label, colour in zip(axes.get_yticklabels(), colours):
-        label.set(color=colour, weight="normal" if colour == OTHER else "bold")
 
 
 def panel(axes: Axes, results: Results, dataset: str, metric: str, baselines: Optional[int]) -> int:
@@ -81,8 +69,7 @@ def panel(axes: Axes, results: Results, dataset: str, metric: str, baselines: Op
     gains = [ranks[name].gains(metric) for name in names]
     means = [float(gain.mean()) for gain in gains]
     colours = [OTHER if name not in own else ADREC if name.startswith("ADRec") else SICSREC for name in names]
-    dots(axes, names, means, [interval(drawn) for drawn in resampled_means(gains)], colours)
-    highlight(axes, colours)
+    dots(axes, list(zip(names, means, map(interval, resampled_means(gains)), colours)))
     for place, (mean, colour) in enumerate(zip(means, colours)):
         axes.text(1.02, place, f"{mean:.4f}", transform=axes.get_yaxis_transform(), va="center", color=colour)
     axes.set_xlabel(f"{metric.upper()} with 95 % interval\ntest, {results.history}")

@@ -86,28 +86,22 @@ def part_of(results: Results, dataset_name: str, settings: Settings, home: Path)
     }
 
 
-def html_of(results: Results, settings: Settings, home: Path) -> str:
-    """The page; ``home`` is the folder that it will be in. Jinja2 escapes titles and names."""
+def main(argv: Optional[List[str]] = None) -> None:
+    """Collect and write. Jinja2 escapes titles and names."""
+    settings, results = command_line(Settings, __doc__, argv)
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
+    path = check_folder(Path(settings.out), "out") if settings.out else results.home / f"report{results.suffix}.html"
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("template.html").render(
+    page = environment.get_template("template.html").render(
         title=results.suite,
         commit=commit(),
-        parts=[part_of(results, dataset, settings, home) for dataset in results.datasets],
+        parts=[part_of(results, dataset, settings, path.parent) for dataset in results.datasets],
         plotly=get_plotlyjs(),
     )
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """Collect and write."""
-    settings, results = command_line(Settings, __doc__, argv)
-    default = results.home / f"report{results.suffix}.html"
-    path = check_folder(Path(settings.out), "out") if settings.out else default
-    page = html_of(results, settings, path.parent)
     write_text(path, page)
     print(f"{path}: {len(page.encode()) / 1e6:.1f} MB")
 
