@@ -27,7 +27,6 @@ from typing import (
     Tuple,
     Type,
     TypeVar,
-    Union,
 )
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -81,8 +80,9 @@ def switch(number: str, help: str, paper: Any = True, released: Any = False, oth
 class CommonSettings:
     """Settings of every script."""
 
-    # keys of other programs: our setting of the same meaning, or the values that agree (null: any) and what to do else
-    foreign: ClassVar[Mapping[str, Union[str, Tuple[Any, str]]]] = {}
+    # keys of other programs: our setting of the same meaning; or what is done here, and the words of the values that
+    # agree with it (None: all do)
+    foreign: ClassVar[Mapping[str, Tuple[str, Optional[str]]]] = {}
 
     dataset: str = setting("ml-100k", "name of the data set")
     datasets_dir: str = setting("datasets", "folder of the prepared data sets", shapes=False)
@@ -198,36 +198,25 @@ def check_values(settings: CommonSettings, source: str) -> None:
                 raise UserError(f"{where} is {one!r}; it must be {span}")
 
 
-def agrees(value: Any, same: Any) -> bool:
-    """Whether a value is in ``same``; of a list or mapping, all that it holds. None as ``same``: any value."""
-    if same is None:
-        return True
-    if isinstance(value, (dict, DictConfig)):
-        return isinstance(same, dict) and all(agrees(value[key], same.get(key, ())) for key in value)
-    if isinstance(value, (list, ListConfig)):
-        return all(agrees(one, same) for one in value)
-    return (value.lower() if isinstance(value, str) else value) in same
-
-
 def under_our_names(schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str, Any]:
-    """Values by the names of the schema's settings. Keys of ``schema.foreign`` are renamed, or left out if they agree.
+    """Values by the names of the schema's settings, as ``schema.foreign`` says.
 
     Raises:
-        UserError: an unknown key, or foreign ones that do not agree; the message names them all.
+        UserError: an unknown key, or foreign keys with another meaning; the message names them all.
     """
-    known = [f.name for f in dataclasses.fields(schema)]
+    known, foreign = [f.name for f in dataclasses.fields(schema)], getattr(schema, "foreign", {})
     ours: Dict[str, Any] = {}
     refused = []
     for key, value in values.items():
-        entry = key if key in known else getattr(schema, "foreign", {}).get(key)
-        if entry is None:
+        name, agree = foreign.get(key, (key, None))
+        if name in ours:
+            raise UserError(f"{source}: setting '{name}' is given twice, also by another name; give it once")
+        if name in known:
+            ours[name] = value
+        elif key not in foreign:
             raise UserError(f"{source}: unknown setting '{key}'{nearest(key, known)} (--help lists all settings)")
-        if isinstance(entry, str):
-            if entry in ours:
-                raise UserError(f"{source}: setting '{entry}' is given twice, also by another name; give it once")
-            ours[entry] = value
-        elif not agrees(value, entry[0]):
-            refused.append(f"{key}={value} ({entry[1]})")
+        elif agree is not None and not set(re.findall(r"\w+", str(value).lower())) <= set(agree.split()):
+            refused.append(f"{key}={value} ({name})")
     if refused:
         raise UserError(f"{source}: remove {'; '.join(refused)}")
     return ours

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple
 
 from common.dataset import check_prepared, items_path, sequences_path
 from common.errors import UserError
@@ -14,73 +13,50 @@ from common.run import LoopSettings
 from common.settings import CommonSettings, setting, switch, typed
 
 PROPS = Path(__file__).parent / "props"
-SCRIPTS = {
-    "ID_SeqEncoder": "id_encoder_main1.py",
-    "Content_SeqEncoder": "content_encoder_main1.py",
-    "SICSRec": "SICSRec_main1.py",
-}
 N_TRIALS, PRETRAIN_ID = ("--n_trials", "n_trials", "N"), ("-pretrain_id", "pretrain_id", "FILE")  # for `parse`
 VARIANT = "paper: faults fixed; released: as the authors' code (docs/deviations.md)"
 
-# RecBole's keys, and those of the authors' YAMLs. A string: our setting of the same meaning. Else: the values that say
-# what this project does anyway (None: no number depends on it), and what to do instead of another value.
 LOSS = "the loss is cross entropy over all items; no negatives are sampled"
 OPTIMIZER = "Adam without weight decay trains"
 RANKING = "all items are ranked, leave one out; metrics.json has HIT and NDCG @5 and @10, and MRR"
-ROWS = "trainings read sequential_data.txt; recbole_process.py writes user_id, item_id_list, item_id"
+FILES = "trainings read sequential_data.txt; recbole_process.py writes user_id, item_id_list, item_id"
 FILTERS = "prepare_dataset.py filters: k_core, min_length, duplicates"
-SAVED = "settings, checkpoints and results are written to results_dir"
-COLUMNS = ("user_id", "item_id_list", "item_id")
-RECBOLE: Dict[str, Union[str, Tuple[Any, str]]] = {
-    "MAX_ITEM_LIST_LENGTH": "max_seq_length",
-    "model": ((), "each model has its script"),
-    "data_path": ((), "use datasets_dir, the folder of the prepared data sets"),
-    "checkpoint_dir": ((), "use results_dir"),
-    "gpu_id": ((0, "0"), "use device=cuda:N"),
-    "use_gpu": ((True,), "use device=cpu"),
-    "enable_amp": ((), "use precision"),
-    "enable_scaler": ((), "use precision"),
-    "learner": (("adam",), OPTIMIZER),
-    "weight_decay": ((0,), OPTIMIZER),
-    "loss_type": (("ce",), LOSS),
-    "train_neg_sample_args": ((None, "none"), LOSS),
-    "neg_sampling": ((None, "none"), LOSS),
-    "shuffle": ((True,), "rows are drawn anew in each epoch"),
-    "eval_step": ((1,), "use valid_steps"),
-    "eval_args": (
-        {
-            "split": {"LS": ("valid_and_test",)},
-            "order": ("to",),
-            "group_by": (None, "none", "user"),
-            "mode": ("full",),
-        },
-        RANKING,
-    ),
-    "metrics": (("hit", "ndcg", "mrr"), RANKING),
-    "topk": ((5, 10), RANKING),
-    "valid_metric_bigger": ((True,), RANKING),
-    "repeatable": ((True,), RANKING),
-    "load_col": ({"inter": COLUMNS}, ROWS),
-    "alias_of_item_id": (COLUMNS, ROWS),
-    "benchmark_filename": (("train", "valid", "test"), ROWS),
-    "USER_ID_FIELD": (COLUMNS, ROWS),
-    "ITEM_ID_FIELD": (COLUMNS, ROWS),
-    "field_separator": (("\t",), ROWS),
-    "seq_separator": ((" ",), ROWS),
-    **{f"{kind}_inter_num_interval": (("[0,inf)",), FILTERS) for kind in ("user", "item")},
-    "rm_dup_inter": ((None,), FILTERS),
-    "val_interval": ((None,), FILTERS),
-    "save_dataset": ((False,), SAVED),
-    "save_dataloaders": ((False,), SAVED),
-    "log_wandb": ((False,), SAVED),
-    **dict.fromkeys(
-        (
-            *("TIME_FIELD", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD", "NEG_PREFIX"),
-            *("eval_batch_size", "metric_decimal_place", "loss_decimal_place"),
-            *("state", "show_progress", "reproducibility", "worker"),
-        ),
-        (None, ""),
-    ),
+COLUMNS = "inter user_id item_id_list item_id"
+NO_EFFECT = """TIME_FIELD ITEM_LIST_LENGTH_FIELD LIST_SUFFIX POSITION_FIELD NEG_PREFIX field_separator seq_separator
+    eval_batch_size metric_decimal_place loss_decimal_place state show_progress reproducibility worker
+    save_dataset save_dataloaders log_wandb""".split()
+# RecBole's keys, and those of the authors' YAMLs (common/settings.py says how they are read)
+RECBOLE: Dict[str, Tuple[str, Optional[str]]] = {
+    "MAX_ITEM_LIST_LENGTH": ("max_seq_length", None),
+    "model": ("each model has its script", ""),
+    "data_path": ("use datasets_dir, the folder of the prepared data sets", ""),
+    "checkpoint_dir": ("use results_dir", ""),
+    "gpu_id": ("use device=cuda:N", "0"),
+    "use_gpu": ("use device=cpu", "true"),
+    "enable_amp": ("use precision", ""),
+    "enable_scaler": ("use precision", ""),
+    "learner": (OPTIMIZER, "adam"),
+    "weight_decay": (OPTIMIZER, "0"),
+    "loss_type": (LOSS, "ce"),
+    "train_neg_sample_args": (LOSS, "none"),
+    "neg_sampling": (LOSS, "none"),
+    "shuffle": ("rows are drawn anew in each epoch", "true"),
+    "eval_step": ("use valid_steps", "1"),
+    "eval_args": (RANKING, "split ls valid_and_test order to group_by none user mode full"),
+    "metrics": (RANKING, "hit ndcg mrr"),
+    "topk": (RANKING, "5 10"),
+    "valid_metric_bigger": (RANKING, "true"),
+    "repeatable": (RANKING, "true"),
+    "load_col": (FILES, COLUMNS),
+    "alias_of_item_id": (FILES, COLUMNS),
+    "USER_ID_FIELD": (FILES, COLUMNS),
+    "ITEM_ID_FIELD": (FILES, COLUMNS),
+    "benchmark_filename": (FILES, "train valid test"),
+    "user_inter_num_interval": (FILTERS, "0 inf none"),
+    "item_inter_num_interval": (FILTERS, "0 inf none"),
+    "rm_dup_inter": (FILTERS, "none"),
+    "val_interval": (FILTERS, "none"),
+    **dict.fromkeys(NO_EFFECT, ("no number depends on it", None)),
 }
 
 
@@ -88,7 +64,7 @@ RECBOLE: Dict[str, Union[str, Tuple[Any, str]]] = {
 class HistorySettings(CommonSettings):
     """How long histories are."""
 
-    foreign: ClassVar[Mapping[str, Union[str, Tuple[Any, str]]]] = RECBOLE
+    foreign: ClassVar[Mapping[str, Tuple[str, Optional[str]]]] = RECBOLE
 
     max_seq_length: int = setting(50, "positions; longer histories keep their last items", minimum=1)
 
@@ -127,15 +103,8 @@ class TransformerSettings(LoopSettings, NetworkSettings):
 
 
 def model_option(model: str) -> Tuple[Tuple[str, ...], Dict[str, Any]]:
-    """``-m MODEL``, which the authors' scripts take, as an argument of `parse`; another model is an error."""
-
-    def this_model(name: str) -> str:
-        if name != model:
-            script = SCRIPTS.get(name, f"python -m reproduce.baseline {name}")
-            raise ArgumentTypeError(f"this script trains {model}; for {name} run {script}")
-        return name
-
-    return ("-m",), {"type": this_model, "metavar": "MODEL", "help": f"{model}, as for the authors' script"}
+    """``-m MODEL``, which the authors' scripts take, as an argument of `parse`."""
+    return ("-m",), {"choices": [model], "help": f"{model}, as for the authors' script"}
 
 
 def check_heads(heads: int, **width: int) -> None:

@@ -67,7 +67,6 @@ def test_a_released_yaml_means_the_same_here(tmp_path: Path) -> None:
         ("eval_args={split: {RS: [0.8, 0.1, 0.1]}}", "leave one out"),
         ("load_col={inter: [user_id, item_id, rating]}", "recbole_process.py writes"),
         ("gpu_id=1", "use device=cuda:N"),
-        ("use_gpu=false", "use device=cpu"),
         ("checkpoint_dir=saved", "use results_dir"),
         ("data_path=dataset", "use datasets_dir"),
         ("learner=sgd", "Adam"),
@@ -75,13 +74,8 @@ def test_a_released_yaml_means_the_same_here(tmp_path: Path) -> None:
     ],
 )
 def test_a_key_of_recbole_with_another_meaning_is_refused_with_the_reason(word: str, reason: str) -> None:
-    with pytest.raises(UserError, match=rf"remove {word.partition('=')[0]}=.*\(.*{reason}"):
-        build(SICSRecSettings, split_overrides([word]))
-
-
-def test_all_refused_keys_are_named_at_once() -> None:
-    with pytest.raises(UserError, match=r"remove loss_type=BPR \(.*\); gpu_id=3 \("):
-        build(SICSRecSettings, split_overrides(["loss_type=BPR", "gpu_id=3"]))
+    with pytest.raises(UserError, match=rf"remove use_gpu=False .*; {word.partition('=')[0]}=.*\(.*{reason}"):
+        build(SICSRecSettings, split_overrides(["use_gpu=false", word]))
 
 
 def test_a_setting_by_both_names_is_refused() -> None:
@@ -115,19 +109,8 @@ def test_the_authors_command_lines_work(
     assert (settings.dataset, values.get("n_trials", 0), values.get("pretrain_id")) == found
 
 
-@pytest.mark.parametrize(
-    ("script", "model", "right"),
-    [
-        (id_encoder_main1, "SICSRec", "SICSRec_main1.py"),
-        (SICSRec_main1, "ID_SeqEncoder", "id_encoder_main1.py"),
-        (SICSRec_main1, "Content_SeqEncoder", "content_encoder_main1.py"),
-        (content_encoder_main1, "SASRec", "reproduce.baseline SASRec"),
-    ],
-)
-def test_another_model_is_refused_with_its_script(
-    script: Any, model: str, right: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("script", [id_encoder_main1, content_encoder_main1, SICSRec_main1])
+def test_another_model_is_refused(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        script.main(["-m", model, "-d", "D"])
-    message = capsys.readouterr().err
-    assert caught.value.code == 2 and f"for {model} run" in message and right in message
+        script.main(["-m", "SASRec", "-d", "D"])
+    assert caught.value.code == 2 and "invalid choice: 'SASRec'" in capsys.readouterr().err
