@@ -16,34 +16,28 @@ UNPRINTED = {*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066
 ESCAPED = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in UNPRINTED}
 
 
-def exit_code(error: BaseException) -> Optional[int]:
-    """Print one line for an error that the user can fix or made; returns the exit code, None for any other error."""
+def report_uncaught(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+    """`sys.excepthook` of the scripts: one line and an exit code for what the user did or can fix, else a traceback."""
     package = str(getattr(error, "name", "")).partition(".")[0]
     if isinstance(error, UserError):
-        print(f"error: {error}".translate(ESCAPED), file=sys.stderr)
-        return 1
-    if isinstance(error, ModuleNotFoundError) and not (Path(__file__).parents[1] / package).exists():
-        print(f"error: {sys.executable} lacks the package {package}; run 'make environment'", file=sys.stderr)
-        return 1
-    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
-        print("error: the locale has no Unicode, which a name or path needs; set PYTHONUTF8=1", file=sys.stderr)
-        return 1
-    if isinstance(error, KeyboardInterrupt):
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        return 130
-    if isinstance(error, BrokenPipeError):  # such as | head
+        code, message = 1, f"error: {error}"
+    elif isinstance(error, ModuleNotFoundError) and not (Path(__file__).parents[1] / package).exists():
+        code, message = 1, f"error: {sys.executable} lacks the package {package}; run 'make environment'"
+    elif isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        code, message = 1, "error: the locale has no Unicode, which a name or path needs; set PYTHONUTF8=1"
+    elif isinstance(error, KeyboardInterrupt):
+        code, message = 130, "stopped; run the same command again to continue"
+    elif isinstance(error, BrokenPipeError):  # such as | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return None
-
-
-def report_uncaught(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
-    """`sys.excepthook` of the scripts: Ctrl-C and missing packages while modules are still imported."""
-    code = None if hasattr(sys, "ps1") else exit_code(error)  # an interactive Python goes on
-    if code is None:
-        sys.__excepthook__(kind, error, trace)
+        code, message = 141, ""
     else:
-        sys.exit(code)
+        code, message = 0, ""  # a fault of the program
+    if code == 0 or hasattr(sys, "ps1"):  # an interactive Python goes on
+        sys.__excepthook__(kind, error, trace)
+        return
+    if message:
+        print(message.translate(ESCAPED), file=sys.stderr)
+    sys.exit(code)
 
 
 class Output(io.TextIOWrapper):
@@ -55,7 +49,7 @@ class Output(io.TextIOWrapper):
 
 
 def run_script(main: Callable[[Optional[List[str]]], None]) -> None:
-    """Run a script's ``main``: exit 1 with one line for a `UserError`, 130 for Ctrl-C, 141 for a closed pipe."""
+    """Run a script's ``main``. Its exceptions go to `report_uncaught`."""
     out = sys.stdout
     if isinstance(out, io.TextIOWrapper):
         sys.stdout = Output(
@@ -66,15 +60,9 @@ def run_script(main: Callable[[Optional[List[str]]], None]) -> None:
             write_through=out.write_through,
         )
     try:
-        try:
-            main(None)
-        finally:  # also after --help
-            print(end="", flush=True)
-    except BaseException as error:
-        code = exit_code(error)
-        if code is None:
-            raise
-        sys.exit(code)
+        main(None)
+    finally:  # also after --help
+        print(end="", flush=True)
 
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch reads it: threads that wait do not take cores from others

@@ -22,9 +22,11 @@ RANKING = "all items are ranked, leave one out; metrics.json has HIT and NDCG @5
 FILES = "trainings read sequential_data.txt; recbole_process.py writes user_id, item_id_list, item_id"
 FILTERS = "prepare_dataset.py filters: k_core, min_length, duplicates"
 COLUMNS = "inter user_id item_id_list item_id"
-NO_EFFECT = """TIME_FIELD ITEM_LIST_LENGTH_FIELD LIST_SUFFIX POSITION_FIELD NEG_PREFIX field_separator seq_separator
-    eval_batch_size metric_decimal_place loss_decimal_place state show_progress reproducibility worker
-    save_dataset save_dataloaders log_wandb""".split()
+NO_EFFECT = (
+    "TIME_FIELD ITEM_LIST_LENGTH_FIELD LIST_SUFFIX POSITION_FIELD NEG_PREFIX field_separator seq_separator "
+    "eval_batch_size metric_decimal_place loss_decimal_place state show_progress reproducibility worker "
+    "save_dataset save_dataloaders log_wandb"
+)
 # RecBole's keys, and those of the authors' YAMLs (common/settings.py says how they are read)
 RECBOLE: Dict[str, Tuple[str, Optional[str]]] = {
     "MAX_ITEM_LIST_LENGTH": ("max_seq_length", None),
@@ -56,7 +58,7 @@ RECBOLE: Dict[str, Tuple[str, Optional[str]]] = {
     "item_inter_num_interval": (FILTERS, "0 inf none"),
     "rm_dup_inter": (FILTERS, "none"),
     "val_interval": (FILTERS, "none"),
-    **dict.fromkeys(NO_EFFECT, ("no number depends on it", None)),
+    **dict.fromkeys(NO_EFFECT.split(), ("no number depends on it", None)),
 }
 
 
