@@ -47,9 +47,9 @@ class Loaded:
     trained_on: Mapping[str, str]
 
     def check_data(self, dataset: Dataset, *names: str) -> None:
-        """Raise a `UserError` if files of the data set, by meaning, are not those of the training."""
+        """Raise a `UserError` if files of the data set, by meaning, are not those of the training, if it says them."""
         here = {"sequences": sequences_path(dataset.folder), **text_files(dataset.folder, dataset.name)}
-        for name in names:
+        for name in names if self.trained_on else ():
             now = checksum(here[name]) if name in here else None
             if self.trained_on.get(name) != now:
                 where = here.get(name, dataset.folder)

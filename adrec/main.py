@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import List, Optional
 
 from adrec.settings import ADRecSettings
-from common.run import Run
+from common.run import BEST, Run
 from common.settings import parse
 
 Settings = ADRecSettings
@@ -35,7 +35,7 @@ def train(settings: ADRecSettings, force: bool = False) -> Path:
         from adrec.data import Split, TrainLoader, held_out_rows, item_tokens, train_rows
         from adrec.encoders import TextEncoder
         from adrec.model import ADRec
-        from adrec.test_main import test_run
+        from adrec.test_main import test_checkpoint
         from common.dataset import load_dataset
         from common.training import fit
 
@@ -49,7 +49,7 @@ def train(settings: ADRecSettings, force: bool = False) -> Path:
         model.compute_constants(tokens, run.compute)
         fit(model, rows, valid, settings, run)
         if settings.test and run.processes.first:
-            test_run(run.folder, settings.datasets_dir, run.compute)
+            test_checkpoint(run.folder / BEST, settings.dataset, settings.datasets_dir, run.compute)
         run.processes.agree(None)
     return run.folder
 

@@ -16,82 +16,54 @@ from __future__ import annotations
 from common.start import run_script
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy as np
 
 from adrec.embedding_out import item_embeddings
 from adrec.settings import CHECKPOINT, chosen_checkpoint
 from adrec.settings import EncodeSettings as Settings
-from common.dataset import Dataset, load_dataset
-from common.errors import UserError
+from common.dataset import load_dataset
 from common.files import checksum, read_json
 from common.run import BEST, METRICS
 from common.settings import parse
 
 if TYPE_CHECKING:
-    from adrec.checkpoint import Loaded
     from common.compute import Compute
-    from common.ranking import Ranking
 
 
-def rank_test(loaded: Loaded, dataset: Dataset, compute: Compute) -> Tuple[Ranking, Dict[str, Dict[str, Any]]]:
-    """The ranking of the test split, and its metrics by how often the target was seen in training."""
-    from adrec.data import held_out_rows
-    from adrec.model import ranking_of
-    from common.ranking import metrics_by_frequency
-
-    items = item_embeddings(loaded, dataset, compute)
-    rows = held_out_rows(dataset, "test", loaded.settings.max_seq_length)
-    ranking = ranking_of(loaded.encoders, items, rows, np.array(dataset.users))
-    return ranking, metrics_by_frequency(ranking.ranks, rows.targets, dataset.sequences, loaded.settings.topk)
-
-
-def test_run(folder: Path, datasets_dir: str, compute: Compute, force: bool = False) -> Dict[str, Any]:
-    """Test a run's best checkpoint; if that was done before, read the result.
+def test_checkpoint(
+    checkpoint: Path, dataset_name: str, datasets_dir: str, compute: Compute, force: bool = False
+) -> Dict[str, Any]:
+    """Test a checkpoint. The result of a finished run's best.pth is kept in its folder, and read if it is there.
 
     Returns:
-        The content of metrics.json.
+        test, test_masked, test_by_frequency.
 
     Raises:
         UserError: sequences or texts are not those of the training, so that the test items may have been trained on.
     """
     from adrec.checkpoint import load_encoders
+    from adrec.data import held_out_rows
+    from adrec.model import ranking_of
+    from common.ranking import metrics_by_frequency
 
-    result: Dict[str, Any] = read_json(folder / METRICS)
-    if not force and "test" in result and result.get("checkpoint") == checksum(folder / BEST):
-        return result
-    dataset = load_dataset(Path(datasets_dir) / result["dataset"], result["dataset"])
-    loaded = load_encoders(folder / BEST, dataset.name, datasets_dir, compute)
+    folder = checkpoint.parent
+    is_run = checkpoint.name == BEST and (folder / METRICS).is_file()
+    kept: Dict[str, Any] = read_json(folder / METRICS) if is_run else {}
+    of_this = (kept.get("model"), kept.get("dataset")) == ("ADRec", dataset_name)
+    if not force and of_this and "test" in kept and kept.get("checkpoint") == checksum(checkpoint):
+        return kept
+    dataset = load_dataset(Path(datasets_dir) / dataset_name, dataset_name)
+    loaded = load_encoders(checkpoint, dataset_name, datasets_dir, compute)
     loaded.check_data(dataset, "sequences", "items", "fields")
-    ranking, by_frequency = rank_test(loaded, dataset, compute)
-    ranking.write(folder, loaded.settings.topk, {"test_by_frequency": by_frequency})
-    return dict(read_json(folder / METRICS))
-
-
-def test_file(checkpoint: Path, dataset: Dataset, datasets_dir: str, compute: Compute) -> Dict[str, Any]:
-    """Test a checkpoint of no run here, such as the authors'. Returns what metrics.json would have; nothing is kept."""
-    from adrec.checkpoint import load_encoders
-    from common.ranking import metrics
-
-    loaded = load_encoders(checkpoint, dataset.name, datasets_dir, compute)
-    if loaded.trained_on:
-        loaded.check_data(dataset, "sequences", "items", "fields")
-    ranking, by_frequency = rank_test(loaded, dataset, compute)
-    by_history = {"test": ranking.ranks, "test_masked": ranking.masked}
-    found = {name: metrics(ranks, loaded.settings.topk) for name, ranks in by_history.items()}
-    return {"dataset": dataset.name, **found, "test_by_frequency": by_frequency}
-
-
-def check_run(checkpoint: Path, dataset: str) -> None:
-    """Raise a `UserError` unless it is the best.pth of a finished run of ADRec on the data set."""
-    if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint")
-    if not (checkpoint.parent / METRICS).is_file():
-        raise UserError(f"{checkpoint.parent}: the run is not finished; run adrec/main.py again to continue it")
-    trained = read_json(checkpoint.parent / METRICS)
-    if (trained["model"], trained["dataset"]) != ("ADRec", dataset):
-        raise UserError(f"{checkpoint}: of {trained['model']} on {trained['dataset']}, not of ADRec on {dataset}")
+    items = item_embeddings(loaded, dataset, compute)
+    rows = held_out_rows(dataset, "test", loaded.settings.max_seq_length)
+    ranking, topk = ranking_of(loaded.encoders, items, rows, np.array(dataset.users)), loaded.settings.topk
+    by_frequency = metrics_by_frequency(ranking.ranks, rows.targets, dataset.sequences, topk)
+    if is_run:
+        ranking.write(folder, topk, {"test_by_frequency": by_frequency})
+    return {**ranking.metrics(topk), "test_by_frequency": by_frequency}
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -99,19 +71,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     command = parse(Settings, __doc__, None, argv, (CHECKPOINT,))
     settings = command.settings
     checkpoint = chosen_checkpoint(command.arguments.checkpoint, settings.results_dir, settings.dataset)
-    is_run = checkpoint.name == BEST
-    if is_run:
-        check_run(checkpoint, settings.dataset)
 
     from common.compute import pick_compute
 
     compute = pick_compute(settings.device, settings.precision)
-    if is_run:
-        result = test_run(checkpoint.parent, settings.datasets_dir, compute, command.force)
-    else:
-        dataset = load_dataset(settings.dataset_dir, settings.dataset)
-        result = test_file(checkpoint, dataset, settings.datasets_dir, compute)
-    print(f"ADRec on {result['dataset']}, test: {checkpoint}")
+    result = test_checkpoint(checkpoint, settings.dataset, settings.datasets_dir, compute, command.force)
+    print(f"ADRec on {settings.dataset}, test: {checkpoint}")
     print("history / seen     users  " + "  ".join(f"{name:>8}" for name in result["test"]))
     groups = {f"seen {name}": found for name, found in result["test_by_frequency"].items()}
     n_users = sum(int(found["users"]) for found in groups.values())

@@ -106,8 +106,12 @@ class Ranking:
     masked: np.ndarray  # (N,) history masked
     top: np.ndarray  # (N, TOP) zero-based items, the best first, history unmasked
 
+    def metrics(self, topk: Sequence[int] = TOPK) -> Dict[str, Dict[str, float]]:
+        """`metrics` of both: ``test`` and ``test_masked``."""
+        return {"test": metrics(self.ranks, topk), "test_masked": metrics(self.masked, topk)}
+
     def write(self, folder: Path, topk: Sequence[int] = TOPK, extra: Optional[Mapping[str, Any]] = None) -> None:
-        """Write ranks.csv and top.npy, and add ``test`` and ``test_masked`` to the run's metrics.json."""
+        """Write ranks.csv and top.npy, and add `metrics` and ``extra`` to the run's metrics.json."""
         with atomic(folder / "ranks.csv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
             writer = csv.writer(out, lineterminator="\n")
             writer.writerow(["user", "item", "rank", "rank_masked"])
@@ -116,7 +120,7 @@ class Ranking:
         with atomic(folder / "top.npy") as temporary, open(temporary, "wb") as out:
             np.save(out, self.top.astype(np.int32))
         result = read_json(folder / METRICS)
-        result.update(test=metrics(self.ranks, topk), test_masked=metrics(self.masked, topk), **(extra or {}))
+        result.update(self.metrics(topk), **(extra or {}))
         if (folder / BEST).is_file():  # scores made elsewhere have none
             result["checkpoint"] = checksum(folder / BEST)
         write_json(folder / METRICS, result)

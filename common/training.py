@@ -28,7 +28,7 @@ from common.compute import Compute, Processes, operations_of_step, rng_state, se
 from common.errors import Diverged
 from common.files import write_text
 from common.ranking import NotFinite, Ranking, metrics
-from common.run import BEST, LAST, LoopSettings, OptimSettings, Run, RunSettings
+from common.run import BEST, LAST, LoopSettings, OptimSettings, Run
 
 
 class Method(Protocol):
@@ -232,7 +232,7 @@ def test(model: Any, split: Any, run: Run) -> None:
         load_best(model, run)
         ranking = model.test(split, run.compute, run.processes)
         if run.processes.first:
-            ranking.write(run.folder, RunSettings.topk)
+            ranking.write(run.folder)
 
 
 def save_last(model: Any, optimizer: torch.optim.Optimizer, scaler: Any, at: Progress, run: Run) -> None:

@@ -94,13 +94,10 @@ def main(argv: Optional[List[str]] = None, models: Optional[Mapping[str, Any]] =
     )
     sequences = loaded.data.valid if arguments.split == "valid" else loaded.data.test
     loader = EvalLoader(sequences, loaded.data.n_items, processes)
-    ranks = {
-        name: loaded.model.rank(loader, compute, processes, masked)
-        for name, masked in (("unmasked", False), ("masked", True))
-    }
+    ranking = loaded.model.test(loader, compute, processes)
     if not processes.first:
         return
-    results = {name: metrics(found) for name, found in ranks.items()}
+    results = {"unmasked": metrics(ranking.ranks), "masked": metrics(ranking.masked)}
     print(f"{type(loaded.model).__name__} on {settings.dataset}, {arguments.split}, {len(sequences)} users")
     print("history    " + "  ".join(f"{name:>8}" for name in results["unmasked"]))
     for name, found in results.items():

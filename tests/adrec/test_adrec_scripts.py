@@ -114,7 +114,7 @@ def test_other_data_than_it_was_trained_on_is_not_tested(home: Path, tmp_path: P
     else:
         (own / "Tiny" / "Tiny_item_fields.csv").unlink()
     with pytest.raises(UserError, match=f"trained on other {name} than .*Tiny"):
-        test_main.test_run(run, str(own), CPU)
+        test_main.test_checkpoint(run / "best.pth", "Tiny", str(own), CPU)
     assert "test" not in read_metrics(run)
 
 
