@@ -12,6 +12,7 @@ from common.start import run_script
 
 import glob
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from common.errors import UserError, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LEAST_MEMORY, LEAST_DISK = 3, 2  # GiB, enough for the quickstart, which trains two models at a time
+SFT = "sft_content_encoder"
 SETTINGS = ("datasets_dir", "features_dir", "finetune_dir")
 
 
@@ -38,6 +40,10 @@ class Report:
         self.wrong += mark == "WRONG"
         print(f"  {mark:<6} {subject:<16} {detail}", flush=True)
 
+    def require(self, good: bool, subject: str, detail: str) -> None:
+        """Print ``ok`` or ``WRONG``."""
+        self.line("ok" if good else "WRONG", subject, detail)
+
     def check(self, subject: str, detail: object, load: Callable[..., Any], *arguments: Any) -> None:
         """Call ``load(*arguments)`` and print ``detail``, or the message of the `UserError` that it raises."""
         try:
@@ -45,13 +51,6 @@ class Report:
             self.line("ok", subject, str(detail))
         except UserError as error:
             self.line("WRONG", subject, str(error))
-
-    def find(self, subject: str, folder: Path, pattern: str, script: str) -> List[Path]:
-        """The files or folders of a pattern; if there are none, print which script makes them."""
-        paths = sorted(folder.glob(pattern))
-        if not paths:
-            self.line("later", subject, f"made by {script}: {folder / pattern}")
-        return paths
 
 
 def read_requirements(file: Path) -> List[str]:
@@ -70,9 +69,7 @@ def installed_version(package: str) -> Optional[str]:
 
 def check_packages(report: Report) -> bool:
     """Compare Python and the packages with requirements.txt; returns whether all packages are installed."""
-    supported = (3, 9) <= sys.version_info[:2] <= (3, 12)
-    version = ".".join(map(str, sys.version_info[:3]))
-    report.line("ok" if supported else "WRONG", "Python", version if supported else f"{version}; use 3.9 to 3.12")
+    report.require((3, 9) <= sys.version_info[:2] <= (3, 12), "Python", f"{platform.python_version()}; 3.9 to 3.12")
     missing = 0
     for requirement in read_requirements(REPOSITORY / "requirements.txt"):
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
@@ -111,27 +108,12 @@ def find_project() -> None:
 def check_machine(report: Report, datasets_dir: Path) -> None:
     """Memory, and free disk space for ``datasets_dir``, in GiB."""
     if Path("/proc/meminfo").exists():  # Linux
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
-        memory = int(lines["MemAvailable"].split()[0]) / 2**20
-        report.line(
-            "ok" if memory >= LEAST_MEMORY else "WRONG", "memory", f"{memory:.1f} GiB available, {LEAST_MEMORY} needed"
-        )
+        (line,) = re.findall(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
+        memory = int(line) / 2**20
+        report.require(memory >= LEAST_MEMORY, "memory", f"{memory:.1f} GiB available, {LEAST_MEMORY} needed")
     existing = next(folder for folder in (datasets_dir, *datasets_dir.absolute().parents) if folder.exists())
     disk = shutil.disk_usage(existing).free / 2**30
-    detail = f"{disk:.1f} GiB free for {datasets_dir}, {LEAST_DISK} needed"
-    report.line("ok" if disk >= LEAST_DISK else "WRONG", "disk", detail)
-
-
-def kernels_serve(capability: Tuple[int, int], architectures: Sequence[str]) -> bool:
-    """Whether a torch built for ``architectures`` (sm_70, compute_90, …) has code for a GPU of that capability."""
-    for architecture in architectures:
-        kind, _, digits = architecture.partition("_")
-        digits = digits.rstrip("af")
-        built = (int(digits[:-1]), int(digits[-1]))
-        same_major = built[0] == capability[0] and built[1] <= capability[1]
-        if same_major or (kind == "compute" and built <= capability):
-            return True
-    return False
+    report.require(disk >= LEAST_DISK, "disk", f"{disk:.1f} GiB free for {datasets_dir}, {LEAST_DISK} needed")
 
 
 def check_device(report: Report) -> None:
@@ -148,11 +130,13 @@ def check_device(report: Report) -> None:
         report.line("ok", "device", f"cpu, {cores} cores, precision {pick_compute('cpu').precision}")
     for index in range(torch.cuda.device_count()):
         device, name = f"cuda:{index}", torch.cuda.get_device_name(index)
-        if kernels_serve(torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()):
+        try:
+            (torch.ones(1, device=device) + 1).item()
             report.line("ok", device, f"{name}, precision {pick_compute(device).precision}")
-        else:
-            advice = "run: make environment CONSTRAINTS=constraints/v100.txt (docs/environments.md)"
-            report.line("WRONG", device, f"{name}: torch {torch.__version__} has no code for it; {advice}")
+        except RuntimeError as error:  # such as: no kernel image is available
+            reason = f"{name}: torch {torch.__version__} does not run on it: {str(error).splitlines()[0]}"
+            advice = "if it has no code for it, run: make environment CONSTRAINTS=constraints/v100.txt"
+            report.line("WRONG", device, f"{reason}; {advice} (docs/environments.md)")
 
 
 def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
@@ -173,34 +157,37 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
         data = load_dataset(home, name)
     except UserError as error:
         report.line("WRONG", "data set", str(error))
-        origins = {} if sequences_path(home).exists() else origins_of(name)
-        for source, origin in origins.items():
+        for source, origin in ({} if sequences_path(home).exists() else origins_of(name)).items():
             counts = known_counts(name, source)
             report.line("later", f"source={source}", f"{origin}; {counts}" if counts else origin)
         return
-    interactions = sum(map(len, data.sequences))
-    report.line("ok", "data set", f"{len(data.users)} users, {data.n_items} items, {interactions} interactions")
-    fields = item_fields_path(home, name)
+    n_items, interactions = data.n_items, sum(map(len, data.sequences))
+    report.line("ok", "data set", f"{len(data.users)} users, {n_items} items, {interactions} interactions")
+    fields, record = item_fields_path(home, name), home / "prepare.json"
     if fields.exists():
-        report.check("item fields", fields, read_item_fields, home, name, data.n_items)
-    record = home / "prepare.json"
+        report.check("item fields", fields, read_item_fields, home, name, n_items)
     missing = {entry["item"] for entry in read_json(record).get("missing_covers", [])} if record.exists() else set()
     if data.covers is None:
         report.line("later", "covers", "none, so only titles can be used: modalities=[text]")
     else:
-        report.check("covers", f"{data.n_items - len(missing)} in {data.covers}", check_covers, data, missing)
-    for path in report.find("pairs", home / "pairs", "*/item_pairs_id.txt", "llm_driven_sample.py"):
-        report.check("pairs", path, read_pairs, path, data.n_items)
+        report.check("covers", f"{n_items - len(missing)} in {data.covers}", check_covers, data, missing)
     encoders = folders.get("finetune_dir", Path("finetune_llm")) / name
-    for kind, architecture in (("bert", BertModel), ("swin", SwinForImageClassification)):
-        for path in report.find(f"{kind} encoder", encoders, f"64/*/{kind}", "sft_content_encoder.py"):
-            report.check(f"{kind} encoder", path, load_encoder, architecture, str(path), kind, ("pooler.",))
-    features, pattern = folders.get("features_dir", home / "features"), "." if "features_dir" in folders else "*"
-    for modality in MODALITIES:
-        script = f"use_finetune_{'bert' if modality == 'text' else 'swinbase'}.py"
-        file = features_path(Path(pattern), glob.escape(name), modality)
-        for path in report.find(f"{modality} features", features, str(file), script):
-            report.check(f"{modality} features", path, load_features, path, data.n_items)
+    features, strategy = folders.get("features_dir", home / "features"), "." if "features_dir" in folders else "*"
+    text, image = (str(features_path(Path(strategy), glob.escape(name), modality)) for modality in MODALITIES)
+    swin, new = SwinForImageClassification, ("pooler.",)
+    steps: List[Tuple[str, Path, str, str, Callable[[Path], Any]]] = [
+        ("pairs", home / "pairs", "*/item_pairs_id.txt", "llm_driven_sample", lambda path: read_pairs(path, n_items)),
+        ("bert encoder", encoders, "64/*/bert", SFT, lambda path: load_encoder(BertModel, str(path), "bert", new)),
+        ("swin encoder", encoders, "64/*/swin", SFT, lambda path: load_encoder(swin, str(path), "swin", new)),
+        ("text features", features, text, "use_finetune_bert", lambda path: load_features(path, n_items)),
+        ("image features", features, image, "use_finetune_swinbase", lambda path: load_features(path, n_items)),
+    ]
+    for subject, folder, pattern, script, load in steps:
+        paths = sorted(folder.glob(pattern))
+        if not paths:
+            report.line("later", subject, f"made by {script}.py: {folder / pattern}")
+        for path in paths:
+            report.check(subject, path, load, path)
 
 
 def read_words(words: Sequence[str]) -> Tuple[str, Dict[str, Path]]:
@@ -210,14 +197,14 @@ def read_words(words: Sequence[str]) -> Tuple[str, Dict[str, Path]]:
         UserError: an unknown setting or option, or more than one data set.
     """
     names = [word for word in words if "=" not in word]
-    folders = {"datasets_dir": Path("datasets")}
-    for key, value in (word.split("=", 1) for word in words if "=" in word):
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    for key in given:
         if key not in SETTINGS:
             raise UserError(f"unknown setting '{key}'{nearest(key, SETTINGS)}")
-        folders[key] = Path(os.path.expanduser(value))
     if len(names) > 1 or any(name.startswith("-") for name in names):
         raise UserError(f"usage: python -m reproduce.doctor [DATASET] [{'=DIR] ['.join(SETTINGS)}=DIR]")
-    return "".join(names), folders
+    folders = {"datasets_dir": "datasets", **given}
+    return "".join(names), {key: Path(os.path.expanduser(folder)) for key, folder in folders.items()}
 
 
 def main(argv: Optional[List[str]] = None) -> None:

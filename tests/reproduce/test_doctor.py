@@ -5,17 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional
 
 import pytest
 import torch
 from tiny import N_ITEMS, N_USERS, make_tiny_dataset, tiny_sequences
 from transformers import BertConfig, BertModel
 
+from common.compute import pick_compute
 from common.errors import UserError
 from common.features import features_path
 from reproduce import doctor
-from reproduce.doctor import REPOSITORY, Report, kernels_serve, main
+from reproduce.doctor import REPOSITORY, Report, main
 
 NAME = "Tiny [1]*?%41#"
 
@@ -133,19 +134,20 @@ def test_versions_are_compared_with_the_requirements(
     assert report.wrong == wrong
 
 
-@pytest.mark.parametrize(
-    ("capability", "architectures", "serves"),
-    [
-        ((7, 0), ["sm_50", "sm_70", "sm_80"], True),
-        ((7, 0), ["sm_75", "sm_80", "sm_90"], False),
-        ((8, 6), ["sm_80"], True),
-        ((8, 0), ["sm_86"], False),
-        ((12, 0), ["sm_90", "compute_90"], True),
-        ((9, 0), ["sm_90a"], True),
-        ((7, 0), [], False),
-    ],
-)
-def test_whether_torch_has_code_for_a_gpu(
-    capability: Tuple[int, int], architectures: Sequence[str], serves: bool
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_gpu_that_torch_has_no_code_for_is_wrong(
+    wrong: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert kernels_serve(capability, architectures) == serves
+    def ones(*_: int, device: str) -> torch.Tensor:
+        if wrong:
+            raise RuntimeError("CUDA error: no kernel image is available\nand more lines")
+        return torch.zeros(1)
+
+    for name, value in {"is_available": True, "device_count": 1, "get_device_name": "V100"}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr("common.compute.pick_compute", lambda device: pick_compute("cpu"))
+    report = Report()
+    doctor.check_device(report)
+    line = capsys.readouterr().out
+    assert report.wrong == wrong == ("no kernel image is available; if" in line) and line.count("\n") == 1
