@@ -13,14 +13,7 @@ from typing import Callable, Dict, Mapping, Optional, Sequence, Union
 
 from tqdm import tqdm
 
-from common.covers import (
-    SUFFIXES,
-    cover_fault,
-    covers_checksum,
-    describe_cover_faults,
-    pictures_in,
-    read_cover,
-)
+from common.covers import SUFFIXES, cover_fault, covers_checksum, describe_cover_faults, pictures_in, read_cover
 from common.dataset import cover_path, covers_path
 from common.errors import UserError
 from common.files import atomic_folder, checksum

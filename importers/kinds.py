@@ -73,16 +73,17 @@ def find_source(settings: Settings) -> Tuple[str, Files]:
             for name, files_of in readers.items()
             for files in files_of(folder, settings.dataset)
         ]
-        # SICSRec's authors keep .inter files, some of UniSRec's, beside their prepared ones
-        complete = [form for form in forms if all(path.is_file() for path in form[1].values())]
-        identified = [form for form in forms if next(iter(form[1].values())).is_file()]
-        incomplete = [form for form in forms if any(path.is_file() for path in form[1].values())]
-        if not incomplete:
+
+        def there(form: Tuple[str, Files]) -> Tuple[bool, bool, bool]:
+            """Whether all files of a form are there, the one that identifies it, any."""
+            found = [path.is_file() for path in form[1].values()]
+            return all(found), found[0], any(found)
+
+        # SICSRec's authors keep .inter files, some of UniSRec's, beside their prepared ones: whole forms come first
+        kind, files = best = max(forms, key=there)
+        if not any(there(best)):
             known = [next(files_of(folders[0], settings.dataset)) for files_of in readers.values()]
             raise UserError(_describe_nothing(settings, folders, known))
-        kind, files = (complete or identified or incomplete)[
-            0
-        ]  # SICSRec's authors keep .inter files beside prepared ones
     _refuse_unread(settings, kind)
     missing = [path for path in files.values() if not path.exists()]
     if missing:

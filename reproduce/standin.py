@@ -19,14 +19,14 @@ from __future__ import annotations
 from common.start import run_script
 
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import List, Optional
 
 import numpy as np
 
 from common.dataset import items_path, load_dataset
 from common.errors import UserError
 from common.features import features_path, save_features
-from common.files import Recipe, making, recipe
+from common.files import making, recipe
 from common.settings import DeviceSettings, parse, setting, shaping
 from stage1_content_modality_semantic_alignment import use_finetune_bert
 
@@ -59,27 +59,24 @@ def run(settings: Settings, force: bool = False) -> None:
         device=settings.device,
         precision="fp32",
     )
-    sources: Dict[str, Tuple[Recipe, Callable[[], np.ndarray]]] = {
-        "text": (
-            recipe("text_features", {**shaping(encoder), "whitened": settings.whitened}, encoder.input_files()),
-            lambda: use_finetune_bert.encode(encoder, dataset, settings.title_language).numpy(),
-        ),
-        "image": (
-            recipe(
-                "image_features",
-                {"model": "character n-grams of titles", "whitened": settings.whitened},
-                {"items": items_path(settings.dataset_dir, settings.dataset)},
-            ),
-            lambda: components(dataset.titles("cn")),
-        ),
+    whitened = {"whitened": settings.whitened}
+    n_grams = {"model": "character n-grams of titles", **whitened}
+    titles = {"items": items_path(settings.dataset_dir, settings.dataset)}
+    recipes = {
+        "text": recipe("text_features", {**shaping(encoder), **whitened}, encoder.input_files()),
+        "image": recipe("image_features", n_grams, titles),
     }
-    for modality, (made_from, features) in sources.items():
+    for modality, made_from in recipes.items():
         path = features_path(folder, settings.dataset, modality)
         with making(path.with_suffix(".json"), made_from, force) as needed:
             if needed:
                 import torch
 
-                vectors = whiten(features()) if settings.whitened else features()
+                if modality == "text":
+                    vectors = use_finetune_bert.encode(encoder, dataset, settings.title_language).numpy()
+                else:
+                    vectors = components(dataset.titles("cn"))
+                vectors = whiten(vectors) if settings.whitened else vectors
                 save_features(path, torch.from_numpy(vectors), made_from)
                 print(f"written: {path}, {vectors.shape}")
 

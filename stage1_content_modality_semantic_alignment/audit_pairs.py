@@ -55,9 +55,8 @@ def audit(dataset: Dataset, pairs: Sequence[Pair]) -> Numbers:
         for place, item in enumerate(sequence):
             first.setdefault(item, {}).setdefault(user, place)
 
-    def origins(pair: Pair) -> Dict[str, bool]:
+    def origins(target: int, answer: int) -> Dict[str, bool]:
         """What a pair may come from, the likeliest first, and whether the answer precedes the target anywhere."""
-        target, answer = pair
         found = {"from a train part": False, "only from a validation label": False, TEST_ONLY: False, "before": False}
         for user in first.get(target, {}).keys() & first.get(answer, {}).keys():
             sequence, place = sequences[user], first[answer][user]
@@ -69,35 +68,32 @@ def audit(dataset: Dataset, pairs: Sequence[Pair]) -> Numbers:
         return found
 
     counts = Counter(pairs)
+    found = {pair: origins(*pair) for pair in counts if pair[0] != pair[1]}
     explained: Counter[str] = Counter()
-    outside: Dict[str, Counter[int]] = {"before": Counter(), TEST_ONLY: Counter()}  # of an answer
-    for pair, count in counts.items():
-        if pair[0] == pair[1]:
-            explained["itself"] += count
-            continue
-        found = origins(pair)
-        explained[next((origin for origin, yes in found.items() if yes), "nothing")] += count
-        for history, missing in outside.items():
-            missing[pair[1]] += 0 if found[history] else count
+    for pair, origin in found.items():
+        explained[next((name for name, yes in origin.items() if yes), "nothing")] += counts[pair]
+    numbers: Numbers = {"pairs": len(pairs), TEST_ONLY: explained[TEST_ONLY]}
+    history = TEST_ONLY if leaking(numbers) else "before"
+    outside: Counter[int] = Counter()  # of an answer
+    for pair, origin in found.items():
+        outside[pair[1]] += 0 if origin[history] else counts[pair]
 
     tests, validations, trains = ({sequence[place] for sequence in sequences} for place in (-1, -2, -3))
     targets, answers = {target for target, _ in pairs}, Counter(answer for _, answer in pairs)
-    numbers: Numbers = {"pairs": len(pairs), TEST_ONLY: explained[TEST_ONLY]}
-    beyond = outside[TEST_ONLY if leaking(numbers) else "before"]
     numbers = {
         "pairs": len(pairs),
         "distinct pairs": len(counts),
         "repeated pairs": len(pairs) - len(counts),
-        "of one item with itself": explained["itself"],
+        "of one item with itself": sum(count for (item, target), count in counts.items() if item == target),
         "given both ways": sum((item, target) in counts for target, item in counts if target != item),
         "target is a test label": sum(target in tests for target, _ in pairs),
         "target is a validation label": sum(target in validations for target, _ in pairs),
         **{origin: explained[origin] for origin in ("from a train part", "only from a validation label", TEST_ONLY)},
-        "answer outside of the history": sum(beyond.values()),
+        "answer outside of the history": sum(outside.values()),
     }
     for item, count in answers.most_common(COMMONEST):
         numbers[f"answer is item {item}"] = count
-        numbers[f"answer is item {item}, outside of the history"] = beyond[item]
+        numbers[f"answer is item {item}, outside of the history"] = outside[item]
     return {
         **numbers,
         "share of items that are in a pair": share(len(targets | set(answers)), dataset.n_items),

@@ -9,7 +9,7 @@ classifier, output = logits.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Protocol, Sequence, Union
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ class ContentModel(nn.Module):
         super().train(mode)
         if mode and self.settings.freeze_in_eval:
             for tower in self.towers.values():
-                assert isinstance(tower, Tower)
+                assert isinstance(tower, (TextTower, ImageTower))
                 tower.eval()
                 for module in tower.trained_modules():
                     module.train()
@@ -114,47 +114,19 @@ def save_adapters(adapters: nn.Module, folder: Path) -> Path:
     return path
 
 
-class Tower(nn.Module):
-    """An encoder with its prefix and its tail; `forward` is both in one, as Hugging Face computes it."""
+class TextTower(nn.Module):
+    """BERT's `pooler_output`; `forward` is prefix and tail in one, as Hugging Face computes it."""
 
-    part: str  # name of the encoder's folder
-    width: int  # of an item's vector
-    prefix_width: int  # of each row that enters the tail
-
-    def prefix_rows(self, lengths: np.ndarray) -> np.ndarray:
-        """How many rows of `prefix` belong to items of these raw lengths."""
-        raise NotImplementedError
-
-    def trained_modules(self) -> List[nn.Module]:
-        """The modules that stage 1 trains, all in the tail."""
-        raise NotImplementedError
-
-    def prefix(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Raw inputs (B, …) → what enters the tail, (B, L, H)."""
-        raise NotImplementedError
-
-    def tail(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, H), mask (B, L) → item vectors (B, width)."""
-        raise NotImplementedError
-
-    def save(self, folder: Path) -> None:
-        """Write the encoder into an empty folder, in Hugging Face format."""
-        raise NotImplementedError
-
-
-class TextTower(Tower):
-    """BERT's `pooler_output`."""
-
-    part = "bert"
+    part = "bert"  # name of the encoder's folder
 
     def __init__(self, bert: transformers.BertModel, tokenizer: Any = None) -> None:
         super().__init__()
         self.bert: Any = bert
         self.tokenizer = tokenizer
-        self.width = self.prefix_width = int(bert.config.hidden_size)
+        self.width = self.prefix_width = int(bert.config.hidden_size)  # of item vectors; of rows that enter the tail
 
     def prefix_rows(self, lengths: np.ndarray) -> np.ndarray:
-        """One row per token."""
+        """How many rows of `prefix` belong to items of these raw lengths: one per token."""
         return lengths
 
     def trained_modules(self) -> List[nn.Module]:
@@ -188,7 +160,7 @@ class TextTower(Tower):
         self.tokenizer.save_pretrained(folder)
 
 
-class ImageTower(Tower):
+class ImageTower(nn.Module):
     """Swin's classification logits. Every image has the same number of patches, so masks are ignored."""
 
     part = "swin"
@@ -231,6 +203,9 @@ class ImageTower(Tower):
         """Write Swin and its image processor."""
         self.swin.save_pretrained(folder)
         write_processor_config(folder, self.swin.config)
+
+
+Tower = Union[TextTower, ImageTower]
 
 
 def load_towers(settings: Settings, dataset: Dataset) -> Dict[str, Tower]:

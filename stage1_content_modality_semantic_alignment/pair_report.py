@@ -27,7 +27,6 @@ import numpy as np
 
 from common.covers import CoverError, cover_files, read_cover
 from common.dataset import Dataset, covers_path, load_dataset
-from common.errors import UserError
 from common.files import read_json, write_json, write_text
 from common.settings import SeedSettings, parse, setting
 from stage1_content_modality_semantic_alignment.audit_pairs import Numbers, audit, share, verdict
@@ -168,8 +167,6 @@ def run(settings: Settings) -> Dict[str, Numbers]:
     rows = TfidfSelector(dataset.titles_cn, 0.0).rows
     report = {"verdicts": verdicts_of(folder), "pairs": measure(dataset, pairs, rows, settings.seed)}
     if settings.against is not None:
-        if settings.against == settings.strategy:
-            raise UserError(f"setting 'against' is the strategy itself ({settings.against}); name another one")
         others = read_pairs(pairs_path(pairs_dir(settings.dataset_dir, settings.against), "id"), dataset.n_items)
         report[f"overlap with {settings.against}"] = overlap(pairs, others)
 
