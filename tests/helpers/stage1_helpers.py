@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 import torch
+from safetensors.torch import load_file
 from tiny import make_tiny_dataset
 from transformers import BertConfig, BertModel, SwinConfig, SwinForImageClassification
 
@@ -91,6 +92,12 @@ def make_tiny_run(folder: Path, pairs: Sequence[Sequence[int]] = PAIRS, **change
         **save_tiny_encoders(folder / "models"),
     }
     return Settings(**{**values, **changes})
+
+
+def weights_of(folder: Path) -> Dict[str, torch.Tensor]:
+    """All weights in the safetensors of a folder."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{file.parent.name}/{name}": weight for file in files for name, weight in load_file(file).items()}
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

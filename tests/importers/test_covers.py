@@ -163,14 +163,15 @@ def test_an_lmdb_that_is_cut_short_stops_before_anything_is_written(tmp_path: Pa
 
 def test_faults_of_an_lmdb_are_recorded_in_the_same_words(tmp_path: Path) -> None:
     make_tiny_dataset(tmp_path / "given", covers=False)
-    content = {"0": b"no picture", "1": PICTURES["RGBA"][:-30], "2": PICTURES["RGBA"], "3": b""}
+    content = {"0": b"no picture", "1": PICTURES["RGBA"][:-30], "2": PICTURES["RGBA"], "3": b"", "4": PICTURES["CMYK"]}
     path = write_lmdb(tmp_path / "covers.lmdb", content)
     changes: Dict[str, Any] = {"data_dir": str(tmp_path / "given"), "covers_dir": str(path), "missing_covers": "zero"}
     record = prepare(tmp_path, "Tiny", **changes) / "prepare.json"
     faults = read_json(record)["missing_covers"]
     prepare(tmp_path, "Tiny", force=True, **changes)
     assert read_json(record)["missing_covers"] == faults
-    assert [one["fault"].partition(":")[0] for one in faults] == ["does not decode"] * 3 + ["missing"] * 11
+    assert [one["fault"].partition(":")[0] for one in faults] == ["does not decode"] * 3 + ["missing"] * 10
+    assert (record.parent / "covers" / "4.jpg").read_bytes() == PICTURES["CMYK"], "a JPEG stays as it is"
     covers = open_covers(path)
     assert covers is not None and covers.find("x" * 1000) is None  # longer than any key
     path.write_bytes(path.read_bytes()[:8192] + bytes([7]) * (path.stat().st_size - 8192))

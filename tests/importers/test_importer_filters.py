@@ -43,7 +43,7 @@ def words(*users: str) -> List[Tuple[str, str, float]]:
 def test_lengths() -> None:
     assert filtered(words("abcde", "ab", "xyz"), min_length=3) == ["abcde", "xyz"]
     assert filtered(words("abcde", "xyz"), max_length=4) == ["bcde", "xyz"]
-    with pytest.raises(UserError, match="log:6: user ab has 2 interactions"):
+    with pytest.raises(UserError, match="log:6: user ab has 2 interactions, fewer than 3.*min_length=3"):
         filtered(words("abcde", "ab"))
 
 

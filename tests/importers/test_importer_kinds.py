@@ -300,24 +300,6 @@ def test_pictures_of_a_table_are_found_by_id_in_any_format(tmp_path: Path) -> No
     assert Image.open(home / "covers" / "2.jpg").size == (16, 4)
 
 
-def test_covers_out_of_an_lmdb(tmp_path: Path) -> None:
-    lmdb = pytest.importorskip("lmdb")
-    words = make_table(tmp_path / "raw", "csv")
-    tiny_cover(3).save(tmp_path / "one.jpg")
-    with (
-        lmdb.open(str(tmp_path / "covers.lmdb"), subdir=False) as environment,
-        environment.begin(write=True) as writing,
-    ):
-        for name, content in (("a/1", (tmp_path / "one.jpg").read_bytes()), ("b", b"no picture")):
-            writing.put(name.encode(), content)
-    more = [f"covers_dir={tmp_path}/covers.lmdb", "missing_covers=zero"]
-    home = prepare_table(tmp_path, *words, *more)
-    assert (home / "covers" / "0.jpg").read_bytes() == (tmp_path / "one.jpg").read_bytes()
-    faults = {one["original_id"]: one["fault"] for one in read_json(home / "prepare.json")["missing_covers"]}
-    assert faults["c\td"] == "missing"
-    assert faults["b"].startswith("does not decode")
-
-
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -82,7 +82,6 @@ def test_covers_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypat
             "Raw_pair.csv:2: the time cannot be read .column 'timestamp' is 'late'",
         ),
         ("Raw_pair.csv", "user,item,timestamp\n", "Raw_pair.csv:1: holds no interactions"),
-        ("Raw_item.csv", "v1,a,b\nv2,c,d\nv1,e,f\n", "Raw_item.csv:3: item v1 is already on line 1"),
         (
             "Raw_item.csv",
             "v1,a,b\nv3,e,f\nv4,g,h\n",

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_prepare_dataset import contents, prepare
+from test_prepare_dataset import prepare
 from tiny import tiny_cover
 
 from common.covers import check_covers
 from common.dataset import load_dataset
 from common.errors import UserError
 from common.item_fields import read_item_fields
-from common.settings import REPOSITORY
 from importers.drawn_covers import draw_cover
 from importers.ml100k import dated
-
-SCRIPT = "stage1_content_modality_semantic_alignment/prepare_dataset.py"
 
 
 def test_ml100k_has_the_stated_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,20 +103,3 @@ def test_drawn_covers_are_deterministic_and_tell_genres_apart() -> None:
     assert one.tobytes() != draw_cover("Misérables, Les (1995)", ["War"]).tobytes()
     assert draw_cover("", []).size == (224, 224)
     assert draw_cover("word" * 40 + " 面" * 30, ["no such genre"] * 9).size == (224, 224)
-
-
-def test_killed_while_covers_are_drawn(tmp_path: Path) -> None:
-    command = [sys.executable, SCRIPT, f"datasets_dir={tmp_path}/datasets", "last_items=3"]
-    home = tmp_path / "datasets" / "ml-100k"
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (home / ".covers.part" / "5.jpg").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (home / ".covers.part").is_dir()
-    assert not any((home / name).exists() for name in ("covers", "sequential_data.txt", "prepare.json"))
-    with pytest.raises(UserError, match="no such file"):
-        load_dataset(home, "ml-100k")
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
-    assert contents(home) == contents(prepare(tmp_path / "whole", "ml-100k", last_items=3))

@@ -7,9 +7,8 @@ from typing import Any, Dict, List, Set
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from stage1_helpers import make_tiny_run, question_of
-from stage2_helpers import SMALL, make_model
+from stage1_helpers import make_tiny_run, question_of, weights_of
+from stage2_helpers import make_model, settings_of
 
 from common.files import read_json
 from reproduce import test as test_script
@@ -63,11 +62,6 @@ def test_gradients_reach_what_is_left_and_nothing_frozen(datasets_dir: Path, val
         assert torch.equal(parameter, before[name]) == frozen, name
 
 
-def settings_of(datasets_dir: Path, results: Path, **values: Any) -> SICSRecSettings:
-    own = {**SMALL, "dataset": "Tiny", "datasets_dir": str(datasets_dir), "results_dir": str(results), "epochs": 1}
-    return SICSRecSettings(**{**own, **values})
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("results")
@@ -77,7 +71,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_trains_from_the_id_encoder_and_is_tested(
     datasets_dir: Path, results: Path, values: Dict[str, Any]
 ) -> None:
-    settings = settings_of(datasets_dir, results, **values)
+    settings = settings_of(datasets_dir, results, **{"epochs": 1, "step_1": {"epochs": 1}, **values})
     run = SICSRec_main1.train(settings)
     found = read_json(run / "metrics.json")
     assert 0 <= found["test"]["hit@10"] <= 1 and found["operations_per_epoch"] > 0
@@ -100,12 +94,6 @@ def test_each_trains_from_the_id_encoder_and_is_tested(
 def test_only_the_losses_asked_for_are_taken() -> None:
     pair = (torch.eye(3, 64), torch.eye(3, 64))
     assert list(alignment_losses({"text": pair, "image": pair}, 0.05, ["t2i", "t2t"])) == ["t2t", "t2i"]
-
-
-def weights_of(folder: Path) -> Dict[str, torch.Tensor]:
-    """All weights in the safetensors of a folder."""
-    files = sorted(folder.rglob("*.safetensors"))
-    return {f"{file.parent.name}/{name}": weight for file in files for name, weight in load_file(file).items()}
 
 
 @pytest.mark.parametrize("losses", [["t2t"], ["i2i", "t2i"]])

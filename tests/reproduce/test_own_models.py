@@ -74,14 +74,8 @@ def mine(tmp_path: Path) -> str:
 @pytest.fixture
 def words(datasets_dir: Path, tmp_path: Path) -> List[str]:
     """Arguments of a training."""
-    return [
-        "-d",
-        "Tiny",
-        f"datasets_dir={datasets_dir}",
-        f"results_dir={tmp_path / 'r'}",
-        "device=cpu",
-        "precision=fp32",
-    ]
+    folders = [f"datasets_dir={datasets_dir}", f"results_dir={tmp_path / 'r'}"]
+    return ["-d", "Tiny", *folders, "device=cpu", "precision=fp32"]
 
 
 def train(name: str, words: List[str], tmp_path: Path) -> Path:
@@ -178,7 +172,7 @@ ODD = """
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.sequential_recommender.sasrec import SASRec
-from reproduce.baselines.settings import AttentionSettings, TextSettings
+from reproduce.baselines.settings import AttentionSettings
 
 class UntrainedSettings(AttentionSettings): pass
 class Untrained(SequentialRecommender):
@@ -194,19 +188,6 @@ class OneElement(SASRec):
     def calculate_loss(self, rows):
         return super().calculate_loss(rows).view(1)
 
-class ReadsUsersSettings(AttentionSettings): pass
-class ReadsUsers(SASRec):
-    def calculate_loss(self, rows):
-        return super().calculate_loss(rows) + 0 * rows[self.USER_ID].sum()
-
-class ReadsFeatures(SASRec):
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
-        self.table = dataset.item_features("text")
-class ReadsFeaturesSettings(AttentionSettings): pass
-
-class KeepsNothing(ReadsFeatures): pass
-class KeepsNothingSettings(TextSettings): pass
 """
 
 
@@ -221,23 +202,6 @@ def test_a_model_without_parameters_and_one_whose_loss_has_one_element(words: Li
     assert row["test"] == scalar["test"] and row["valid"] == scalar["valid"]
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("ReadsUsers", "the model reads 'user_id' of its batch, which has only item_id_list, item_length, item_id"),
-        ("ReadsFeatures", r"reads text features, but its settings do not name them; .* modalities=\[text\]"),
-        ("KeepsNothing", "would not hold the text features; keep them as self.plm_text_embedding"),
-    ],
-)
-def test_what_a_model_reads_and_cannot_have_is_an_error(
-    words: List[str], tmp_path: Path, name: str, message: str
-) -> None:
-    (tmp_path / "odd.py").write_text(ODD)
-    with pytest.raises(UserError, match=message):
-        baseline.main([f"{tmp_path}/odd.py:{name}", *words, *SMALL])
-    assert not list((tmp_path / "r").rglob("best.pth"))
-
-
 def test_a_checkpoint_of_a_model_that_is_not_given_is_an_error(mine: str, words: List[str], tmp_path: Path) -> None:
     folder = train(mine, words, tmp_path)
     with pytest.raises(UserError, match="a checkpoint of MyRec; use python -m reproduce.checkpoint"):
@@ -246,6 +210,7 @@ def test_a_checkpoint_of_a_model_that_is_not_given_is_an_error(mine: str, words:
 
 LACKING = """
 from recbole.model.sequential_recommender import FPMC, HGN, STAMP
+from reproduce.baselines.settings import ContentSettings
 from stage2_sequence_preference_learning.ranking_model import RankingModel
 
 class Reads:
@@ -267,6 +232,12 @@ class Refuses(Reads, STAMP):
         if config["mode"] not in ("max", "mean"): raise NotImplementedError("mode must be max or mean")
 class Packed(Reads, RankingModel):
     def read(self, settings, data): settings.width + 1
+class Users(STAMP):
+    def calculate_loss(self, rows): return rows[self.USER_ID]
+class Features(Reads, STAMP):
+    def read(self, config, dataset): self.table = dataset.item_features("text")
+class KeepsNothing(Features): pass
+class KeepsNothingSettings(ContentSettings): pass
 """
 
 
@@ -281,6 +252,9 @@ class Packed(Reads, RankingModel):
         ("Packed", r"mine.py: the model reads 'width' of its settings; add it to PackedSettings"),
         ("FPMC", "the model reads 'user_num' of its data set, which has only num, inter_feat"),
         ("HGN", "the model reads the number of 'user_id'; here only item_id"),
+        ("Users", "the model reads 'user_id' of its batch, which has only item_id_list, item_length, item_id"),
+        ("Features", r"reads text features, but its settings do not name them; .* modalities=\[text\]"),
+        ("KeepsNothing", "would not hold the text features; keep them as self.plm_text_embedding"),
     ],
 )
 def test_what_a_model_reads_and_there_is_not_is_an_error(

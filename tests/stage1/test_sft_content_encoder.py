@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from stage1_helpers import make_tiny_run, run_python, tiny_bert, tiny_swin
+from stage1_helpers import make_tiny_run, run_python, tiny_bert, tiny_swin, weights_of
 from tiny import tiny_titles
 from token_items import CPU, TokenItems
 from torch import nn
@@ -94,13 +94,6 @@ def test_each_distinct_item_is_encoded_once() -> None:
     target, positive = model.pair_vectors(torch.tensor([[7, 2], [2, 7], [7, 5]]))["text"]
     assert asked == [[2, 5, 7]] * 2
     assert target.shape == (3, 64) and torch.equal(target[1], positive[0]) and torch.equal(target[0], target[2])
-
-
-def weights_of(folder: Path) -> Dict[str, torch.Tensor]:
-    found = {}
-    for file in sorted(folder.rglob("*.safetensors")):
-        found.update({f"{file.parent.name}/{name}": tensor for name, tensor in load_file(file).items()})
-    return found
 
 
 def fine_tuned(settings: Settings) -> Path:
