@@ -68,9 +68,7 @@ def _chains(rows: List[Tuple[List[int], int]]) -> List[List[int]]:
     chains: List[List[int]] = []
     expected: List[int] = []
     for history, label in rows:
-        if (
-            chains and len(history) > 1 and history in (expected, expected[1:])
-        ):  # longer histories are cut to the last L
+        if chains and len(history) > 1 and history in (expected, expected[1:]):  # a long one is cut to its last L
             chains[-1].append(label)
         else:
             chains.append([*history, label])

@@ -49,9 +49,8 @@ def draw_cover(title: str, genres: Sequence[str]) -> Image.Image:
     cover = _ground_of(colours[0], colours[-1]).copy()
     _paint_discs(cover, colours, zlib.crc32(title.encode("utf-8")))
     pen = ImageDraw.Draw(cover)
-    letters = (
-        unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode("ascii")
-    )  # Pillow's font has no more
+    # Pillow's font has no other letters
+    letters = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode("ascii")
     font, lines = _fit(letters)
     for row, line in enumerate(lines):
         y = MARGIN + row * _line_height(font)

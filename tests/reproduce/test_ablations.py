@@ -15,7 +15,6 @@ from reproduce import test as test_script
 from reproduce.pipeline import Step
 from stage1_content_modality_semantic_alignment import sft_content_encoder
 from stage1_content_modality_semantic_alignment.llm.selectors import RandomSelector
-from stage1_content_modality_semantic_alignment.losses import alignment_losses
 from stage2_sequence_preference_learning import SICSRec_main1
 from stage2_sequence_preference_learning.data import TrainLoader
 from stage2_sequence_preference_learning.settings import SICSRecSettings
@@ -89,11 +88,6 @@ def test_each_trains_from_the_id_encoder_and_is_tested(
         assert same == (settings.id_tuning != "full") or name.endswith("key.bias"), name
     wanted = {"branches": settings.branches, "id_tuning": settings.id_tuning}
     assert [found.folder for found in test_script.find_runs(Step("SICSRec"), results, "Tiny", wanted)] == [run]
-
-
-def test_only_the_losses_asked_for_are_taken() -> None:
-    pair = (torch.eye(3, 64), torch.eye(3, 64))
-    assert list(alignment_losses({"text": pair, "image": pair}, 0.05, ["t2i", "t2t"])) == ["t2t", "t2i"]
 
 
 @pytest.mark.parametrize("losses", [["t2t"], ["i2i", "t2i"]])

@@ -61,11 +61,13 @@ def test_losses_are_the_formulas(mean: bool) -> None:
     assert terms["t2i"].item() == pytest.approx((there + back) / (2 if mean else 1), abs=1e-6)
 
 
-def test_terms_are_those_that_the_modalities_allow() -> None:
+def test_terms_are_those_that_the_modalities_allow_and_that_are_asked_for() -> None:
     vectors = (unit_vectors(2, 1), unit_vectors(2, 2))
+    both = {"text": vectors, "image": vectors}
     assert list(alignment_losses({"text": vectors}, 0.05)) == ["t2t"]
     assert list(alignment_losses({"image": vectors}, 0.05)) == ["i2i"]
-    assert list(alignment_losses({"text": vectors, "image": vectors}, 0.05)) == ["t2t", "i2i", "t2i"]
+    assert list(alignment_losses(both, 0.05)) == ["t2t", "i2i", "t2i"]
+    assert list(alignment_losses(both, 0.05, ["t2i", "t2t"])) == ["t2t", "t2i"]
 
 
 # --- the cached prefix ---

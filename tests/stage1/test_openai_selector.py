@@ -73,7 +73,8 @@ def pick(prompt: str, of: int) -> int:
 @pytest.mark.parametrize(
     "fault",
     ["429", "429 0", "429 nonsense", "408", "500", "503", "529", "drop", "half", "half_chunked", "slow"]
-    + ["body <html>", "body {}", 'body {"choices": []}', "body null", "body " + "[" * 3000],
+    + ["body <html>", "body {}", 'body {"choices": []}', "body null", "body " + "[" * 3000]
+    + ['choice {"message": {"content": ""}, "finish_reason": "error"}'],
 )
 def test_a_fault_at_the_first_try_leaves_the_files_as_they_would_be(
     tmp_path: Path, faultless: Dict[str, bytes], fault: str
@@ -409,12 +410,6 @@ def test_a_pair_set_without_pairs_is_never_done(tmp_path: Path, faultless: Dict[
     with ChatServer() as again:
         llm_driven_sample.run(asking(tmp_path, again.url), force=True)
     assert pair_files(tmp_path / "Tiny" / "pairs" / "paper") == faultless
-
-
-def test_an_error_within_a_reply_is_tried_again(tmp_path: Path, faultless: Dict[str, bytes]) -> None:
-    failing = "choice " + json.dumps({"message": {"content": ""}, "finish_reason": "error"})
-    with ChatServer(lambda _, attempt: "well" if attempt else failing) as server:
-        assert pair_files(ask(tmp_path, server.url)) == faultless
 
 
 def test_request_extra_adds_and_takes_out_fields_and_is_another_asking(tmp_path: Path) -> None:

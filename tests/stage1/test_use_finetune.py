@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
@@ -17,7 +16,6 @@ from common.errors import UserError
 from common.features import features_dir, features_path, load_features
 from common.files import read_json
 from common.item_fields import write_item_fields
-from common.settings import as_dict
 from stage1_content_modality_semantic_alignment import (
     image_encoders,
     sft_content_encoder,
@@ -170,22 +168,6 @@ def test_the_export_knows_what_the_encoder_was_fine_tuned_on(tmp_path: Path) -> 
     config.write_text(json.dumps({**json.loads(config.read_text()), "layer_norm_eps": 0.1}))
     with pytest.raises(UserError, match="not the encoder that made.json describes"):
         use_finetune_bert.run(text_settings(run))
-
-
-def test_killed_while_writing_and_started_again_gives_the_same_features(finetuned: Any, tmp_path: Path) -> None:
-    use_finetune_bert.run(text_settings(finetuned))
-    wanted = features_of(finetuned, "text")
-    settings = text_settings(finetuned, max_text_tokens=41)  # another recipe: the features are made again
-    code = f"""
-import os, signal
-from stage1_content_modality_semantic_alignment import use_finetune_bert
-os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-use_finetune_bert.run(use_finetune_bert.Settings(**{as_dict(settings)!r}))
-"""
-    assert run_python(code).returncode == -signal.SIGKILL
-    assert torch.equal(features_of(finetuned, "text"), wanted)  # the old file, whole
-    use_finetune_bert.run(settings)
-    assert torch.equal(features_of(finetuned, "text"), wanted)  # no title is that long
 
 
 @pytest.mark.parametrize(
