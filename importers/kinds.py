@@ -80,10 +80,11 @@ def find_source(settings: Settings) -> Tuple[str, Files]:
             return all(found), found[0], any(found)
 
         # SICSRec's authors keep .inter files, some of UniSRec's, beside their prepared ones: whole forms come first
-        kind, files = best = max(forms, key=there)
+        best = max(forms, key=there)
         if not any(there(best)):
             known = [next(files_of(folders[0], settings.dataset)) for files_of in readers.values()]
             raise UserError(_describe_nothing(settings, folders, known))
+        kind, files = best
     _refuse_unread(settings, kind)
     missing = [path for path in files.values() if not path.exists()]
     if missing:
