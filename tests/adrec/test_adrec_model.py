@@ -310,15 +310,6 @@ def test_gradient_reaches_all_of_the_query_side_and_nothing_of_the_key_side(tmp_
     assert [n for n in unreached if not n.endswith("key.bias")] == []
 
 
-def test_dropout_makes_key_another_view_than_query(tmp_path: Path) -> None:
-    tiny = tiny_adrec(tmp_path, dropout=0.1)
-    model, batch = tiny.model.train(), tiny.first_batch()
-    with torch.no_grad():
-        assert not torch.allclose(model.query(batch)[1], model.key(batch)[1])
-        model.eval()
-        assert torch.allclose(model.query(batch)[1], model.key(batch)[1])
-
-
 def test_offsets_are_added_to_known_items_and_reached_by_their_gradient_alone(tmp_path: Path) -> None:
     tiny = tiny_adrec(tmp_path, item_offsets=True)
     model, tokens = tiny.model, tiny.tokens

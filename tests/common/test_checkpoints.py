@@ -152,14 +152,6 @@ def test_a_missing_file_is_named(tmp_path: Path, load: Any) -> None:
         load(tmp_path / "absent.pth")
 
 
-def test_what_cannot_be_saved_leaves_the_old_file(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.pth", {"epoch": 1})
-    with pytest.raises(AttributeError):
-        save_checkpoint(tmp_path / "a.pth", {"epoch": 2, "function": lambda: None})
-    assert load_checkpoint(tmp_path / "a.pth") == {"epoch": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
-
-
 def test_load_weights_takes_exactly_the_modules_names_and_shapes() -> None:
     source, target = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     load_weights(target, source.state_dict(), Path("a.pth"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Any, Tuple
 
 import pytest
 import torch
@@ -22,33 +22,27 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, *capabilities: Tuple[int, int], cp
     monkeypatch.setattr(compute, "cpu_computes_bf16", lambda: cpu_bf16)
 
 
-@pytest.mark.parametrize(("capability", "precision"), [(V100, "fp16"), (T4, "fp16"), (A100, "bf16"), (H100, "bf16")])
-def test_auto_takes_the_gpu_in_the_precision_it_is_fast_in(
-    monkeypatch: pytest.MonkeyPatch, capability: Tuple[int, int], precision: str
+@pytest.mark.parametrize(
+    ("gpus", "cpu_bf16", "asked", "found"),
+    [
+        ([V100], True, ("auto", "auto"), ("cuda", "fp16")),
+        ([T4], True, ("auto", "auto"), ("cuda", "fp16")),
+        ([A100], True, ("auto", "auto"), ("cuda", "bf16")),
+        ([H100], True, ("auto", "auto"), ("cuda", "bf16")),
+        ([A100], True, ("auto", "fp32"), ("cuda", "fp32")),
+        ([A100], True, ("auto", "fp16"), ("cuda", "fp16")),
+        ([V100, A100], True, ("cuda:0", "auto"), ("cuda:0", "fp16")),
+        ([V100, A100], True, ("cuda:1", "auto"), ("cuda:1", "bf16")),
+        ([V100], True, ("cpu", "auto"), ("cpu", "bf16")),
+        ([], True, ("auto", "auto"), ("cpu", "bf16")),
+        ([], False, ("auto", "auto"), ("cpu", "fp32")),
+    ],
+)
+def test_device_and_precision_of_each_kind_of_hardware(
+    monkeypatch: pytest.MonkeyPatch, gpus: Any, cpu_bf16: bool, asked: Tuple[str, str], found: Tuple[str, str]
 ) -> None:
-    stand_in(monkeypatch, capability)
-    assert pick_compute() == Compute(torch.device("cuda"), precision)
-
-
-@pytest.mark.parametrize(("cpu_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_auto_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cpu_bf16: bool, precision: str) -> None:
-    stand_in(monkeypatch, cpu_bf16=cpu_bf16)
-    assert pick_compute() == Compute(torch.device("cpu"), precision)
-
-
-def test_the_cpu_may_be_asked_for_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, V100)
-    assert pick_compute("cpu").device.type == "cpu"
-
-
-def test_each_gpu_gets_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, V100, A100)
-    assert [pick_compute(f"cuda:{i}").precision for i in range(2)] == ["fp16", "bf16"]
-
-
-def test_a_precision_that_was_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, A100)
-    assert [pick_compute("auto", p).precision for p in ("fp32", "fp16", "bf16")] == ["fp32", "fp16", "bf16"]
+    stand_in(monkeypatch, *gpus, cpu_bf16=cpu_bf16)
+    assert pick_compute(*asked) == Compute(torch.device(found[0]), found[1])
 
 
 @pytest.mark.parametrize(

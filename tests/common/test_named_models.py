@@ -43,13 +43,6 @@ def install(site: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def uninstall(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(package: str) -> None:
-        raise metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr(named_models.metadata, "distribution", missing)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_package_is_read_as_data_and_its_files_are_checked(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,33 +64,26 @@ def test_a_package_is_read_as_data_and_its_files_are_checked(
 def test_without_the_package_the_hub_is_asked_and_its_files_are_checked(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uninstall(monkeypatch)
-    folder = save_files(tmp_path / "cache", name, monkeypatch)
+    def missing(package: str) -> None:
+        raise metadata.PackageNotFoundError(package)
 
     def download(repository: str, file: str) -> str:
-        assert repository == NAMED_MODELS[name].hub
+        if not folder.exists():
+            raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+        assert repository == model.hub
         return str(folder / file)
 
+    folder, model = tmp_path / "cache", NAMED_MODELS[name]
+    monkeypatch.setattr(named_models.metadata, "distribution", missing)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert named_model_folder(name) == folder
-    (folder / list(NAMED_MODELS[name].sha256)[-1]).write_text("another")
-    with pytest.raises(UserError, match="SHA-256"):
-        named_model_folder(name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_without_both_the_error_names_both_ways(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    uninstall(monkeypatch)
-
-    def offline(*_: Any) -> None:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
-
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    model = NAMED_MODELS[name]
     with pytest.raises(UserError, match=f"{model.package} .*{model.hub} .*requirements-models.txt.* hub"):
         text_encoders.fetch(object, name, "")
+    save_files(folder, name, monkeypatch)
+    assert named_model_folder(name) == folder
+    (folder / list(model.sha256)[-1]).write_text("another")
+    with pytest.raises(UserError, match="SHA-256"):
+        named_model_folder(name)
 
 
 def test_a_name_is_loaded_from_its_folder_and_a_gguf_by_its_file(

@@ -65,11 +65,3 @@ def test_a_gpu_state_is_that_of_the_runs_own_device(monkeypatch: pytest.MonkeyPa
     set_rng_state(rng_state(torch.device("cuda:3")), torch.device("cuda:0"))
     assert put == [([3.0, 3.0], 0)]
     assert "cuda" not in rng_state(CPU)
-
-
-def test_taking_the_state_draws_nothing() -> None:
-    seed_everything(7)
-    rng_state(CPU)
-    after = draw()
-    seed_everything(7)
-    assert draw() == after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -102,11 +103,6 @@ def test_an_unknown_key_is_refused_with_the_nearest_known() -> None:
     assert "did you mean" not in refusal("zzzzzz=1")
 
 
-def test_an_unknown_key_in_yaml_is_refused_with_the_files_name(tmp_path: Path) -> None:
-    file = write(tmp_path / "Food.yaml", "modalites: [text]\n")
-    assert f"{file}: unknown setting 'modalites'; did you mean 'modalities'?" in refusal(config_file=file)
-
-
 @pytest.mark.parametrize(
     "override",
     ["rank=two", "rank=1.5", "rank=true", "rank=null", "alpha=high", "shuffle=maybe", "modalities=text", "seed="],
@@ -115,9 +111,24 @@ def test_a_wrong_type_is_refused_by_name(override: str) -> None:
     assert f"setting '{override.split('=')[0]}'" in refusal(override)
 
 
-def test_a_wrong_type_in_yaml_is_refused_with_the_files_name(tmp_path: Path) -> None:
-    file = write(tmp_path / "Food.yaml", "rank: two\n")
-    assert refusal(config_file=file).startswith(f"{file}: setting 'rank'")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modalites: [text]", "unknown setting 'modalites'; did you mean 'modalities'?"),
+        ("rank: two", "setting 'rank'"),
+        ("ranks: [two]", "setting 'ranks': .*'two' of type 'str' could not be converted"),
+        ("- a\n- b", "not a YAML mapping"),
+        ("just words", "unknown setting 'just words'"),
+        ("alpha: [0.1", "not a YAML mapping"),
+        ("alpha: 0.1\nalpha: 0.2", "not a YAML mapping"),
+        ("run: ${nowhere}", "not a YAML mapping"),
+        ("run: ???", "not a YAML mapping"),
+        ("alpha: 0.5\nrun: a: b", "not a YAML mapping: .* line 2, column 7; put text that holds .* in quotes"),
+    ],
+)
+def test_a_faulty_yaml_is_refused_with_the_files_name(tmp_path: Path, text: str, message: str) -> None:
+    file = write(tmp_path / "Food.yaml", f"{text}\n")
+    assert re.match(f"{file}: {message}.*$", refusal(config_file=file))
 
 
 @pytest.mark.parametrize("override", ["alpha=1.01", "alpha=-0.1", "alpha=nan", "rank=0", "seed=-1"])
@@ -127,32 +138,19 @@ def test_a_value_out_of_range_is_refused(override: str) -> None:
 
 @pytest.mark.parametrize(
     ("override", "told"),
-    [("modalities=[]", "empty; give one or more of: text, image"), ("modalities=[text, text]", "give each value once")],
+    [
+        ("modalities=[]", "empty; give one or more of: text, image"),
+        ("modalities=[text, text]", "give each value once"),
+        ("modalities=text", "must be a list, as in modalities=[text]"),
+    ],
 )
 def test_a_list_of_choices_names_some_and_each_once(override: str, told: str) -> None:
     assert told in refusal(override)
 
 
-def test_a_word_in_place_of_a_list_is_told_how_to_be_one(tmp_path: Path) -> None:
-    assert "setting 'modalities': must be a list, as in modalities=[text]" in refusal("modalities=text")
-    file = write(tmp_path / "Food.yaml", "ranks: [two]\n")
-    assert "'two' of type 'str' could not be converted" in refusal(config_file=file)  # it is a list
-
-
 @pytest.mark.parametrize("override", ["precision=fp64", "modalities=[text, sound]"])
 def test_a_value_that_is_no_choice_is_refused_with_the_choices(override: str) -> None:
     assert "it must be one of: " in refusal(override)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["- a\n- b\n", "alpha: [0.1\n", "alpha: 0.1\nalpha: 0.2\n", "just words\n", "run: ${nowhere}\n", "run: ???\n"],
-    ids=["list", "unclosed", "duplicate", "scalar", "interpolation", "missing"],
-)
-def test_a_broken_yaml_is_refused_with_the_files_name(tmp_path: Path, text: str) -> None:
-    file = write(tmp_path / "Food.yaml", text)
-    told = refusal(config_file=file)
-    assert told.startswith(f"{file}: ") and "\n" not in told
 
 
 def test_a_missing_or_binary_config_file_is_refused(tmp_path: Path) -> None:
@@ -169,11 +167,6 @@ def test_a_setting_given_twice_is_refused() -> None:
     assert "given twice" in refusal("rank=1", "rank=2")
     with pytest.raises(UserError, match="given twice"):
         parse(Example, None, argv=["-d", "Food", "dataset=Dance"])
-
-
-def test_overrides_are_values_of_their_type() -> None:
-    words = ["rank=7", "alpha=0.5", "shuffle=false", "run=null", "modalities=[text]", "title='a #b'"]
-    assert list(split_overrides(words).values()) == [7, 0.5, False, None, ["text"], "a #b"]
 
 
 @pytest.mark.parametrize("word", ["rank", "=3", "dataset="])
@@ -259,12 +252,3 @@ YAMLS = sorted([*REPOSITORY.glob(f"{STAGE1}/configs/**/*.yaml"), *REPOSITORY.glo
 def test_each_yaml_fits_its_script(file: Path) -> None:
     settings = build(schema_of(file), {"dataset": file.stem}, config_dir=file.parent)
     assert settings.dataset == file.stem
-
-
-def test_a_broken_yaml_is_told_with_its_line(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("alpha: 0.5\nrun: a: b\n")
-    with pytest.raises(
-        UserError, match=r"broken.yaml: not a YAML mapping: .* line 2, column 7; put text that holds .* in quotes"
-    ):
-        build(Example, {}, config_file=broken)

@@ -6,7 +6,6 @@ import torch
 from stage2_helpers import make_model, padded, separate_rows
 
 from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec, causal_mask, last
-from common.errors import UserError
 from common.features import features_dir
 from common.settings import as_dict
 from stage2_sequence_preference_learning.data import TrainLoader, load_splits
@@ -218,14 +217,6 @@ def test_gradients_reach_what_is_trained_and_nothing_frozen_s8(datasets_dir, tra
         assert torch.equal(parameter, before[name]) == frozen, name
 
 
-def test_lora_after_feed_forward_starts_at_the_identity(datasets_dir):
-    model, _, _ = make_model(datasets_dir, "SICSRec")
-    model.initialize()
-    for layer in model.trm_encoder.layer:
-        assert not layer.att_lora_layer.lora_B.weight.any() and layer.att_lora_layer.lora_A.weight.any()
-        assert not layer.ffw_lora_layer.lora_B.weight.any() and layer.ffw_lora_layer.lora_A.weight.any()
-
-
 def test_features_are_matched_by_item(datasets_dir):
     model, _, data = make_model(datasets_dir, "SICSRec")
     by_item = torch.load(features_dir(datasets_dir / "Tiny", "paper") / "Tiny_text_llm_stage1.pth", weights_only=True)
@@ -234,10 +225,3 @@ def test_features_are_matched_by_item(datasets_dir):
         expected = torch.zeros(by_item.shape[1]) if row == 0 else by_item[item]
         assert torch.equal(model.plm_text_embedding.weight[row], expected)
     assert data.item_of_row[1:].tolist() != sorted(data.item_of_row[1:])  # the order does differ
-
-
-def test_features_of_other_data_are_an_error(tmp_path, datasets_dir):
-    settings = SICSRecSettings(dataset="Tiny", datasets_dir=str(datasets_dir), features_dir=str(tmp_path))
-    torch.save(torch.randn(16, 4), tmp_path / "Tiny_text_llm_stage1.pth")
-    with pytest.raises(UserError, match="16 rows, but the data set has 15 items"):
-        load_splits(settings)
