@@ -23,6 +23,7 @@ from common.run import Run
 from common.text_encoders import ENCODER_FIX, fetch, load_bert, text_model_path
 
 TEXT_ENCODER = "text_encoder"
+DENSE = "sequence.layers.0.dense_1.weight"  # (inner_size, d)
 
 
 def load_text_encoder(settings: ADRecSettings, dataset: Dataset, run: Run) -> Tuple[BertModel, PreTrainedTokenizerBase]:
@@ -66,24 +67,18 @@ def read_checkpoint(checkpoint: Path, dataset: str) -> Tuple[Dict[str, Tensor], 
         UserError: it is not of ADRec, or its weights have other names.
     """
     content = load_checkpoint(checkpoint)
-    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    about = content.get("about") if isinstance(content, dict) else None
-    if about is None and weights and all(isinstance(weight, Tensor) for weight in weights.values()):
-        prefix = next((name[: -len(TABLE)] for name in weights if name.endswith(TABLE)), None)
-        first = f"{prefix}sequence.layers.0.dense_1.weight"
-        if prefix is None or first not in weights:
-            given = ", ".join(list(weights)[:3])
-            raise UserError(
-                f"{checkpoint}: weights of other names: {given}, …; expected are those of a best.pth: {TABLE}, "
-                "text.layers.0.attention.self.query.weight, …, sequence.layers.0.dense_1.weight, …"
-            )
-        sizes = {"inner_size": len(weights[first]), "plm_layer": 0, "n_layers": 0}
+    content = content if isinstance(content, dict) else {}
+    weights, about = content.get("state_dict", content), content.get("about", {})
+    prefix = next((name[: -len(DENSE)] for name in map(str, weights) if name.endswith(DENSE)), None)
+    if not about and prefix is not None:
         weights = {name[len(prefix) :]: weight for name, weight in weights.items() if name.startswith(prefix)}
+        settings: Dict[str, Any] = {"variant": "released", "inner_size": len(weights[DENSE])}
         for key, stack in (("plm_layer", "text.layers."), ("n_layers", "sequence.layers.")):
-            sizes[key] = len({name[len(stack) :].partition(".")[0] for name in weights if name.startswith(stack)})
-        about = {"model": "ADRec", "dataset": dataset, "settings": {"variant": "released", **sizes}, "inputs": {}}
-    if not isinstance(about, dict) or about.get("model") != "ADRec":
-        raise UserError(f"{checkpoint}: not a best.pth of ADRec; give one, or train with adrec/main.py")
+            settings[key] = len({name.split(".")[2] for name in weights if name.startswith(stack)})
+        about = {"model": "ADRec", "dataset": dataset, "settings": settings, "inputs": {}}
+    if about.get("model") != "ADRec":
+        named = f"begin with {', '.join(map(str, list(weights)[:3]))}; those of ADRec are {TABLE}, …, {DENSE}, …"
+        raise UserError(f"{checkpoint}: not a checkpoint of ADRec: its weights {named}")
     if about["dataset"] != dataset:
         raise UserError(f"{checkpoint}: trained on {about['dataset']}, not on {dataset}; use -d {about['dataset']}")
     return weights, about

@@ -143,9 +143,8 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(at.epoch)
         model.train()
-        for rows in tqdm(
-            steps[at.step :], desc=f"epoch {at.epoch + 1}", unit="step", leave=False, disable=not_shown(run)
-        ):
+        hidden = None if run.processes.first else True  # None: on a terminal alone
+        for rows in tqdm(steps[at.step :], desc=f"epoch {at.epoch + 1}", unit="step", leave=False, disable=hidden):
             batch, total = train.load(rows)
             batch = batch.to(run.compute.device)
             with run.compute.autocast():
@@ -220,17 +219,11 @@ def keep_if_best(model: Any, found: Dict[str, float], at: Progress, settings: Lo
     return better
 
 
-def load_best(model: Any, run: Run) -> None:
-    """Load best.pth into a model, in evaluation mode."""
-    load_weights(model, load_checkpoint(run.folder / BEST)["state_dict"], run.folder / BEST)
-    model.eval()
-
-
 def test(model: Any, split: Any, run: Run) -> None:
     """Rank a split with best.pth and add the result to the run's folder, if the settings ask for it."""
     if run.is_tested:
-        load_best(model, run)
-        ranking = model.test(split, run.compute, run.processes)
+        load_weights(model, load_checkpoint(run.folder / BEST)["state_dict"], run.folder / BEST)
+        ranking = model.eval().test(split, run.compute, run.processes)
         if run.processes.first:
             ranking.write(run.folder)
 
@@ -296,11 +289,6 @@ def write_scalars(writer: Any, folder: str, values: Dict[str, float], step: int)
     """TensorBoard's entries."""
     for name, value in values.items():
         writer.add_scalar(f"{folder}/{name}".strip("/"), value, step)
-
-
-def not_shown(run: Run) -> Optional[bool]:
-    """tqdm's ``disable``: only the first process shows a bar, on a terminal."""
-    return None if run.processes.first else True
 
 
 def count_parameters(model: nn.Module) -> Dict[str, int]:

@@ -132,10 +132,9 @@ class FeatureSettings(HistorySettings):
 
     @property
     def features_folder(self) -> Path:
-        """``features_dir`` or its default."""
-        return (
-            Path(self.features_dir) if self.features_dir else features_dir(self.dataset_dir, self.strategy or "paper")
-        )
+        """``features_dir`` or its default, which depends on the variant where there is one."""
+        strategy = self.strategy or vars(self).get("variant", "paper")
+        return Path(self.features_dir) if self.features_dir else features_dir(self.dataset_dir, strategy)
 
     def input_files(self) -> Dict[str, Path]:
         """The data set's files and the features.
@@ -195,13 +194,6 @@ class ContentSettings(SearchSettings, TransformerSettings, FeatureSettings):
         "per setting a list of values (grid), or {low, high} with optional log, step (TPE)",
         shapes=False,
     )
-
-    @property
-    def features_folder(self) -> Path:
-        """``features_dir`` or its default, which depends on the variant."""
-        if self.features_dir:
-            return Path(self.features_dir)
-        return features_dir(self.dataset_dir, self.strategy or self.variant)
 
 
 @dataclass

@@ -370,7 +370,7 @@ def test_a_half_written_checkpoint_is_never_taken(datasets_dir, tmp_path):
 def test_a_run_killed_between_training_and_test_is_tested_without_training(datasets_dir, tmp_path, monkeypatch):
     whole = train_id(datasets_dir, tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(training, "load_best", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(training, "load_weights", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
         train_id(datasets_dir, tmp_path / "cut")
     with monkeypatch.context() as patched:
         patched.setattr(training, "validate", lambda *rest: pytest.fail("it trains again"))
