@@ -241,11 +241,9 @@ def test_terms_weights_and_queue_order(tmp_path: Path, enqueue_last: bool) -> No
 
 @pytest.mark.parametrize("mask_same_item", [False, True])
 @pytest.mark.parametrize("once_per_item", [False, True])
-@pytest.mark.parametrize("queue", [True, False])
-def test_which_keys_are_negatives(tmp_path: Path, once_per_item: bool, mask_same_item: bool, queue: bool) -> None:
-    """``once_per_item``: e^{s cos} of each of an item's n keys counts for 1/n. Without queue: the other rows."""
-    queues = ["items", "sequences"] if queue else ["sequences"]
-    tiny = tiny_adrec(tmp_path, mask_same_item=mask_same_item, once_per_item=once_per_item, queues=queues)
+def test_which_keys_are_negatives(tmp_path: Path, once_per_item: bool, mask_same_item: bool) -> None:
+    """``once_per_item``: e^{s cos} of each of an item's n keys counts for 1/n."""
+    tiny = tiny_adrec(tmp_path, mask_same_item=mask_same_item, once_per_item=once_per_item)
     model, batch = tiny.model, tiny.first_batch()
     s, ids = model.settings, batch.target_items
     s.momentum = 1.0
@@ -253,11 +251,11 @@ def test_which_keys_are_negatives(tmp_path: Path, once_per_item: bool, mask_same
     with torch.no_grad():
         sequences, _ = model.query(batch)
         keys = model.key(batch)[1][batch.targets]
-    vectors, items = (model.item_queue.vectors.clone(), model.item_queue.items.clone()) if queue else (keys, ids)
+    vectors, items = model.item_queue.vectors.clone(), model.item_queue.items.clone()
     values = []
     for i in range(6):
         theta = torch.arccos(sequences[i].double() @ keys[i].double())
-        kept = items != ids[i] if mask_same_item or not queue else torch.ones(len(items), dtype=torch.bool)
+        kept = items != ids[i] if mask_same_item else torch.ones(len(items), dtype=torch.bool)
         logits = s.scale * (vectors[kept].double() @ sequences[i].double())
         if once_per_item:
             logits -= torch.stack([(items == item).sum().log() for item in items[kept]])

@@ -12,7 +12,6 @@ from tiny import make_tiny_dataset, tiny_sequences
 
 from common.dataset import write_dataset
 from common.errors import UserError
-from stage2_sequence_preference_learning import recbole_process
 from stage2_sequence_preference_learning.recbole_process import HEADER, SPLITS, Settings, inter_path, main, run
 
 Row = Tuple[int, List[int], int]
@@ -40,15 +39,6 @@ def test_files_are_exactly_in_recbole_form(tmp_path: Path) -> None:
     assert inter_path(chosen, "valid").read_bytes().decode() == header + "5\t8 1 4\t10\n1\t2\t3\n3\t9 7\t5\n"
     assert inter_path(chosen, "test").read_bytes().decode() == header + "5\t1 4 10\t6\n1\t2 3\t4\n3\t9 7 5\t3\n"
     assert inter_path(chosen, "test") == tmp_path / "D" / "recbole" / "D" / "D.test.inter"
-
-
-def test_history_keeps_its_last_fifty(tmp_path: Path) -> None:
-    chosen = split_of(tmp_path, {0: list(range(60))}, 60)
-    assert parsed(chosen, "test") == [(0, list(range(9, 59)), 59)]
-    assert parsed(chosen, "valid") == [(0, list(range(8, 58)), 58)]
-    train = parsed(chosen, "train")
-    assert [target for _, _, target in train] == list(range(57, 0, -1))
-    assert train[0][1] == list(range(7, 57))
 
 
 def test_no_user_long_enough_to_train_on_is_an_error(tmp_path: Path) -> None:
@@ -104,28 +94,3 @@ def test_second_run_is_skipped_and_force_and_changes_redo(tmp_path: Path, capsys
     assert {path: path.read_bytes() for path in files} == files
     main([*command, "max_seq_length=2"])
     assert "max_seq_length 50 → 2" in capsys.readouterr().out
-    next(iter(files)).write_text("cut")
-    main([*command, "max_seq_length=2"])
-    assert "was changed" in capsys.readouterr().out
-
-
-def test_stopped_half_way_is_not_taken_for_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    home = make_tiny_dataset(tmp_path, covers=False)
-    chosen = Settings(dataset="Tiny", datasets_dir=str(tmp_path))
-    run(chosen)
-    whole = {split: inter_path(chosen, split).read_bytes() for split in SPLITS}
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recbole_process, "record", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(chosen, force=True)
-    assert not (home / "recbole" / "recbole_process.json").exists()
-    capsys.readouterr()
-    run(chosen)
-    assert "up to date" not in capsys.readouterr().out
-    assert {split: inter_path(chosen, split).read_bytes() for split in SPLITS} == whole
