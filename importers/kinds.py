@@ -74,14 +74,14 @@ def find_source(settings: Settings) -> Tuple[str, Files]:
             for files in files_of(folder, settings.dataset)
         ]
 
-        def there(form: Tuple[str, Files]) -> Tuple[bool, bool, bool]:
+        def found(form: Tuple[str, Files]) -> Tuple[bool, bool, bool]:
             """Whether all files of a form are there, the one that identifies it, any."""
-            found = [path.is_file() for path in form[1].values()]
-            return all(found), found[0], any(found)
+            files = [path.is_file() for path in form[1].values()]
+            return all(files), files[0], any(files)
 
         # SICSRec's authors keep .inter files, some of UniSRec's, beside their prepared ones: whole forms come first
-        best = max(forms, key=there)
-        if not any(there(best)):
+        best = max(forms, key=found)
+        if not any(found(best)):
             known = [next(files_of(folders[0], settings.dataset)) for files_of in readers.values()]
             raise UserError(_describe_nothing(settings, folders, known))
         kind, files = best
