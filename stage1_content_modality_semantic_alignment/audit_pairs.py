@@ -18,7 +18,6 @@ from common.start import run_script
 
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Union
 
@@ -31,11 +30,6 @@ Numbers = Dict[str, Union[int, float]]
 LEAK = 0.05  # share of pairs that can only come from test labels
 COMMONEST = 3  # answers to list
 TEST_ONLY = "only from a test label"
-
-
-@dataclass
-class Settings(CommonSettings):
-    """Settings of this script."""
 
 
 def share(part: int, whole: int) -> float:
@@ -122,9 +116,8 @@ def verdict(numbers: Numbers) -> str:
 def main(argv: Optional[List[str]] = None) -> None:
     """Command line."""
     file = (("file",), {"type": Path, "metavar": "FILE", "help": "the pairs: one target,similar per line"})
-    parsed = parse(Settings, __doc__, None, argv, [file], has_force=False)
-    settings: Settings = parsed.settings
-    dataset = load_dataset(settings.dataset_dir, settings.dataset)
+    parsed = parse(CommonSettings, __doc__, None, argv, [file], has_force=False)
+    dataset = load_dataset(parsed.settings.dataset_dir, parsed.settings.dataset)
     numbers = audit(dataset, read_pairs(parsed.arguments.file, dataset.n_items))
     for name, value in numbers.items():
         print(f"{name:50} {value}")
