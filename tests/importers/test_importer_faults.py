@@ -129,6 +129,8 @@ def write(path: Path, content: bytes) -> Path:
         (b"[{", "x.json: not a JSON array: .*an object per line"),
         (b'[{"user": "\xff"}]', "x.json: not a JSON array: .*an object per line"),
         (b"", "x.csv:1: has no column 'user'"),
+        (b"usr,item,time\nu,i,1\n", "x.csv:1: has no column 'user'; did you mean 'usr'"),
+        (b"user:token\titem:token\ttime:float\nu\ti\n", "x.inter:2: 2 columns instead of 3"),
         (b"user,item,time\n", "x.csv:1: holds no interactions"),
         (b"user,item,time\nu,i,1\nu,i\n", "x.csv:3: 2 columns instead of 3"),
         (b"user,item,time\nu,i,1\nu,i,1,2\n", "x.csv:3: 4 columns instead of 3"),

@@ -349,9 +349,3 @@ def test_fields_that_would_hide_a_text_are_refused(tmp_path: Path, columns: str)
         UserError, match="setting 'field_columns': column '.*' cannot be the field '.*rename the column"
     ):
         prepare_table(tmp_path, *words, f"field_columns=[{columns}]")
-
-
-def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
-    words = [word.replace("user_column=who", "user_column=whom") for word in make_table(tmp_path / "raw", "csv")]
-    with pytest.raises(UserError, match="clicks.csv:1: has no column 'whom'; did you mean 'who'"):
-        prepare_table(tmp_path, *words)

@@ -11,7 +11,6 @@ from tiny import tiny_cover
 
 from common.covers import check_covers
 from common.dataset import load_dataset
-from common.errors import UserError
 from common.item_fields import read_item_fields
 from importers.drawn_covers import draw_cover
 from importers.ml100k import dated
@@ -79,16 +78,6 @@ def test_ml100k_takes_covers_by_original_id(tmp_path: Path, capsys: pytest.Captu
     assert "with cover 100.0%\n" in printed and "field category 100.0%\n" in printed
     for item, original in enumerate((2, 9, 10, 30)):
         assert (home / "covers" / f"{item}.jpg").samefile(tmp_path / "posters" / f"{original}.jpg")
-
-
-def test_ml100k_names_the_file_and_line_of_a_fault(tmp_path: Path) -> None:
-    raw = make_ratings(tmp_path / "raw")
-    (raw / "ml-100k.item").write_text("item_id:token\tmovie_title:x\trelease_year:x\tclass:x\n2\tTwo\n")
-    with pytest.raises(UserError, match="item:2: 2 columns instead of 4"):
-        prepare(tmp_path, "ml-100k", data_dir=str(raw))
-    (raw / "ml-100k.inter").write_text("user\titem\n1\t2\n")
-    with pytest.raises(UserError, match="inter:1: has no column 'user_id'"):
-        prepare(tmp_path, "ml-100k", data_dir=str(raw))
 
 
 def test_the_year_is_not_repeated() -> None:
