@@ -1,20 +1,51 @@
-"""What the readers of processed data sets share: histories in time order, and texts in JSON objects.
+"""Readers of LETTER's and RecFormer's JSON files, and what all readers of processed data sets share.
 
 These data sets name users and items by numbers. Our ids follow the order of these numbers.
+
+LETTER      ``<D>.inter.json`` (user → items in time order), ``<D>.item.json`` (item → texts)
+RecFormer   ``{train,val,test}.json`` (a user's number → the numbers of items), ``umap.json`` and ``smap.json``
+            (original id → number), ``meta_data.json`` (original id → texts)
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 
 import polars as pl
 
 from common.errors import UserError
 from common.files import read_json
-from importers.raw import RawLog, clean
+from importers.raw import BadRows, Files, RawLog, clean
 
 FIELDS = {"brand": "brand", "categories": "category", "category": "category", "description": "description"}
+
+
+def files_letter(folder: Path, dataset: str) -> Iterator[Files]:
+    """The files of a data set."""
+    yield {"inter": folder / f"{dataset}.inter.json", "item": folder / f"{dataset}.item.json"}
+
+
+def files_recformer(folder: Path, dataset: str) -> Iterator[Files]:
+    """The files of a data set; umap.json is the one that only RecFormer has."""
+    yield {name: folder / f"{name}.json" for name in ("umap", "train", "val", "test", "smap", "meta_data")}
+
+
+def read_letter(files: Files, bad: BadRows) -> RawLog:
+    """Read the interactions."""
+    return log_of_histories(files["inter"], files["item"], read_histories(files["inter"]), read_texts(files["item"]))
+
+
+def read_recformer(files: Files, bad: BadRows) -> RawLog:
+    """Read the interactions: a user's items of train, then of val, then of test."""
+    parts = [read_histories(files[part]) for part in ("train", "val", "test")]
+    users = dict.fromkeys(user for part in parts for user in part)
+    histories = {user: [item for part in parts for item in part.get(user, [])] for user in users}
+    user_names = original_ids(files["umap"], read_object(files["umap"], "id to number"))
+    item_names = original_ids(files["smap"], read_object(files["smap"], "id to number"))
+    described = read_texts(files["meta_data"])
+    texts = {number: described[original] for number, original in item_names.items() if original in described}
+    return log_of_histories(files["train"], files["meta_data"], histories, texts, user_names, item_names)
 
 
 def log_of_histories(

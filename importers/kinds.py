@@ -9,7 +9,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 from common.dataset import items_path, sequences_path
 from common.errors import UserError, nearest
 from common.item_fields import item_fields_path
-from importers import adrec_arrays, amazon, letter, ml100k, ninerec, own_tables, recformer, unisrec
+from importers import adrec_arrays, amazon, histories, ml100k, ninerec, own_tables, unisrec
 from importers.filters import Filters, apply_filters, filters_of
 from importers.raw import BadRows, Files, RawData, RawLog
 from importers.settings import Settings
@@ -45,10 +45,10 @@ AMAZON = ("amazon2018", "amazon2023")
 KINDS: Dict[str, Kind] = {  # auto takes the first whose files are all there: raw files before prepared ones
     "ml-100k": Kind(ml100k.files, ml100k.read, ("last_items", "draw_covers", "bad_rows")),
     "ninerec": Kind(ninerec.files, ninerec.read, FILTERED),
-    "letter": Kind(letter.files, letter.read, FILTERED),
+    "letter": Kind(histories.files_letter, histories.read_letter, FILTERED),
     "amazon2018": Kind(amazon.files_2018, amazon.read_2018, NAMED),
     "amazon2023": Kind(amazon.files_2023, amazon.read_2023, NAMED),
-    "recformer": Kind(recformer.files, recformer.read, FILTERED),
+    "recformer": Kind(histories.files_recformer, histories.read_recformer, FILTERED),
     "unisrec": Kind(unisrec.files, unisrec.read, FILTERED),
     "adrec": Kind(adrec_arrays.files, adrec_arrays.read, FILTERED),
     "table": Kind(None, None, (*NAMED, *COLUMNS, "field_columns")),
