@@ -58,8 +58,29 @@ class Baseline:
         return {**MODELS, self.name: self.own} if self.own else MODELS
 
     def train(self, settings: RankingSettings, force: bool = False) -> Path:
-        """See `train`."""
-        return train(self, settings, force)
+        """Train and test, unless the run is up to date; with ``n_trials`` search first. Returns the run's folder."""
+        if isinstance(settings, SearchSettings) and settings.n_trials:
+            from stage2_sequence_preference_learning.search import search
+
+            settings = search(self.name, settings, self.train, force)
+        if isinstance(settings, EnsembleSettings):
+            settings = with_parts(settings)
+        with Run(self.name, settings, settings.input_files(), force) as run:
+            if run.finished:
+                return run.folder
+            from common.training import fit, test
+            from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+
+            data = load_splits(settings)
+            model = self.models()[self.name](settings, data).to(run.compute.device)
+            valid = EvalLoader(data.valid, data.n_items, run.processes)
+            if any(parameter.requires_grad for parameter in model.parameters()):
+                train_rows = TrainLoader(data.train, settings.train_batch_size, settings.seed, run.processes)
+                fit(model, train_rows, valid, settings, run)
+            else:
+                choose(model, valid, settings, run)
+            test(model, EvalLoader(data.test, data.n_items, run.processes), run)
+        return run.folder
 
 
 def find(name: str) -> Baseline:
@@ -77,32 +98,6 @@ def find(name: str) -> Baseline:
         available = f"available: {', '.join(SCHEMAS)}, FILE.py:CLASS"
         raise UserError(f"unknown model '{name}'{nearest(name, SCHEMAS)}; {available}")
     return Baseline(name, SCHEMAS[name])
-
-
-def train(baseline: Baseline, settings: RankingSettings, force: bool = False) -> Path:
-    """Train and test, unless the run is up to date; with ``n_trials`` search first. Returns the run's folder."""
-    if isinstance(settings, SearchSettings) and settings.n_trials:
-        from stage2_sequence_preference_learning.search import search
-
-        settings = search(baseline.name, settings, baseline.train, force)
-    if isinstance(settings, EnsembleSettings):
-        settings = with_parts(settings)
-    with Run(baseline.name, settings, settings.input_files(), force) as run:
-        if run.finished:
-            return run.folder
-        from common.training import fit, test
-        from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
-
-        data = load_splits(settings)
-        model = baseline.models()[baseline.name](settings, data).to(run.compute.device)
-        valid = EvalLoader(data.valid, data.n_items, run.processes)
-        if any(parameter.requires_grad for parameter in model.parameters()):
-            train_rows = TrainLoader(data.train, settings.train_batch_size, settings.seed, run.processes)
-            fit(model, train_rows, valid, settings, run)
-        else:
-            choose(model, valid, settings, run)
-        test(model, EvalLoader(data.test, data.n_items, run.processes), run)
-    return run.folder
 
 
 def choose(model: RankingModel, valid: EvalLoader, settings: RankingSettings, run: Run) -> None:
