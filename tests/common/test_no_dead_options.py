@@ -44,9 +44,9 @@ def reachable(script: Path) -> Set[Path]:
 
 
 def settings_of(script: Path) -> type:
-    """The settings that the script calls ``Settings``."""
+    """The settings that the script calls ``Settings``; a script without any has the common ones."""
     module = importlib.import_module(".".join(script.relative_to(REPOSITORY).with_suffix("").parts))
-    return module.Settings
+    return getattr(module, "Settings", CommonSettings)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
