@@ -29,7 +29,9 @@ def token_counter(name: str) -> Tuple[CountTokens, str]:
     try:
         from transformers import AutoTokenizer
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        from common.text_encoders import fetch
+
+        tokenizer: Any = fetch(AutoTokenizer, name, "", local_files_only=True)
     except Exception as error:  # no such folder, not in the hub's cache, or one that needs remote code
         why = str(error).split("\n", 1)[0][:80]
         return estimate, (

@@ -61,7 +61,7 @@ class Settings(StrategySettings):
 
     # answers
     llm: str = setting(
-        "zai-org/glm-4-9b-chat-hf", "name on the hub, folder (hf) or the server's name (openai)", shapes=False
+        "zai-org/glm-4-9b-chat-hf", "name on the hub, folder, smollm2 (hf) or the server's name (openai)", shapes=False
     )
     max_new_tokens: int = setting(128, "most tokens of an answer", minimum=1)
     llm_batch_size: int = setting(8, "hf: prompts at once", minimum=1, shapes=False)
