@@ -72,7 +72,7 @@ def audit(dataset: Dataset, pairs: Sequence[Pair]) -> Numbers:
     for pair, origin in found.items():
         outside[pair[1]] += 0 if origin[history] else counts[pair]
 
-    tests, validations, trains = ({sequence[place] for sequence in sequences} for place in (-1, -2, -3))
+    tests, validations = ({sequence[place] for sequence in sequences} for place in (-1, -2))
     targets, answers = {target for target, _ in pairs}, Counter(answer for _, answer in pairs)
     numbers = {
         "pairs": len(pairs),
@@ -88,18 +88,13 @@ def audit(dataset: Dataset, pairs: Sequence[Pair]) -> Numbers:
     for item, count in answers.most_common(COMMONEST):
         numbers[f"answer is item {item}"] = count
         numbers[f"answer is item {item}, outside of the history"] = outside[item]
-    return {
-        **numbers,
-        "share of items that are in a pair": share(len(targets | set(answers)), dataset.n_items),
-        "share of items that are a target": share(len(targets), dataset.n_items),
-        "share of items that are chosen": share(len(answers), dataset.n_items),
-        "share of users whose last train item is a target": share(
-            sum(sequence[-3] in targets for sequence in sequences), len(sequences)
-        ),
-        "share of users whose test label is a target": share(
-            sum(sequence[-1] in targets for sequence in sequences), len(sequences)
-        ),
-    }
+    numbers["share of items that are in a pair"] = share(len(targets | set(answers)), dataset.n_items)
+    numbers["share of items that are a target"] = share(len(targets), dataset.n_items)
+    numbers["share of items that are chosen"] = share(len(answers), dataset.n_items)
+    for name, place in (("last train item", -3), ("test label", -1)):
+        users = sum(sequence[place] in targets for sequence in sequences)
+        numbers[f"share of users whose {name} is a target"] = share(users, len(sequences))
+    return numbers
 
 
 def leaking(numbers: Numbers) -> bool:
