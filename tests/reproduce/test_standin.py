@@ -21,13 +21,6 @@ from common.settings import build
 from reproduce import standin
 
 
-def settings_for(tmp_path: Path) -> standin.Settings:
-    make_tiny_dataset(tmp_path, covers=False)
-    encoder = save_tiny_encoders(tmp_path)["text_model"]
-    values = {"dataset": "Tiny", "datasets_dir": str(tmp_path), "text_model": encoder, "max_text_tokens": 64}
-    return build(standin.Settings, values)
-
-
 def plain_tf_idf(titles: List[str]) -> np.ndarray:
     """(items, terms): unit rows of (1 + ln tf) (1 + ln((1 + n) / (1 + df))) over n-grams of two titles or more."""
     grams = [Counter(t[i : i + n] for n in (1, 2, 3) for i in range(len(t) - n + 1)) for t in titles]
@@ -43,7 +36,10 @@ def plain_tf_idf(titles: List[str]) -> np.ndarray:
 def test_text_is_mean_and_cls_and_the_image_spans_the_n_grams(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = settings_for(tmp_path)
+    make_tiny_dataset(tmp_path, covers=False)
+    encoder = save_tiny_encoders(tmp_path)["text_model"]
+    values = {"dataset": "Tiny", "datasets_dir": str(tmp_path), "text_model": encoder, "max_text_tokens": 64}
+    settings = build(standin.Settings, values)
     standin.run(settings)
     text, image = (
         load_features(features_path(tmp_path / "Tiny" / "standin", "Tiny", modality), N_ITEMS)
