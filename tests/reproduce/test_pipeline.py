@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.settings import REPOSITORY, shaping
 from reproduce import test as test_script
 from reproduce import train
-from reproduce.pipeline import PIPELINES, STAGE_1, Step, pipeline, route
+from reproduce.pipeline import PIPELINES, STAGE_1, pipeline, route
 from stage1_content_modality_semantic_alignment import llm_driven_sample
 
 SMALL = ["hidden_size=8", "inner_size=8", "epochs=2", "device=cpu", "sft_content_encoder.epochs=1"]
@@ -223,9 +223,3 @@ def test_stage_1s_ablations_are_kept_side_by_side_by_their_strategies(
     capsys.readouterr()
     assert [train.run_plan(steps, force=False) for steps in plans] == first
     assert "written: " not in capsys.readouterr().out
-
-
-def test_a_step_is_imported_when_its_settings_are_needed() -> None:
-    code = "import sys; from reproduce.pipeline import Step; Step('ADRec'); print('adrec.main' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert found.stdout == "False\n" and Step("ADRec").keys

@@ -24,6 +24,11 @@ def data_of(sequences: Sequence[Sequence[int]] = SEQUENCES) -> Dataset:
     return Dataset("D", Path("D"), list(range(len(sequences))), [np.array(s) for s in sequences], titles, titles, None)
 
 
+def write_sequences(home: Path, sequences: Sequence[Sequence[int]]) -> None:
+    lines = [f"{user} {' '.join(map(str, items))}\n" for user, items in enumerate(sequences)]
+    (home / "sequential_data.txt").write_text("".join(lines))
+
+
 @pytest.mark.parametrize(
     "pair, origin",
     [
@@ -85,10 +90,8 @@ def test_a_few_pairs_by_chance_are_no_leak(only_from_tests: int, leaks: bool) ->
 def test_our_own_pairs_leak_with_s1_released_alone(tmp_path: Path, changes: Dict[str, Any], leaks: bool) -> None:
     home = make_tiny_dataset(tmp_path, covers=False)
     rng = np.random.default_rng(0)  # many items: two users seldom have two items in common
-    sequences = [rng.choice(300, size=7, replace=False) for _ in range(40)]
-    (home / "sequential_data.txt").write_text(
-        "".join(f"{user} {' '.join(map(str, items))}\n" for user, items in enumerate(sequences))
-    )
+    sequences = [rng.choice(300, size=7, replace=False).tolist() for _ in range(40)]
+    write_sequences(home, sequences)
     (home / "Tiny_item_sort.csv").write_text("".join(f"{item},title {item},title {item}\n" for item in range(300)))
     llm_driven_sample.run(pairs_settings(tmp_path, strategy="own", **changes))
     pairs = read_pairs(pairs_path(pairs_dir(home, "own"), "id"), 300)
@@ -101,9 +104,7 @@ def test_the_script_prints_the_verdict_and_its_exit_code_says_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], pairs: str, code: int
 ) -> None:
     home = make_tiny_dataset(tmp_path, covers=False)
-    (home / "sequential_data.txt").write_text(
-        "".join(f"{u} {' '.join(map(str, s))}\n" for u, s in enumerate(SEQUENCES))
-    )
+    write_sequences(home, SEQUENCES)
     (tmp_path / "published.txt").write_text(pairs)
     words: List[str] = ["-d", "Tiny", str(tmp_path / "published.txt"), f"datasets_dir={tmp_path}"]
     with pytest.raises(SystemExit) as ended:
