@@ -72,15 +72,6 @@ def test_the_python_version_chooses_the_constraints_and_nothing_is_installed_twi
     assert project.installed() == ["venv", "constraints/cpu.txt"]
 
 
-def test_changed_requirements_are_installed_with_the_same_constraints(project: Project) -> None:
-    project.make("environment", f"PYTHON={project.python('3.11')}", "CONSTRAINTS=constraints/v100.txt")
-    project.installed()
-    stamp = project.folder / ".venv" / ".installed"
-    os.utime(stamp, (0, 0))
-    assert project.make("lint") == 0
-    assert project.installed() == ["constraints/v100.txt"]
-
-
 def test_an_interrupted_installation_is_done_again_from_the_start(project: Project) -> None:
     python = project.python("3.11")
     failing = Path(f"{project.log}.fail")

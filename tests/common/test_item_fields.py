@@ -62,12 +62,6 @@ def test_faults_name_file_and_line(tmp_path: Path, text: str, message: str) -> N
     assert str(raised.value).startswith(f"{item_fields_path(tmp_path, 'D')}{message}")
 
 
-def test_wrong_encoding_names_the_line(tmp_path: Path) -> None:
-    item_fields_path(tmp_path, "D").write_bytes(b"item,brand\n0,\xff\n")
-    with pytest.raises(UserError, match=":2: not UTF-8"):
-        read_item_fields(tmp_path, "D", 1)
-
-
 def test_a_text_may_be_longer_than_csvs_own_limit(tmp_path: Path) -> None:
     write_item_fields(tmp_path, "Tiny", {"description": ["x" * 200_000]})
     assert len(read_item_fields(tmp_path, "Tiny", 1)["description"][0]) == 200_000
