@@ -69,7 +69,10 @@ def plan(model: str, dataset: str, words: Sequence[str]) -> Plan:
         raise UserError("dataset is the second argument: run_train.sh MODEL DATASET [key=value …]")
     routed = route(steps, values)
     if model == "SICSRec":  # it trains the ID encoder with these settings if that is not up to date
-        routed[model]["step_1"] = {**routed[model].get("step_1", {}), **routed["ID_SeqEncoder"]}
+        # a setting of both steps is left out where it is the same: trials have another seed, and step 1 then has theirs
+        own, of_both = routed[model], steps[-1].script.OF_BOTH_STEPS
+        extra = {k: v for k, v in routed["ID_SeqEncoder"].items() if k not in of_both or own.get(k) != v}
+        own["step_1"] = {**own.get("step_1", {}), **extra}
     planned: Dict[str, Any] = {}
     for step in reversed(steps):
         if step.name == "ID_SeqEncoder" and model == "SICSRec":

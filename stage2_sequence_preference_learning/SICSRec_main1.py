@@ -33,6 +33,9 @@ from stage2_sequence_preference_learning.settings import (
 
 Settings = SICSRecSettings
 CONFIGS = PROPS / "SICSRec"
+OF_BOTH_STEPS = sorted(
+    {"results_dir", "batch_by", *(f.name for schema in (NetworkSettings, ComputeSettings) for f in fields(schema))}
+)
 
 
 def train(settings: SICSRecSettings, force: bool = False) -> Path:
@@ -69,8 +72,7 @@ def id_settings(settings: SICSRecSettings) -> IDSettings:
     Raises:
         UserError: ``step_1`` holds a setting that both steps share.
     """
-    of_both = {f.name for schema in (NetworkSettings, ComputeSettings) for f in fields(schema)}
-    shared = {name: getattr(settings, name) for name in sorted({*of_both, "results_dir", "batch_by"})}
+    shared = {name: getattr(settings, name) for name in OF_BOTH_STEPS}
     own = typed(IDSettings, settings.step_1, "step_1")
     for key, value in own.items():
         if key in shared and value != shared[key]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from reproduce import test as test_script
 from reproduce import train
 from reproduce.pipeline import PIPELINES, STAGE_1, pipeline, route
 from stage1_content_modality_semantic_alignment import llm_driven_sample
+from stage2_sequence_preference_learning import SICSRec_main1
 
 SMALL = ["hidden_size=8", "inner_size=8", "epochs=2", "device=cpu", "sft_content_encoder.epochs=1"]
 
@@ -51,6 +53,14 @@ def planned(*words: str, model: str = "SICSRec", dataset: str = "ml-100k") -> Di
 )
 def test_settings_reach_the_steps_that_have_them(values: Dict[str, Any], step: str, expected: Dict[str, Any]) -> None:
     assert route(pipeline("SICSRec"), values)[step] == expected
+
+
+def test_step_1_has_the_seed_of_the_trial_that_it_is_trained_for() -> None:
+    settings = planned("seed=7", "hidden_size=8", "epochs=3", "ID_SeqEncoder.epochs=5", "n_trials=2")["SICSRec"]
+    trial = SICSRec_main1.id_settings(dataclasses.replace(settings, seed=settings.search_seed))
+    assert (trial.seed, trial.hidden_size, trial.epochs) == (settings.search_seed, 8, 5)
+    with pytest.raises(UserError, match="both steps need the same"):
+        planned("seed=7", "ID_SeqEncoder.seed=8")
 
 
 @pytest.mark.parametrize("model", ["SICSRec", "ADRec", "SASRecText"])
