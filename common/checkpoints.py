@@ -38,7 +38,7 @@ def _fault(path: Path, kind: str, error: Exception) -> UserError:
 
 def _refuse_missing_or_program(path: Path) -> None:
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: no such checkpoint; give the best.pth of a run, or a published file")
     with open(path, "rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     try:
@@ -156,7 +156,7 @@ def check_weights(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.T
     """Compare names and shapes.
 
     Raises:
-        UserError: lists every name that is missing, unexpected, or of another shape; or a weight has NaN.
+        UserError: lists every name that is missing, unexpected, or of another shape; or a weight is NaN or infinite.
     """
     faults: List[str] = [f"missing {name}" for name in own if name not in weights]
     faults += [f"unexpected {name}" for name in weights if name not in own]
@@ -167,9 +167,9 @@ def check_weights(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.T
     ]
     if faults:
         raise UserError(f"{source} does not fit the model: " + "; ".join(faults))
-    broken = [name for name, weight in weights.items() if weight.isnan().any()]
-    if broken:
-        raise UserError(f"{source}: NaN in {', '.join(broken)}: its training diverged; use another checkpoint")
+    broken = [name for name, weight in weights.items() if not weight.isfinite().all() and own[name].isfinite().all()]
+    if broken:  # a mask may hold -inf
+        raise UserError(f"{source}: NaN or inf in {', '.join(broken)}: its training diverged; use another checkpoint")
 
 
 def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: Path) -> None:

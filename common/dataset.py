@@ -133,10 +133,9 @@ def read_rows(path: Path, columns: Optional[int], meaning: str) -> Iterator[Tupl
     for line, row in csv_rows(path, io.StringIO(read_text(path), newline="")):
         columns = columns or len(row)
         if len(row) != columns:
-            raise UserError(
-                f"{path}:{line}: {len(row)} columns instead of {columns} ({meaning}); put fields that hold commas in "
-                "double quotes"
-            )
+            fix = "put a comma between fields" if len(row) < columns else "put fields that hold commas in double quotes"
+            number = f"{len(row)} column{'s' if len(row) > 1 else ''}"
+            raise UserError(f"{path}:{line}: {number} instead of {columns} ({meaning}); {fix}")
         yield line, row
 
 

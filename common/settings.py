@@ -225,7 +225,7 @@ def under_our_names(schema: Type[Any], values: Mapping[str, Any], source: str) -
 def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str, Any]:
     """Put values into the structured config of a schema; a value replaces the earlier one, mappings too.
 
-    ``~/`` at the beginning of a text is the home folder.
+    ``~``, alone or before a slash at the beginning of a text, is the home folder.
 
     Returns:
         The values under our names.
@@ -239,7 +239,7 @@ def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], sour
         if isinstance(value, str) and value.lower() in (choices[key] or ()):  # HIT@10
             value = value.lower()
         try:
-            expanded = os.path.expanduser(value) if isinstance(value, str) and "/" in value else value
+            expanded = os.path.expanduser(value) if isinstance(value, str) and ("/" in value or value == "~") else value
             OmegaConf.update(config, key, expanded, merge=False)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
@@ -287,7 +287,7 @@ def split_overrides(words: Sequence[str]) -> Dict[str, Any]:
         if key in values:
             raise UserError(f"command line: setting '{key}' is given twice")
         try:
-            written = json.dumps(text) if PLACEHOLDER.match(text) else text
+            written = json.dumps(text) if PLACEHOLDER.match(text) or text == "~" else text
             value = OmegaConf.create(f"value: {written}").value if text else ""
         except Exception as error:  # the YAML parser's errors share no base with OmegaConf's
             raise UserError(f"command line: setting '{key}': cannot read the value {text!r}") from error

@@ -11,8 +11,9 @@ from typing import Callable, List, Optional, Type
 
 from common.errors import UserError
 
-# what could move a terminal's cursor or turn text around: all control characters but tab and line feed, bidi overrides
-UNPRINTED = {*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {ord("\t"), ord("\n")}
+# what could move a terminal's cursor or turn text around: all control characters but tab and line feed, separators of
+# lines, bidi overrides
+UNPRINTED = {*range(32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A)} - {ord("\t"), ord("\n")}
 ESCAPED = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in UNPRINTED}
 
 

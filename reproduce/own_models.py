@@ -122,6 +122,7 @@ class ReadConfig(RecBoleConfig):
     def __init__(self, settings: RankingSettings, net_class: Type[SequentialRecommender]) -> None:
         super().__init__(settings)
         self.missing: List[str] = []
+        self.wanted = f"{net_class.__name__}Settings"
         for base in net_class.__mro__:
             path = Path(recbole.__file__).parent / "properties" / "model" / f"{base.__name__}.yaml"
             defaults: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
@@ -130,6 +131,13 @@ class ReadConfig(RecBoleConfig):
 
     def __missing__(self, key: str) -> None:
         self.missing.append(key)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise NotThere(f"the model reads '{name}' of its config; add it to {self.wanted}")
 
 
 class NotThere(UserError, AttributeError):
@@ -203,9 +211,10 @@ class OwnModel(ScoringModel):
         except (TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
             if not self.config.missing or isinstance(error, UserError):
                 raise
-            name, keys = self.net_class.__name__, ", ".join(dict.fromkeys(self.config.missing))
+            name, keys = self.net_class.__name__, list(dict.fromkeys(self.config.missing))
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise UserError(f"{name}: {reason}; it reads {keys} of its config: add them to {name}Settings") from error
+            add = f"add {'them' if len(keys) > 1 else 'it'} to {self.config.wanted}"
+            raise UserError(f"{name}: {reason}; it reads {', '.join(keys)} of its config: {add}") from error
 
     def to(self, device: torch.device) -> OwnModel:  # type: ignore[override]
         """Move the model; RecBole's modules keep their device as an attribute, too."""

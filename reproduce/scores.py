@@ -97,7 +97,8 @@ def open_scores(path: Path, data: SequenceData) -> np.ndarray:
     for user in data.users:
         row = scores[user][data.item_of_row[1:]]
         if not (row < np.inf).all():
-            raise UserError(f"{path}: row {user}: a score is {'NaN' if np.isnan(row).any() else 'infinite'}")
+            fault = "NaN" if np.isnan(row).any() else "infinite"
+            raise UserError(f"{path}: row {user}: a score is {fault}; write a finite number, or -inf to rank it last")
     return scores
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from common.start import run_script
 
+import argparse
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -108,9 +110,16 @@ def verdict(numbers: Numbers) -> str:
     return f"test labels leak: {part}" if leaking(numbers) else f"no sign that test labels leak: {part}"
 
 
+def pairs_file(word: str) -> Path:
+    """``FILE`` of the command line."""
+    if "=" in word and not Path(word).exists():
+        raise argparse.ArgumentTypeError("give FILE before the settings")
+    return Path(os.path.expanduser(word))
+
+
 def main(argv: Optional[List[str]] = None) -> None:
     """Command line."""
-    file = (("file",), {"type": Path, "metavar": "FILE", "help": "the pairs: one target,similar per line"})
+    file = (("file",), {"type": pairs_file, "metavar": "FILE", "help": "the pairs: one target,similar per line"})
     parsed = parse(CommonSettings, __doc__, None, argv, [file], has_force=False)
     dataset = load_dataset(parsed.settings.dataset_dir, parsed.settings.dataset)
     numbers = audit(dataset, read_pairs(parsed.arguments.file, dataset.n_items))

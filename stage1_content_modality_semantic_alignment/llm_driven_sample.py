@@ -204,7 +204,7 @@ def count(
     counts = {"questions": len(questions), "distinct prompts": len(verdicts)}
     counts.update({f"verdict {kind}": kinds[kind] for kind in VERDICTS})
     if not bool(settings.answers_checked):
-        counts["refused for a comma"] = sum(verdicts[question].refused_for_a_comma for question in questions)
+        counts["refused by S3 released"] = sum(verdicts[question].refused_by_released for question in questions)
     return {**counts, "pairs": len(pairs), "distinct pairs": len(set(pairs))}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from common.start import run_script
 
+import argparse
 from pathlib import Path
 from typing import List, Optional
 
@@ -40,9 +41,15 @@ def train(settings: IDSettings, force: bool = False) -> Path:
     return run.folder
 
 
+def no_search(_: str) -> int:
+    """``--n_trials``, which steps with a search take."""
+    raise argparse.ArgumentTypeError("the ID encoder has no search; leave it out, or search step 2")
+
+
 def main(argv: Optional[List[str]] = None) -> None:
     """Parse the command line and train."""
-    command = parse(Settings, __doc__, CONFIGS, argv, [model_option("ID_SeqEncoder")])
+    n_trials = (("--n_trials",), {"type": no_search, "help": argparse.SUPPRESS})
+    command = parse(Settings, __doc__, CONFIGS, argv, [model_option("ID_SeqEncoder"), n_trials])
     train(command.settings, command.force)
 
 

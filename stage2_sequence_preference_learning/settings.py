@@ -233,8 +233,10 @@ class SICSRecSettings(ContentSettings):
         typed(IDSettings, self.step_1, "step_1")
 
     def input_files(self) -> Dict[str, Path]:
-        """The data set's files, the features and the ID encoder."""
+        """The data set's files, the features and the ID encoder. Raises `UserError` if one is missing."""
         files = super().input_files()
         if self.pretrain_id not in (None, "none"):
             files["id_encoder"] = Path(str(self.pretrain_id))
+            if not files["id_encoder"].is_file():
+                raise UserError(f"pretrain_id={self.pretrain_id}: no such file; give the best.pth of an ID_SeqEncoder")
         return files

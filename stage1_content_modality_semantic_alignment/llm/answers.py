@@ -30,12 +30,15 @@ VERDICTS = (PAIR, NONE, MALFORMED, CUT_OFF, NOT_A_CANDIDATE, IS_THE_TARGET, FAIL
 # Titles are shown on one line, so a valid answer is one line. An id of 18 digits fits an int64.
 _ANSWER = re.compile(r"(\d{1,18})-(.+)", re.ASCII)
 _RELEASED_ANSWER = re.compile(r"(\d{1,18})-([^,]+)", re.ASCII)
+_ID = re.compile(r"(-1|\d{1,18})(?:\.0)?", re.ASCII)  # of JSON: 7, 7.0 and "7" are the same item
+_TAGGED = re.compile(r"\s*<answer>\s*(.*?)\s*</answer>\s*", re.DOTALL | re.IGNORECASE)
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)  # many chat models wrap JSON like this
 _NO_ITEM = -1
 
 # Reasoning models. The chat template may hold the opening tag, so that an answer has the closing one alone.
-_THINKING = re.compile(r".*(?:</(?:think|thinking|thought|reasoning)>|\[/THINK\])", re.DOTALL)
-_UNFINISHED_THINKING = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\])")
+_TAG = r"(?:\w+:)?(?:think|thinking|thought|reasoning)>"
+_THINKING = re.compile(rf".*(?:</{_TAG}|\[/THINK\]|<\|channel\|>final<\|message\|>)\s*", re.DOTALL | re.IGNORECASE)
+_UNFINISHED_THINKING = re.compile(rf"\s*(?:<{_TAG}|\[THINK\]|<\|channel\|>analysis<\|message\|>)", re.IGNORECASE)
 CUT = " [cut off at max_new_tokens]"  # what a selector appends to an answer that has no end
 
 
@@ -45,7 +48,7 @@ class Verdict(NamedTuple):
     Attributes:
         kind: one of `VERDICTS`, by the paper's check.
         item: the id that the answer names, None if it names none.
-        released: the id by the released check: any ``id-title`` whose title has no comma.
+        released: the id by the released check: any ``id-title`` without blanks before it, the title without a comma.
     """
 
     kind: str
@@ -63,7 +66,7 @@ class Verdict(NamedTuple):
         return self.released if self.released is not None and self.released < n_items else None
 
     @property
-    def refused_for_a_comma(self) -> bool:
+    def refused_by_released(self) -> bool:
         """Whether only the released check refuses the answer."""
         return self.item is not None and self.released is None
 
@@ -75,14 +78,19 @@ def judge(question: Question, answer: Optional[str]) -> Verdict:
     """
     if answer is None:
         return Verdict(FAILED, None, None)
-    thinking = _THINKING.match(answer)
-    text = answer[thinking.end() :] if thinking else answer
-    cut_off = text.endswith(CUT) or bool(_UNFINISHED_THINKING.match(text))
-    text = (text[: -len(CUT)] if text.endswith(CUT) else text).strip()
+    text = answer[: -len(CUT)] if answer.endswith(CUT) else answer
+    thinking = _THINKING.match(text)
+    text = text[thinking.end() :] if thinking else text
+    cut_off = answer.endswith(CUT) or bool(_UNFINISHED_THINKING.match(text))
+    tagged = _TAGGED.fullmatch(text)
+    text = tagged.group(1) if tagged else text
     if question.template.form == "json":
-        item = released = _item_from_json(text)
+        item = released = _item_from_json(text.strip())
     else:
-        item, released = (_item_from_text(text, pattern) for pattern in (_ANSWER, _RELEASED_ANSWER))
+        item, released = _item_from_text(text.strip(), _ANSWER), _item_from_text(text, _RELEASED_ANSWER)
+        if item is None:
+            titles = zip(question.candidates, question.candidate_titles)
+            item = next((c for c, title in titles if text.strip() == f"{c}-" and not title.strip()), None)
     released = None if released == _NO_ITEM else released
     if item is None:
         return Verdict(CUT_OFF if cut_off else MALFORMED, None, released)
@@ -106,7 +114,8 @@ def _item_from_json(text: str) -> Optional[int]:
     except (ValueError, RecursionError):
         return None
     similar = found.get("similar") if isinstance(found, dict) and len(found) == 1 else None
-    return similar if type(similar) is int and _NO_ITEM <= similar < 10**18 else None
+    number = _ID.fullmatch(str(similar)) if type(similar) in (int, float, str) else None
+    return int(number.group(1)) if number else None
 
 
 # --- the store ---

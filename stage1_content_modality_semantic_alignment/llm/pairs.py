@@ -48,15 +48,19 @@ def write_pairs(folder: Path, pairs: Sequence[Pair], dataset: Dataset, merge: bo
 def read_pairs(path: Path, n_items: int, may_be_empty: bool = False) -> List[Pair]:
     """Read an id file. Raises `UserError` if it is missing, empty, or has a line that is not two items."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; make it with llm_driven_sample.py, or correct strategy or path")
+        fault = "a folder, not a file" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {fault}; make it with llm_driven_sample.py, or correct strategy or path")
     pairs = []
     for line, row in read_rows(path, 2, "target, similar"):
         try:
             target, similar = map(int, row)
         except ValueError as error:
-            raise UserError(f"{path}:{line}: {','.join(row)!r} is not a pair of item ids") from error
+            raise UserError(f"{path}:{line}: {','.join(row)!r} is not a pair of item ids; write two numbers") from error
         if not (0 <= target < n_items and 0 <= similar < n_items):
-            raise UserError(f"{path}:{line}: {target},{similar}: the item ids of the data set are 0 to {n_items - 1}")
+            raise UserError(
+                f"{path}:{line}: {target},{similar}: the item ids of the data set are 0 to {n_items - 1}; correct the "
+                "pair, or name its data set with -d"
+            )
         pairs.append((target, similar))
     if not pairs and not may_be_empty:
         raise UserError(f"{path}: holds no pairs; make others with llm_driven_sample.py, or correct strategy or path")

@@ -181,7 +181,7 @@ class OpenAISelector(Selector):
             raise _Skip(message)
         try:
             choice = reply.json()["choices"][0]
-            answer, reason = text_of(choice["message"]["content"]), choice.get("finish_reason")
+            answer, reason = text_of(choice["message"].get("content")), choice.get("finish_reason")
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
             raise _Retry(self._safe(f"HTTP 200, but no chat completion: {reply.text}")) from error
         if reason == "error":
@@ -204,7 +204,7 @@ async def _stop(workers: Collection[asyncio.Task[None]], client: httpx.AsyncClie
 def text_of(content: Any) -> str:
     """The text of a message: a string, or a list of parts, of which those of thinking are left out.
 
-    null is no text: the answer was cut off while the model was thinking, or the model refused.
+    null or a missing content is no text: the answer was cut off while the model was thinking, or the model refused.
     """
     if isinstance(content, list):
         return "".join(map(text_of, content))

@@ -233,7 +233,7 @@ def test_scripts_print_what_they_found(home: Path, trained: Path, tmp_path: Path
     ("text", "message"),
     [
         ("name\nx\n", "new.csv:1: the header has no field 'title'"),
-        ("title,brand\nx\n", "new.csv:2: 1 columns instead of 2"),
+        ("title,brand\nx\n", "new.csv:2: 1 column instead of 2 .*put a comma between"),
         ("title\n x\n  \n", "new.csv:3: the title is empty"),
         ("title\n", "new.csv:1: there is no item after the header"),
     ],

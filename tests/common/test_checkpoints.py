@@ -148,7 +148,7 @@ def test_damage_anywhere_is_refused_or_harmless(tmp_path: Path, zipped: bool, pl
 
 @pytest.mark.parametrize("load", [load_checkpoint, load_published])
 def test_a_missing_file_is_named(tmp_path: Path, load: Any) -> None:
-    with pytest.raises(UserError, match=r"absent\.pth: no such checkpoint"):
+    with pytest.raises(UserError, match=r"absent\.pth: no such checkpoint; give the best.pth of a run"):
         load(tmp_path / "absent.pth")
 
 
@@ -174,5 +174,5 @@ def test_load_weights_lists_every_misfit_and_changes_nothing() -> None:
 def test_weights_that_are_nan_are_refused_by_name(dtype: torch.dtype) -> None:
     target = torch.nn.Linear(3, 2).to(dtype)
     weights = {**target.state_dict(), "bias": torch.tensor([1.0, torch.nan], dtype=dtype)}
-    with pytest.raises(UserError, match=r"^a\.pth: NaN in bias: its training diverged; use another checkpoint"):
+    with pytest.raises(UserError, match=r"^a\.pth: NaN or inf in bias: its training diverged; use another checkpoint"):
         load_weights(target, weights, Path("a.pth"))

@@ -59,8 +59,9 @@ def test_a_missing_title_is_filled_from_the_other_language(tmp_path: Path) -> No
 
 
 ITEM_FAULTS: List[Tuple[str, int, str]] = [
-    ("0,面,noodles\n1,舞\n", 2, "2 columns instead of 3"),
-    ("0,面,noodles, hot\n", 1, "4 columns instead of 3"),
+    ("0,面,noodles\n1,舞\n", 2, "2 columns instead of 3 .*; put a comma between fields"),
+    ("0\n", 1, "1 column instead of 3 .*; put a comma between fields"),
+    ("0,面,noodles, hot\n", 1, "4 columns instead of 3 .* in double quotes"),
     ("item,cn,en\n0,面,noodles\n", 1, "no header"),
     ("0,面,noodles\n-1,舞,dance\n", 2, "not a zero-based integer"),
     ("0,面,noodles\n1.0,舞,dance\n", 2, "not a zero-based integer"),

@@ -92,6 +92,12 @@ def test_the_home_folder_is_written_in_full(tmp_path: Path, monkeypatch: pytest.
     assert built("run=a~/b").run == "a~/b"
 
 
+@pytest.mark.parametrize("word", ["~", "~/"])
+def test_the_home_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Path(built(f"datasets_dir={word}").datasets_dir) == tmp_path
+
+
 def test_numbers_booleans_and_null_are_read() -> None:
     settings = built("alpha=1e-3", "rank=7", "shuffle=no", "run=null", "modalities=[text]")
     assert (settings.alpha, settings.rank, settings.shuffle, settings.run) == (0.001, 7, False, None)

@@ -40,6 +40,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ("12\b\b3\r4", r"12\x08\x083\x0d4"),
         ("\x9b2J", r"\x9b2J"),
         ("abc\u202ecba\u2066", r"abc\u202ecba\u2066"),
+        ("a\u2028b\u2029c\x85", r"a\u2028b\u2029c\x85"),
         ("饭\tbœuf 👨\u200d🍳\n", "饭\tbœuf 👨\u200d🍳\n"),
         ("half \ud83d", r"half \ud83d"),
     ],

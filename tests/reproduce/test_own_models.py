@@ -230,6 +230,12 @@ class Choice(Reads, STAMP):
 class Refuses(Reads, STAMP):
     def read(self, config, dataset):
         if config["mode"] not in ("max", "mean"): raise NotImplementedError("mode must be max or mean")
+class Two(Reads, STAMP):
+    def read(self, config, dataset): config["width"] * config["depth"]
+class Attribute(Reads, STAMP):
+    def read(self, config, dataset):
+        assert config.max_seq_length and not hasattr(config, "other") and not hasattr(config, "__array__")
+        config.emb_x
 class Packed(Reads, RankingModel):
     def read(self, settings, data): settings.width + 1
 class Users(STAMP):
@@ -244,11 +250,13 @@ class KeepsNothingSettings(ContentSettings): pass
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Short", r"Short: .*; it reads shortness of its config: add them to ShortSettings"),
-        ("Trained", r"Trained: TypeError: .*; it reads power of its config: add them to TrainedSettings"),
-        ("Ranked", r"Ranked: TypeError: .*; it reads factor of its config: add them to RankedSettings"),
-        ("Choice", r"Choice: KeyError: .*; it reads mode of its config: add them to ChoiceSettings"),
-        ("Refuses", r"Refuses: NotImplementedError: .*; it reads mode of its config: add them to RefusesSettings"),
+        ("Short", r"Short: .*; it reads shortness of its config: add it to ShortSettings"),
+        ("Trained", r"Trained: TypeError: .*; it reads power of its config: add it to TrainedSettings"),
+        ("Ranked", r"Ranked: TypeError: .*; it reads factor of its config: add it to RankedSettings"),
+        ("Choice", r"Choice: KeyError: .*; it reads mode of its config: add it to ChoiceSettings"),
+        ("Two", r"Two: TypeError: .*; it reads width, depth of its config: add them to TwoSettings"),
+        ("Attribute", r"the model reads 'emb_x' of its config; add it to AttributeSettings"),
+        ("Refuses", r"Refuses: NotImplementedError: .*; it reads mode of its config: add it to RefusesSettings"),
         ("Packed", r"mine.py: the model reads 'width' of its settings; add it to PackedSettings"),
         ("FPMC", "the model reads 'user_num' of its data set, which has only num, inter_feat"),
         ("HGN", "the model reads the number of 'user_id'; here only item_id"),

@@ -152,8 +152,8 @@ def in_row_2(value: float) -> Callable[[Path], None]:
         (lambda path: np.save(path, np.pad(np.load(path), ((1, 0), (0, 0)))), r"float64 \(13, 15\)"),
         (lambda path: np.save(path, np.pad(np.load(path), ((0, 0), (0, 1)))), r"float64 \(12, 16\)"),
         (lambda path: np.save(path, np.load(path)[None]), r"float64 \(1, 12, 15\)"),
-        (in_row_2(np.nan), "row 2: a score is NaN"),
-        (in_row_2(np.inf), "row 2: a score is infinite"),
+        (in_row_2(np.nan), "row 2: a score is NaN; write a finite number, or -inf"),
+        (in_row_2(np.inf), "row 2: a score is infinite; write a finite number"),
     ],
 )
 @pytest.mark.parametrize("faulty", ["test", "valid"])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import pytest
@@ -114,3 +114,26 @@ def test_the_script_prints_the_verdict_and_its_exit_code_says_it(
     assert said[-1].startswith("verdict: test labels leak: 2 of 2" if code else "verdict: no sign")
     with pytest.raises(UserError, match="nowhere.txt: no such file"):
         audit_pairs.main(["-d", "Tiny", "nowhere.txt", f"datasets_dir={tmp_path}"])
+    with pytest.raises(SystemExit):
+        audit_pairs.main(["-d", "Tiny", f"datasets_dir={tmp_path}", str(tmp_path / "published.txt")])
+    assert capsys.readouterr().err.startswith("error: argument FILE: give FILE before the settings")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("0,1\nx,2\n", ":2: 'x,2' is not a pair of item ids; write two numbers"),
+        (
+            "0,99\n",
+            ":1: 0,99: the item ids of the data set are 0 to 11; correct the pair, or name its data set with -d",
+        ),
+        ("0-1\n", ":1: 1 column instead of 2 .*; put a comma between fields"),
+        ("0,1,2\n", ":1: 3 columns instead of 2 .*; put fields that hold commas in double quotes"),
+        (None, ": a folder, not a file; make it with llm_driven_sample.py, or correct"),
+    ],
+)
+def test_what_is_no_file_of_pairs_is_an_error(tmp_path: Path, content: Optional[str], message: str) -> None:
+    path = tmp_path / "pairs.txt"
+    path.mkdir() if content is None else path.write_text(content)
+    with pytest.raises(UserError, match=f"pairs.txt{message}"):
+        read_pairs(path, 12)

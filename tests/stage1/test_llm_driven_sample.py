@@ -94,12 +94,12 @@ def test_s3_released_refuses_titles_with_a_comma(tmp_path: Path, capsys: pytest.
         llm_driven_sample.run(chosen)
         summary = json.loads((home / "pairs" / language / "summary.json").read_text())["summary"]
         assert summary["pairs"] == summary["verdict pair"] > 0
-        assert summary.get("refused for a comma") == (None if checked else 0)
+        assert summary.get("refused by S3 released") == (None if checked else 0)
     capsys.readouterr()
     refused = pairs_settings(tmp_path, strategy="none", title_language="en", answers_checked=False)
     with pytest.raises(UserError, match="pairs/none/answers.jsonl: no answer makes a pair; .*answers_checked=true"):
         llm_driven_sample.run(refused)  # all English titles have a comma, the Chinese ones a full-width one at most
-    assert f"refused for a comma          {summary['pairs']:>8}\n" in capsys.readouterr().out
+    assert f"refused by S3 released       {summary['pairs']:>8}\n" in capsys.readouterr().out
     assert [path.name for path in (home / "pairs" / "none").glob("[!.]*")] == ["answers.jsonl"]
 
 

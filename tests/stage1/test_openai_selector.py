@@ -335,6 +335,7 @@ def test_answers_are_checked_here_whatever_the_server_promised(tmp_path: Path) -
 
 
 ANSWER = "ANSWER"  # in place of the right answer to a prompt
+MISSING = "no content"  # the key is left out
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
 
 
@@ -361,12 +362,15 @@ THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
         ([], "stop", "malformed"),
         ("<think>hm</think>", "stop", "malformed"),
         ({"text": None}, "stop", "malformed"),
+        (MISSING, "stop", "malformed"),
+        (MISSING, "length", "cut-off"),
     ],
 )
 def test_every_way_in_which_an_answer_comes_back(
     tmp_path: Path, content: Any, finish_reason: Optional[str], verdict: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    choice = json.dumps({"message": {"role": "assistant", "content": content}, "finish_reason": finish_reason})
+    message = {"role": "assistant", **({} if content == MISSING else {"content": content})}
+    choice = json.dumps({"message": message, "finish_reason": finish_reason})
     seen: List[str] = []
 
     def answer(prompt: str, _: int) -> str:

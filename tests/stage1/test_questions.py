@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Optional, Set
 
@@ -8,16 +9,18 @@ import pytest
 
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment.llm.answers import (
+    CUT_OFF,
     FAILED,
     IS_THE_TARGET,
     MALFORMED,
     NONE,
     NOT_A_CANDIDATE,
     PAIR,
+    Verdict,
     judge,
 )
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, load_template, make_questions
-from stage1_content_modality_semantic_alignment.llm.selectors import TfidfSelector
+from stage1_content_modality_semantic_alignment.llm.selectors import RandomSelector, Selector, TfidfSelector
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 SEQUENCE = np.array([7, 3, 9, 1, 4])
@@ -192,7 +195,9 @@ def test_s19_tfidf_answers_whatever_the_white_space_of_titles() -> None:
     "answer, verdict, checked, released",
     [
         ("7-title 7", PAIR, 7, 7),
-        (" 3-anything\n", PAIR, 3, 3),
+        (" 3-anything\n", PAIR, 3, None),
+        ("3-anything\n", PAIR, 3, 3),
+        ("7- ", MALFORMED, None, 7),
         ("7-with, a comma", PAIR, 7, None),
         ("-1", NONE, None, None),
         ("", MALFORMED, None, None),
@@ -211,7 +216,7 @@ def test_s3_verdicts_and_what_is_accepted(answer: str, verdict: str, checked: An
     found = judge(QUESTION, answer)
     assert found.kind == verdict
     assert (found.accepted(True, n_items=10), found.accepted(False, n_items=10)) == (checked, released)
-    assert found.refused_for_a_comma == ("," in answer)
+    assert found.refused_by_released == (checked is not None and released is None)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +227,11 @@ def test_s3_verdicts_and_what_is_accepted(answer: str, verdict: str, checked: An
         (' {"similar": -1} ', NONE, None),
         ('{"similar": 9}', IS_THE_TARGET, 9),
         ('{"similar": 5}', NOT_A_CANDIDATE, 5),
-        ('{"similar": "7"}', MALFORMED, None),
-        ('{"similar": 7.0}', MALFORMED, None),
+        ('{"similar": "7"}', PAIR, 7),
+        ('{"similar": 7.0}', PAIR, 7),
+        ('{"similar": 7.5}', MALFORMED, None),
+        ('{"similar": [7]}', MALFORMED, None),
+        ('{"similar": NaN}', MALFORMED, None),
         ('{"similar": true}', MALFORMED, None),
         ('{"similar": -2}', MALFORMED, None),
         ('{"similar": 7, "why": "x"}', MALFORMED, None),
@@ -239,6 +247,43 @@ def test_answers_in_json_are_checked(answer: str, verdict: str, item: Any) -> No
     assert (found.kind, found.item) == (verdict, item)
     assert found.accepted(True, 10) == (item if verdict == PAIR else None)
     assert found.accepted(False, 10) == item  # S3 released: whatever has the form
+
+
+BLANK_TITLES = ["", " ", "\u3000", "\n"]
+
+
+@pytest.mark.parametrize("title", BLANK_TITLES)
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("selector", [RandomSelector(1), TfidfSelector([*BLANK_TITLES, "title"], 0.0)])
+def test_a_candidate_with_a_blank_title_can_be_the_answer(title: str, fold: bool, selector: Selector) -> None:
+    titles = ["title", title, "title"]
+    (question,) = make_questions([np.array([1, 0, 0, 2])], titles, Settings(fold_titles=fold, max_candidates=2))[:1]
+    question = replace(question, candidates=(1,), candidate_titles=question.candidate_titles[:1])
+    answer = selector.choose(question)
+    assert (judge(question, answer).kind, judge(question, answer).item) == (PAIR, 1)
+    assert judge(replace(question, candidate_titles=("title",)), "1-").kind == MALFORMED
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("<THINK>It is 3-x</Think>", ""),
+        ("<seed:think>hm</seed:think>\n\n", ""),
+        ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>", ""),
+        ("<answer>", "</answer>"),
+        ("<think>hm</think>\n<Answer>\n", "\n</Answer>\n"),
+    ],
+)
+@pytest.mark.parametrize("form, answer", [("text", "7-title 7"), ("json", '{"similar": 7}')])
+def test_marks_of_thinking_and_of_the_answer_are_left_out(before: str, after: str, form: str, answer: str) -> None:
+    template = load_template(Settings(answer_form=form))
+    question = Question(9, (7, 3), "title 9", ("title 7", "title 3"), template)
+    assert judge(question, before + answer + after) == Verdict(PAIR, 7, 7)
+
+
+@pytest.mark.parametrize("start", ["<Think>", "<seed:think>", "<|channel|>analysis<|message|>"])
+def test_thinking_that_does_not_end_is_cut_off(start: str) -> None:
+    assert judge(QUESTION, f"{start}It is 7-title 7").kind == CUT_OFF
 
 
 def test_a_failed_request_makes_no_pair() -> None:

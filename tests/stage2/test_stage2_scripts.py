@@ -241,14 +241,31 @@ def test_an_id_encoder_that_does_not_fit_is_refused(datasets_dir, tmp_path, chan
         SICSRec_main1.train(settings_of(datasets_dir, tmp_path, pretrain_id=str(tmp_path / "id.pth")))
 
 
-def test_no_script_uses_weights_that_are_not_finite(datasets_dir, tmp_path):
+@pytest.mark.parametrize("name", ["MISSING.pth", "."])
+def test_a_checkpoint_that_is_no_file_is_named_with_what_to_give(datasets_dir, tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(UserError, match=f"pretrain_id={path}: no such file; give the best.pth of an ID_SeqEncoder"):
+        SICSRec_main1.main([*words(datasets_dir, tmp_path), "-pretrain_id", str(path)])
+    for script, further in ((evaluate, []), (recommend, ["--user", "2"])):
+        with pytest.raises(UserError, match=f"{path}: no such checkpoint; give the best.pth of a run"):
+            script.main([*evaluate_words(datasets_dir, path), *further])
+
+
+def test_the_id_encoder_has_no_search(capsys):
+    with pytest.raises(SystemExit):
+        id_encoder_main1.main(["-d", "Tiny", "--n_trials", "2"])
+    assert "argument --n_trials: the ID encoder has no search; leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_no_script_uses_weights_that_are_not_finite(datasets_dir, tmp_path, value):
     """A rank among NaN would be a good one, and a list of recommendations would be empty."""
     model, _, _ = make_model(datasets_dir, "ID_SeqEncoder")
-    model.item_embedding.weight.data[2:] = torch.inf
+    model.item_embedding.weight.data[2:] = value
     torch.save({"state_dict": model.state_dict()}, tmp_path / "id.pth")
     command = evaluate_words(datasets_dir, tmp_path / "id.pth")
     for script, further in ((evaluate, []), (recommend, ["--user", "2"])):
-        with pytest.raises(UserError, match="NaN"):
+        with pytest.raises(UserError, match="id.pth: NaN or inf in item_embedding.weight: .*; use another checkpoint"):
             script.main([*command, *further])
 
 
