@@ -176,3 +176,11 @@ def test_weights_that_are_nan_are_refused_by_name(dtype: torch.dtype) -> None:
     weights = {**target.state_dict(), "bias": torch.tensor([1.0, torch.nan], dtype=dtype)}
     with pytest.raises(UserError, match=r"^a\.pth: NaN or inf in bias: its training diverged; use another checkpoint"):
         load_weights(target, weights, Path("a.pth"))
+
+
+def test_infinite_values_that_the_model_itself_has_are_loaded() -> None:
+    source, target = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    for module in (source, target):
+        module.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    load_weights(target, source.state_dict(), Path("a.pth"))
+    assert torch.equal(target.weight, source.weight)
