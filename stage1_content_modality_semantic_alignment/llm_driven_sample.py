@@ -3,7 +3,8 @@
 SICSRec, section "LLM-driven sample construction": an LLM (GLM-4-9B-chat) sees the target and the user's earlier items
 as id-title and answers with one of them, or with -1. It runs in this process (``selector=hf``) or behind any
 OpenAI-compatible server (``selector=openai``, docs/llm.md). ``selector=tfidf`` needs no LLM: it compares character
-n-grams, for quickstarts and as a control. ``selector=random`` is the ablation: any candidate.
+n-grams, for quickstarts and as a control. ``selector=random`` is the ablation: any candidate. ``selector=likelihood``
+scores each candidate's title with the LLM of ``hf``; it is not the paper's.
 
     python stage1_content_modality_semantic_alignment/llm_driven_sample.py -d Bili_Food
     python stage1_content_modality_semantic_alignment/llm_driven_sample.py -d Bili_Food --dry-run selector=openai
@@ -53,6 +54,7 @@ from stage1_content_modality_semantic_alignment.llm.prompts import Question, all
 from stage1_content_modality_semantic_alignment.llm.selectors import (
     ADVICE,
     HfSelector,
+    LikelihoodSelector,
     RandomSelector,
     Selector,
     TfidfSelector,
@@ -122,7 +124,8 @@ def make_selector(settings: Settings, dataset: Dataset) -> Selector:
     from common.compute import pick_compute, seed_everything
 
     seed_everything(settings.seed)  # on GPUs, this asks for deterministic kernels
-    return HfSelector(settings, pick_compute(settings.device, settings.precision))
+    kind = HfSelector if settings.selector == "hf" else LikelihoodSelector
+    return kind(settings, pick_compute(settings.device, settings.precision))
 
 
 def ask(questions: Sequence[Question], selector: Selector, store: AnswerStore) -> Dict[Question, str]:

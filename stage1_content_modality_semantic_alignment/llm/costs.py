@@ -58,7 +58,11 @@ def print_costs(settings: Settings, questions: Sequence[Question], answered: Col
         print(f"selector={settings.selector} needs no LLM: no tokens, no cost")
         return
     most, (count, counted_by) = settings.max_new_tokens, token_counter(settings.tokenizer or settings.llm)
-    lengths = [count(question.prompt) + TEMPLATE_TOKENS for question in to_ask]
+    if settings.selector == "likelihood":
+        lengths = [sum(count(q.target_title + title) for title in q.candidate_titles) for q in to_ask]
+        most = 0
+    else:
+        lengths = [count(question.prompt) + TEMPLATE_TOKENS for question in to_ask]
     asked, at_most = sum(lengths), most * len(to_ask)
     expected = sum(min(answer_tokens(count, question), most) for question in to_ask)
     print(f"prompt tokens                {asked:>14,}   the longest prompt: {max(lengths, default=0):,}")

@@ -83,6 +83,10 @@ class Question:
         parts = {"{target}": f"{self.target}-{self.target_title}", "{candidates}": shown}
         return _PLACEHOLDER.sub(lambda found: parts[found.group()], self.template.words)
 
+    def answer(self, place: int) -> str:
+        """The candidate at this place as ``id-title``, the form of an answer as text."""
+        return f"{self.candidates[place]}-{self.candidate_titles[place]}"
+
 
 def one_line(title: str) -> str:
     """A title on one line: each run of white space becomes one space."""

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Generator, List, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Generator, List, Sequence, Tuple
 
 from common.errors import UserError
 from common.files import checksum
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from common.compute import Compute
 
 NGRAMS = (1, 3)  # characters: a Chinese word has one to three
+STEPS = 8  # tokens between two looks at which answers are finished
 STORED_TOGETHER = 1000  # answers without an LLM come so fast that writing each would take most of the time
 
 ADVICE = {  # for malformed answers
@@ -89,9 +92,7 @@ class TfidfSelector(Selector):
         candidates = self.rows[[self.row_of[one_line(title)] for title in question.candidate_titles]]
         similarity = (candidates @ self.rows[self.row_of[one_line(question.target_title)]].T).toarray().ravel()
         best = int(similarity.argmax())
-        if similarity[best] < self.threshold:
-            return "-1"
-        return f"{question.candidates[best]}-{question.candidate_titles[best]}"
+        return "-1" if similarity[best] < self.threshold else question.answer(best)
 
 
 class RandomSelector(Selector):
@@ -104,8 +105,7 @@ class RandomSelector(Selector):
     def choose(self, question: Question) -> str:
         """``id-title``, never ``-1``."""
         drawn = int(hashlib.sha256(f"{self.seed} {question.prompt}".encode()).hexdigest(), 16)
-        chosen = drawn % len(question.candidates)
-        return f"{question.candidates[chosen]}-{question.candidate_titles[chosen]}"
+        return question.answer(drawn % len(question.candidates))
 
 
 class HfSelector(Selector):
@@ -158,6 +158,7 @@ class HfSelector(Selector):
             max_new_tokens=self.settings.max_new_tokens,
             eos_token_id=model.generation_config.eos_token_id or self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
+            return_legacy_cache=False,  # transformers before 4.47 would return tuples
         )
         return model.to(self.compute.device).eval()
 
@@ -169,14 +170,28 @@ class HfSelector(Selector):
         return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
     def answers(self, questions: Sequence[Question]) -> Answers:
-        """Yield a batch at a time, longest prompts first, so that a lack of memory shows at once."""
+        """Yield a batch at a time, longest prompts first, so that a lack of memory shows at once.
+
+        Batches of shorter prompts hold more of them: as many tokens as ``llm_batch_size`` of the longest.
+        """
         plain = not self.tokenizer.chat_template  # a chat template contains the special tokens
         texts = [self.text(question) for question in questions]
         tokens: List[List[int]] = self.tokenizer(texts, add_special_tokens=plain)["input_ids"]
         order = sorted(range(len(questions)), key=lambda place: -len(tokens[place]))
-        for start in range(0, len(order), self.settings.llm_batch_size):
-            batch = order[start : start + self.settings.llm_batch_size]
-            generated = self._generate([tokens[place] for place in batch])
+        new, longest = self.settings.max_new_tokens, len(tokens[order[0]])
+        context = getattr(self.model.config, "max_position_embeddings", None)  # not every architecture has a limit
+        if context is not None and longest + new > context:
+            raise UserError(
+                f"{self.name}: a prompt of {longest} tokens and {new} new ones exceed its context of {context}; show "
+                "fewer candidates with max_candidates=N"
+            )
+        prefix: Sequence[int] = os.path.commonprefix(tokens)[: len(tokens[order[-1]]) - 1]
+        cache = self._encode(prefix)
+        prefix = [] if cache is None else prefix
+        while order:
+            size = self.settings.llm_batch_size * (longest + new) // (len(tokens[order[0]]) + new)
+            batch, order = order[:size], order[size:]
+            generated = self._generate([tokens[place] for place in batch], prefix, cache)
             answers = {questions[place]: answer for place, answer in zip(batch, generated)}
             for question, answer in answers.items():
                 self.check(question, answer, self.settings.stop_after_failures)
@@ -184,21 +199,103 @@ class HfSelector(Selector):
             if self.stopped:
                 return
 
-    def _generate(self, tokens: Sequence[Sequence[int]]) -> List[str]:
-        """The new text for each prompt, without special tokens. `UserError` for a prompt beyond the context."""
-        import torch
+    def _encode(self, prefix: Sequence[int]) -> Any:
+        """The keys and values of what all prompts begin with; None if the model's cache is not of the plain kind.
 
-        inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt").to(self.compute.device)
-        length, new = inputs["input_ids"].shape[1], self.settings.max_new_tokens
-        context = getattr(self.model.config, "max_position_embeddings", None)  # not every architecture has a limit
-        if context is not None and length + new > context:
-            raise UserError(
-                f"{self.name}: a prompt of {length} tokens and {new} new ones exceed its context of {context}; show "
-                "fewer candidates with max_candidates=N"
-            )
+        Windows of attention and recurrent states would count the padding, which comes after the prefix.
+        """
+        import torch
+        from transformers import DynamicCache
+
+        if not prefix or getattr(self.model.config, "sliding_window", None):
+            return None
+        ids = torch.tensor([prefix], device=self.compute.device)
         with torch.inference_mode():
-            generated = self.model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        ends = torch.tensor(self.model.generation_config.eos_token_id, device=generated.device)  # one, or several
-        finished = torch.isin(generated[:, length:], ends).any(dim=1).tolist()
-        texts = self.tokenizer.batch_decode(generated[:, length:], skip_special_tokens=True)
-        return [text if end else text + CUT for text, end in zip(texts, finished)]
+            made = self.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, return_dict_in_generate=True
+            )
+        cache = made.get("past_key_values")
+        layers = {type(layer).__name__ for layer in getattr(cache, "layers", [])}  # since transformers 4.54
+        return cache if type(cache) is DynamicCache and layers <= {"DynamicLayer"} else None
+
+    def _generate(self, tokens: Sequence[Sequence[int]], prefix: Sequence[int], cache: Any) -> List[str]:
+        """The new text for each prompt, without special tokens. With a cache, finished prompts leave the batch."""
+        import torch
+        from torch.nn.functional import pad
+
+        inputs = self.tokenizer.pad({"input_ids": [ids[len(prefix) :] for ids in tokens]}, return_tensors="pt")
+        inputs = inputs.to(self.compute.device)
+        start = torch.tensor(prefix, dtype=torch.long, device=self.compute.device).expand(len(tokens), -1)
+        ids = torch.cat([start, inputs["input_ids"]], dim=1)  # (B, prefix + padding + rest)
+        mask = pad(inputs["attention_mask"], (len(prefix), 0), value=1)
+        length, new = ids.shape[1], self.settings.max_new_tokens
+        ends = torch.tensor(self.model.generation_config.eos_token_id, device=ids.device)  # one, or several
+        rows, texts, own = torch.arange(len(tokens), device=ids.device), [""] * len(tokens), copy.deepcopy(cache)
+        with torch.inference_mode():
+            if own is not None:
+                own.batch_repeat_interleave(len(tokens))
+            while len(rows):
+                steps = new if own is None else min(STEPS, length + new - ids.shape[1])
+                more = {} if own is None else {"past_key_values": own}
+                ids = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=steps, **more)
+                ended = torch.isin(ids[:, length:], ends).any(dim=1)
+                done = ended | (ids.shape[1] >= length + new)
+                decoded = self.tokenizer.batch_decode(ids[done, length:], skip_special_tokens=True)
+                for row, text, end in zip(rows[done].tolist(), decoded, ended[done].tolist()):
+                    texts[row] = text if end else text + CUT
+                rows, ids, mask = rows[~done], ids[~done], mask[~done]
+                mask = pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+                if own is not None:
+                    own.batch_select_indices((~done).nonzero().ravel())
+        return texts
+
+
+class LikelihoodSelector(HfSelector):
+    """The candidate whose title gains most in likelihood from the target's title, by a causal LM. Not the paper's.
+
+    The gain is the sum over the title's tokens of log p(token | target's title, tokens before) - log p(token | tokens
+    before): the pointwise mutual information of the titles. It is a sum, not a mean: the difference already makes up
+    for a title's length. The answer is -1 if no title gains; ties go to the first. There is no prompt and no text to
+    parse.
+    """
+
+    def __init__(self, settings: Settings, compute: Compute) -> None:
+        super().__init__(settings, compute)
+        self.identity["selector"] = "likelihood"
+        del self.identity["max_new_tokens"]
+
+    def answers(self, questions: Sequence[Question]) -> Answers:
+        """Yield the answers to ``llm_batch_size`` questions at a time."""
+        known: Dict[Tuple[str, str], float] = {}  # (title before or "", title): log-likelihood
+        size = self.settings.llm_batch_size
+        for start in range(0, len(questions), size):
+            some = questions[start : start + size]
+            pairs = ((q.target_title, title) for q in some for title in q.candidate_titles)
+            wanted = {row for before, title in pairs for row in ((before, title), ("", title))} - known.keys()
+            rows = sorted(wanted, key=lambda row: (len(row[0]) + len(row[1]), row))
+            for first in range(0, len(rows), size):
+                known.update(zip(rows[first : first + size], self._log_likelihoods(rows[first : first + size])))
+            yield {question: self._best(question, known) for question in some}
+
+    @staticmethod
+    def _best(question: Question, known: Dict[Tuple[str, str], float]) -> str:
+        scores = [known[question.target_title, title] - known["", title] for title in question.candidate_titles]
+        best = max(scores)
+        return question.answer(scores.index(best)) if best > 0 else "-1"
+
+    def _log_likelihoods(self, rows: Sequence[Tuple[str, str]]) -> List[float]:
+        """log p(title | title before, line break) for each row."""
+        import torch
+        from torch.nn.functional import cross_entropy
+        from torch.nn.utils.rnn import pad_sequence
+
+        before = self.tokenizer([f"{text}\n" for text, _ in rows])["input_ids"]
+        titles = self.tokenizer([title for _, title in rows], add_special_tokens=False)["input_ids"]
+        ids = [torch.tensor(start + title, device=self.compute.device) for start, title in zip(before, titles)]
+        with torch.inference_mode():  # padded on the right, where causal attention does not look
+            logits = self.model(input_ids=pad_sequence(ids, batch_first=True)).logits  # (B, tokens, vocabulary)
+        found = []
+        for row, own, start in zip(logits, ids, map(len, before)):
+            predicted = row[start - 1 : len(own) - 1].float()
+            found.append(-float(cross_entropy(predicted, own[start:], reduction="sum")))
+        return found

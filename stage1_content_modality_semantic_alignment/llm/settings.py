@@ -19,9 +19,9 @@ class Settings(StrategySettings):
 
     selector: str = setting(
         "hf",
-        "hf: an LLM in Hugging Face format; openai: an LLM behind an OpenAI-compatible server; tfidf: no LLM; random: "
-        "an ablation, any candidate",
-        choices=("hf", "openai", *NO_LLM),
+        "hf: an LLM in Hugging Face format; openai: an LLM behind an OpenAI-compatible server; likelihood: hf's LLM "
+        "scores each title, no prompt; tfidf: no LLM; random: an ablation, any candidate",
+        choices=("hf", "openai", "likelihood", *NO_LLM),
     )
 
     # questions
@@ -64,7 +64,12 @@ class Settings(StrategySettings):
         "zai-org/glm-4-9b-chat-hf", "name on the hub, folder, smollm2 (hf) or the server's name (openai)", shapes=False
     )
     max_new_tokens: int = setting(128, "most tokens of an answer", minimum=1)
-    llm_batch_size: int = setting(8, "hf: prompts at once", minimum=1, shapes=False)
+    llm_batch_size: int = setting(
+        16,
+        "hf: prompts at once; more where they are shorter than the longest; likelihood: titles at once",
+        minimum=1,
+        shapes=False,
+    )
     trust_remote_code: bool = setting(False, "hf: run code that comes with the model, as for zai-org/glm-4-9b-chat")
     base_url: str = setting("http://localhost:8000/v1", "openai: URL of the server, up to /v1", shapes=False)
     api_key_env: str = setting(
@@ -106,7 +111,7 @@ class Settings(StrategySettings):
 
     @property
     def form(self) -> str:
-        """Form of the answers: ``text``, or ``json``. Selectors without an LLM answer as text."""
-        if self.selector in NO_LLM:
+        """Form of the answers: ``text``, or ``json``. Selectors without a prompt answer as text."""
+        if self.selector not in ("hf", "openai"):
             return "text"
         return self.answer_form or ("json" if self.selector == "openai" else "text")

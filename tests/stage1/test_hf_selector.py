@@ -4,7 +4,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple, Type
 
 import numpy as np
 import pytest
@@ -18,9 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from common.compute import pick_compute
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment import llm_driven_sample
-from stage1_content_modality_semantic_alignment.llm.answers import VERDICTS
+from stage1_content_modality_semantic_alignment.llm.answers import CUT, VERDICTS
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, make_questions
-from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector
+from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector, LikelihoodSelector
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 QUESTION = question_of(9, 7, 3)
@@ -57,6 +57,8 @@ def save_causal_lm(folder: Path, kind: str, chat_template: bool = False, context
         if not hasattr(transformers, "GlmForCausalLM"):
             pytest.skip("GLM came with transformers 4.46")
         model: Any = transformers.GlmForCausalLM(transformers.GlmConfig(head_dim=16, **sizes))
+    elif kind == "mistral":
+        model = transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=64, **sizes))
     else:
         model = LlamaForCausalLM(LlamaConfig(**sizes))
     model.generation_config.temperature = 0.3  # as chat models come; decoding is greedy even so
@@ -65,16 +67,25 @@ def save_causal_lm(folder: Path, kind: str, chat_template: bool = False, context
     return str(folder)
 
 
-def selector_of(model: str, batch_size: int = 1, max_new_tokens: int = 8) -> HfSelector:
+def selector_of(
+    model: str, batch_size: int = 1, max_new_tokens: int = 8, kind: Type[HfSelector] = HfSelector
+) -> HfSelector:
     settings = Settings(llm=model, llm_batch_size=batch_size, max_new_tokens=max_new_tokens)
-    return HfSelector(settings, pick_compute("cpu", "fp32"))
+    return kind(settings, pick_compute("cpu", "fp32"))
 
 
-@pytest.mark.parametrize("kind, chat_template", [("glm", False), ("glm", True), ("llama", True)])
-def test_a_left_padded_batch_answers_as_single_prompts(tmp_path: Path, kind: str, chat_template: bool) -> None:
-    name = save_causal_lm(tmp_path / "lm", kind, chat_template)
+def tiny_questions() -> List[Question]:
     sequences, titles = [np.array(s) for s in tiny_sequences()], ["abc" * n for n in range(15)]
-    questions = list(dict.fromkeys(make_questions(sequences, titles, Settings())))
+    return list(dict.fromkeys(make_questions(sequences, titles, Settings())))
+
+
+@pytest.mark.parametrize(
+    "kind, chat_template",
+    [("glm", False), ("glm", True), ("llama", True), ("mistral", True)],  # mistral: a window
+)
+def test_a_padded_batch_answers_as_single_prompts(tmp_path: Path, kind: str, chat_template: bool) -> None:
+    name = save_causal_lm(tmp_path / "lm", kind, chat_template)
+    questions = tiny_questions()
     batched = selector_of(name, 4, 12)
     single = selector_of(name, 1, 12)
     answers = {question: answer for batch in batched.answers(questions) for question, answer in batch.items()}
@@ -82,12 +93,30 @@ def test_a_left_padded_batch_answers_as_single_prompts(tmp_path: Path, kind: str
     assert len({len(question.prompt) for question in questions}) > 2 and len(set(answers.values())) > 2
 
 
-def test_batches_hold_every_question_once_longest_first(tmp_path: Path) -> None:
+def test_batches_hold_every_question_once_longest_first_and_more_of_the_shorter(tmp_path: Path) -> None:
     selector = selector_of(save_causal_lm(tmp_path / "lm", "llama"), batch_size=2)
-    questions = [*(question_of(item, 0) for item in range(1, 6)), question_of(1, 2, 3, 4)]
+    questions = [*(question_of(item, 0) for item in range(1, 6)), question_of(1, *range(2, 40))]
     batches: List[List[Question]] = [list(batch) for batch in selector.answers(questions)]
-    assert batches[0][0] == questions[-1] and sorted(map(len, batches)) == [2, 2, 2]
+    assert batches[0][0] == questions[-1] and list(map(len, batches)) == [2, 4]
     assert {question for batch in batches for question in batch} == set(questions)
+
+
+def test_the_common_start_is_read_once_and_finished_prompts_leave(tmp_path: Path) -> None:
+    name = save_causal_lm(tmp_path / "lm", "llama")
+    questions = tiny_questions()
+    selector, plain = (selector_of(name, 20, 60) for _ in range(2))
+    plain._encode = lambda prefix: None  # type: ignore[method-assign]
+    read: Dict[HfSelector, List[Tuple[int, int]]] = {selector: [], plain: []}  # prompts and tokens of each pass
+    for one, passes in read.items():
+        one.model.generation_config.eos_token_id = [1, 3]  # the random weights seldom end an answer
+        one.model.register_forward_pre_hook(
+            lambda _, __, inputs, passes=passes: passes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+        )
+    answers, expected = (dict(next(one.answers(questions))) for one in read)
+    assert answers == expected
+    ((_, start), (most, rest)), (_, length) = read[selector][:2], read[plain][0]
+    assert most == len(questions) and start > 100 and start + rest == length
+    assert most > read[selector][-1][0] >= sum(CUT in answer for answer in answers.values()) > 0
 
 
 def test_the_chat_template_is_used_where_there_is_one(tmp_path: Path) -> None:
@@ -146,3 +175,27 @@ def test_code_that_comes_with_a_model_runs_only_if_it_is_trusted(
         selector.model  # noqa: B018
     assert (tmp_path / "ran").exists() == trusted
     assert Settings().trust_remote_code is False
+
+
+def test_likelihood_picks_the_title_that_gains_most_from_the_target(tmp_path: Path) -> None:
+    name = save_causal_lm(tmp_path / "lm", "llama")
+    selector, single = (selector_of(name, size, kind=LikelihoodSelector) for size in (3, 1))
+    questions = [question_of(item, *(other for other in range(9) if other % 4 != item % 4)) for item in range(9)]
+    questions += [question_of(1, 1), question_of(30, 1)]
+    answers = {question: answer for batch in selector.answers(questions) for question, answer in batch.items()}
+
+    @torch.inference_mode()
+    def log_likelihood(before: str, title: str) -> float:
+        ids = selector.tokenizer(f"{before}\n{title}", return_tensors="pt")["input_ids"]
+        logs = selector.model(input_ids=ids).logits[0, :-1].log_softmax(dim=1)
+        return float(logs.gather(1, ids[0, 1:, None])[-len(title) :].sum())
+
+    for question in questions:
+        gains = [
+            log_likelihood(question.target_title, title) - log_likelihood("", title)
+            for title in question.candidate_titles
+        ]
+        best = int(np.argmax(gains))
+        assert answers[question] == (question.answer(best) if gains[best] > 0 else "-1")
+    assert len(set(answers.values())) > 2 and "-1" in answers.values()
+    assert answers == {question: answer for batch in single.answers(questions) for question, answer in batch.items()}
