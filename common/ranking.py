@@ -41,7 +41,7 @@ def target_ranks(
         NotFinite: a score is NaN, which would compare as worse than everything.
     """
     if torch.isnan(scores).any():
-        raise NotFinite("a score is NaN: the weights are not finite")
+        raise NotFinite("a score is NaN: the weights are not finite or too large")
     own = scores.gather(1, targets[:, None])
     if excluded is not None:
         scores = scores.clone()

@@ -82,7 +82,7 @@ def main(argv: Optional[List[str]] = None, models: Optional[Mapping[str, Any]] =
         check_folder(arguments.scores, "--scores")
 
     from common.compute import pick_compute, start_processes
-    from common.ranking import metrics
+    from common.ranking import NotFinite, metrics
     from stage2_sequence_preference_learning.checkpoints import load_model
     from stage2_sequence_preference_learning.data import EvalLoader
     from stage2_sequence_preference_learning.models import MODELS
@@ -94,7 +94,10 @@ def main(argv: Optional[List[str]] = None, models: Optional[Mapping[str, Any]] =
     )
     sequences = loaded.data.valid if arguments.split == "valid" else loaded.data.test
     loader = EvalLoader(sequences, loaded.data.n_items, processes)
-    ranking = loaded.model.test(loader, compute, processes)
+    try:
+        ranking = loaded.model.test(loader, compute, processes)
+    except NotFinite as error:  # finite weights may be too large
+        raise UserError(f"{arguments.checkpoint}: {error}; use another checkpoint") from error
     if not processes.first:
         return
     results = {"unmasked": metrics(ranking.ranks), "masked": metrics(ranking.masked)}
