@@ -14,7 +14,7 @@ import numpy as np
 
 from common.errors import UserError
 from importers.histories import log_of_histories
-from importers.raw import BadRows, Files, RawLog, clean
+from importers.raw import BadRows, Files, RawLog, clean, joined
 
 SIDES = ("title", "brand", "category")  # the order where an entry is a list
 
@@ -80,7 +80,10 @@ def _sides(path: Path) -> Dict[str, Dict[str, str]]:
     """Item → field → text."""
     from common.checkpoints import load_plain_pickle  # imports torch
 
-    content = clean(load_plain_pickle(path))
+    try:
+        content = clean(load_plain_pickle(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: holds bytes that are not UTF-8: {error}; write its texts as str") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: not a mapping with content of item to title, brand, category; download it again")
     return {str(item): _named(path, item, entry) for item, entry in content.items()}
@@ -91,8 +94,4 @@ def _named(path: Path, item: Any, entry: Any) -> Dict[str, str]:
         entry = dict(zip(SIDES, entry))
     if not isinstance(entry, dict):
         raise UserError(f"{path}: item {item}: neither a mapping of texts nor title, brand, category; correct it")
-    texts = {name: entry.get(name) or "" for name in SIDES if name in entry}
-    return {
-        name: ", ".join(map(str, text)) if isinstance(text, (list, tuple)) else str(text)
-        for name, text in texts.items()
-    }
+    return {name: joined(entry[name] or "") for name in SIDES if name in entry}

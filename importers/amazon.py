@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
@@ -10,7 +9,7 @@ from typing import Any, Dict, Iterator, List
 import polars as pl
 
 from common.errors import UserError
-from importers.raw import MISSING, BadRows, Files, RawLog, clean
+from importers.raw import BadRows, Files, RawLog, is_missing, joined, parsed_list
 from importers.tables import read_frames, read_interactions
 
 REVIEWS_2018 = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
@@ -85,7 +84,7 @@ def _describe(path: Path, meta: Meta, ids: pl.Series, bad: BadRows) -> pl.DataFr
 def _texts(rows: pl.DataFrame, keys: List[str], field: str) -> List[str]:
     """The first key that is not empty in each row, as text."""
     stripped = [pl.col(key).str.strip_chars() for key in keys]
-    filled = [pl.when(~text.is_in(MISSING)).then(text) for text in stripped]
+    filled = [pl.when(~is_missing(text)).then(text) for text in stripped]
     texts = rows.select(pl.coalesce(filled).fill_null("")).to_series()
     return [_flat(text, field) if text.startswith("[") else text for text in texts]
 
@@ -93,22 +92,10 @@ def _texts(rows: pl.DataFrame, keys: List[str], field: str) -> List[str]:
 @lru_cache(maxsize=1 << 16)  # categories repeat
 def _flat(text: str, field: str) -> str:
     """The texts of a JSON list joined, or the first URL of pictures; any other text unchanged."""
-    try:
-        parts = clean(json.loads(text))
-    except ValueError:
-        return text
-    if field == "image_url":
+    parts = parsed_list(text)
+    if field == "image_url" and isinstance(parts, list):
         return next((url for part in parts for url in _urls(part)), "")
-    separator = " " if field == "description" else ", "
-    return separator.join(str(part).strip() for part in _leaves(parts) if part)
-
-
-def _leaves(parts: List[Any]) -> Iterator[Any]:
-    for part in parts:
-        if isinstance(part, list):
-            yield from _leaves(part)
-        else:
-            yield part
+    return joined(parts, " " if field == "description" else ", ")
 
 
 def _urls(part: Any) -> Iterator[str]:

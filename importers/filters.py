@@ -17,7 +17,7 @@ import polars as pl
 
 from common.dataset import LISTED, MIN_ITEMS
 from common.errors import UserError
-from importers.raw import MISSING, RawData, RawLog, losses
+from importers.raw import RawData, RawLog, is_missing, losses
 
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->")
 
@@ -109,7 +109,7 @@ class _Log:
         ids = self.item_ids.gather(self.items)
         texts = self.raw.describe(ids).fill_null("")
         text = pl.exclude("item")
-        texts = texts.with_columns(pl.when(~text.str.strip_chars().is_in(MISSING)).then(text).otherwise(pl.lit("")))
+        texts = texts.with_columns(pl.when(~is_missing(text.str.strip_chars())).then(text).otherwise(pl.lit("")))
         if clean:
             columns = [name for name in texts.columns if name not in ("item", "image_url")]
             texts = texts.with_columns(pl.Series(name, list(map(plain, texts[name])), pl.String) for name in columns)

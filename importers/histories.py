@@ -16,7 +16,7 @@ import polars as pl
 
 from common.errors import UserError
 from common.files import read_json
-from importers.raw import BadRows, Files, RawLog, clean
+from importers.raw import BadRows, Files, RawLog, clean, joined
 
 FIELDS = {"brand": "brand", "categories": "category", "category": "category", "description": "description"}
 
@@ -99,10 +99,10 @@ def read_texts(path: Path) -> Dict[str, Dict[str, str]]:
     texts = {}
     for item, entry in read_object(path, "item to title, brand, …").items():
         named = {name: entry[name] for name in ("title", *FIELDS) if name in entry} if isinstance(entry, dict) else {}
-        joined = {name: ", ".join(map(str, one)) if isinstance(one, list) else one or "" for name, one in named.items()}
-        if not isinstance(entry, dict) or not all(isinstance(text, str) for text in joined.values()):
+        fields = {name: joined(one) if isinstance(one, list) else one or "" for name, one in named.items()}
+        if not isinstance(entry, dict) or not all(isinstance(text, str) for text in fields.values()):
             raise UserError(f"{path}: item {item}: not an object of texts (title, {', '.join(FIELDS)}); correct it")
-        texts[item] = joined
+        texts[item] = fields
     return texts
 
 

@@ -95,6 +95,9 @@ def describe(dataset: Dataset, kind: str, with_cover: int, drawn: bool) -> str:
         if dataset.covers
         else "  no covers: text only (modalities=[text])",
     ]
+    if blank > 0.9 * items:
+        setting = " (setting 'title_column')" if kind == "table" else ""
+        lines.append(f"warning: {blank:,} of {items:,} titles are blank; the likely cause is the title column{setting}")
     known, found = known_counts(dataset.name, kind), Counts(users, items, interactions)
     if known == found:
         lines.append(f"  the same counts as others report for {dataset.name}, {kind}")

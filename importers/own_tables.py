@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from common.errors import UserError, nearest
-from importers.raw import BadRows, Files, RawLog
+from importers.raw import BadRows, Files, RawLog, joined, parsed_list
 from importers.settings import Settings
 from importers.tables import read_interactions, read_items
 
@@ -45,6 +45,8 @@ def read(files: Files, settings: Settings, bad: BadRows) -> RawLog:
 
     def describe(ids: pl.Series) -> pl.DataFrame:
         found = read_items(files["item"], texts, ids, bad)
+        lists = {name: [joined(parsed_list(text)) for text in found[name]] for name in texts if name != "item"}
+        found = found.with_columns(pl.Series(name, column, pl.String) for name, column in lists.items())
         return found if "title_cn" in texts else found.with_columns(title_cn=pl.lit(""))
 
     return RawLog(read_interactions(files["inter"], columns, bad), describe, files["inter"], files["item"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,8 @@ import polars as pl
 from common.errors import UserError
 
 Files = Dict[str, Path]  # the files of a source by meaning, such as inter and item
-MISSING = ("", "nan", "NaN", "NaT", "None", "NULL", "null", "<NA>", "N/A", "[]", "{}")  # an id or a text is not known
+# an id or a text is not known; compared in lower case. "na" is not among them: it can be an id
+MISSING = ("", "nan", "nat", "none", "null", "n/a", "#n/a", "<na>", "undefined", "[]", "{}")
 LOG = {"user": pl.String, "item": pl.String, "time": pl.Float64, "line": pl.UInt32}
 
 
@@ -92,12 +94,39 @@ def losses(counts: Mapping[str, int]) -> str:
     return f" (dropped: {', '.join(f'{reason}: {count:,}' for reason, count in counts.items())})" if counts else ""
 
 
+def is_missing(text: pl.Expr) -> pl.Expr:
+    """Whether a stripped text is one of `MISSING`, in any case; null for null."""
+    return text.str.to_lowercase().is_in(MISSING)
+
+
+def parsed_list(text: str) -> Any:
+    """The list that a text holds as JSON; any other text unchanged."""
+    try:
+        return clean(json.loads(text)) if text.startswith("[") else text
+    except (ValueError, RecursionError):
+        return text
+
+
+def joined(value: Any, separator: str = ", ") -> str:
+    """The texts of a list and of the lists in it, joined without empty ones; objects in it are JSON. A text: itself."""
+    if isinstance(value, (list, tuple)):
+        parts = (joined(one, separator).strip() for one in value)
+        return separator.join(part for part in parts if part)
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)
+
+
 def clean(value: Any) -> Any:
-    """A text, or the texts in lists and objects, with ``?`` for NUL and lone surrogates, which CSV cannot hold."""
+    """A text, or the texts in lists and objects, with ``?`` for NUL and lone surrogates, which CSV cannot hold.
+
+    Raises:
+        UnicodeDecodeError: bytes that are not UTF-8.
+    """
     if isinstance(value, dict):
         return {clean(key): clean(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return list(map(clean, value))
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+        value = value.decode("utf-8")
     return value.replace("\0", "?").encode("utf-8", "replace").decode() if isinstance(value, str) else value

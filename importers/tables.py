@@ -22,7 +22,7 @@ from isal import igzip, isal_zlib
 
 from common.dataset import csv_rows
 from common.errors import UserError, nearest
-from importers.raw import MISSING, BadRows, clean, losses
+from importers.raw import BadRows, clean, is_missing, losses
 
 LINE = "\0line"  # column of the row's line; what is read has no NUL, so no column of a file has this name
 BLOCK = 8 << 20  # bytes; 32 MB were slower: fresh memory costs more than unzipping
@@ -79,7 +79,7 @@ def read_items(
         raise UserError(f"{path}:1: holds no items{losses(bad.dropped)}; it needs one row per item")
     texts = [pl.col(theirs).fill_null("").alias(ours) for ours, theirs in columns.items()]
     table = pl.concat(frames).select(LINE, *texts).with_columns(pl.col("item").str.strip_chars())
-    unnamed = pl.col("item").is_in(MISSING)
+    unnamed = is_missing(pl.col("item"))
     for line, item in table.filter(unnamed).select(LINE, "item").iter_rows():
         bad.found(path, line, "the item is empty", f"the item is empty (column '{columns['item']}' is '{item}')")
     table = table.filter(~unnamed)
@@ -236,36 +236,65 @@ def _parse_lines(path: Path, columns: Sequence[str], bad: BadRows, first: int, b
 
 
 def read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """Read the named columns of a Parquet file, or of a folder of part files in the order of their names, as text.
+    """Read the named columns of a Parquet file, or of all part files in a folder in the order of their names, as text.
 
-    Times and durations become seconds, lists and objects JSON.
+    Files and folders whose name begins with ``.`` or ``_`` are skipped. Dates and times are ISO 8601, durations
+    seconds, whole numbers without a decimal point, lists and objects JSON.
+
+    Raises:
+        UserError: a part cannot be read, lacks a column, or has it with another type than the first part.
     """
-    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    parts = [path]
+    if path.is_dir():
+        names = sorted(part.relative_to(path) for part in path.rglob("*.parquet") if part.is_file())
+        parts = [path / name for name in names if not any(one.startswith((".", "_")) for one in name.parts)]
     if not parts:
         raise UserError(f"{path}: a folder without files *.parquet; name a file, or a folder of such parts")
-    try:
-        _require_columns(path, list(pl.read_parquet_schema(parts[0])), columns)
-        frame = pl.read_parquet(parts, columns=list(columns))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as Parquet: {reason}; write or download it again") from error
-    texts = []
-    for name in columns:
-        column = frame[name]
-        if column.dtype.is_nested():
-            column = pl.Series(name, [_text(value) for value in column.to_list()], pl.String)
-        elif column.dtype in (pl.Date, pl.Datetime):
-            column = column.dt.timestamp("us") / 1e6
-        elif column.dtype == pl.Duration:
-            column = column.dt.total_microseconds() / 1e6
+    frames: List[pl.DataFrame] = []
+    types: Mapping[str, pl.DataType] = {}  # of the first part
+    for part in parts:
         try:
-            text = column.cast(pl.String)
-        except pl.exceptions.PolarsError as error:
-            row = next((row for row, value in enumerate(column, start=1) if "\ufffd" in str(clean(value))), 1)
-            raise UserError(f"{path}:{row}: column '{name}' ({column.dtype}) is not text; convert it") from error
-        text = text.str.strip_suffix(".0") if column.dtype.is_float() else text  # an id of 1.0 is 1, as in JSON
-        texts.append(text.str.replace_all("\0", "?", literal=True))
-    return pl.DataFrame(texts)
+            lazy = pl.scan_parquet(part, glob=False)
+            schema = lazy.collect_schema()
+            if not types:
+                _require_columns(part, list(schema), columns)
+                types = schema
+            for name in columns:
+                if schema.get(name) != types[name]:
+                    found = f"has the type {schema[name]}" if name in schema else "is missing"
+                    raise UserError(
+                        f"{part}: column '{name}' {found}, but in {parts[0]} it has the type {types[name]}; write all "
+                        "parts with the same columns and types"
+                    )
+            frame = lazy.select(columns).collect()
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{part}: cannot be read as Parquet: {reason}; write or download it again") from error
+        frames.append(pl.DataFrame([_parquet_texts(part, column) for column in frame]))
+    return pl.concat(frames)
+
+
+def _parquet_texts(path: Path, column: pl.Series) -> pl.Series:
+    dtype = column.dtype
+    if dtype in (pl.Date, pl.Datetime):
+        column = column.dt.to_string("iso")
+    elif dtype == pl.Duration:
+        column = column.dt.total_microseconds() / 1e6
+    try:
+        texts = column.cast(pl.String) if not dtype.is_nested() else None
+    except pl.exceptions.PolarsError:
+        texts = None
+    if texts is None:
+        values: List[Optional[str]] = []
+        for row, value in enumerate(column.to_list(), start=1):
+            try:
+                values.append(_text(value))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{row}: column '{column.name}' ({dtype}) is not text; convert it") from error
+        texts = pl.Series(column.name, values, pl.String)
+    if dtype.is_numeric() or dtype.is_temporal():
+        texts = texts.str.replace(r"\.0+\b", "")  # an id of 1.0 is 1, as in JSON
+    return texts.str.replace_all("\0", "?", literal=True)
 
 
 def _require_columns(path: Path, there: Sequence[str], wanted: Sequence[str]) -> None:
@@ -307,7 +336,7 @@ def _log(path: Path, frame: pl.DataFrame, columns: Mapping[str, str], bad: BadRo
         log = log.filter((pl.col("line") > 1) | pl.col("number").is_not_null())
     fault: pl.Expr = pl.when(pl.col("number").is_null()).then(pl.lit("time"))
     for name in ("item", "user"):
-        fault = pl.when(pl.col(name).is_null() | pl.col(name).is_in(MISSING)).then(pl.lit(name)).otherwise(fault)
+        fault = pl.when(pl.col(name).is_null() | is_missing(pl.col(name))).then(pl.lit(name)).otherwise(fault)
     log = log.with_columns(fault=fault)
     for row in log.filter(pl.col("fault").is_not_null()).iter_rows(named=True):
         name, value = row["fault"], row[row["fault"]]

@@ -49,7 +49,7 @@ GOOD = [review("A", "abc"[n], n) for n in range(3)]
         ),
         *(
             (review(name, "a", 1), f"4: the user is empty (column 'reviewerID' is '{name}')", "the user is empty")
-            for name in ("NaN", "None", "NULL", "null", "<NA>", "NaT")
+            for name in ("NaN", "None", "none", "NULL", "<NA>", "<na>", "NaT", "n/a", "N/A", "#N/A", "Undefined")
         ),
     ],
 )
@@ -146,6 +146,11 @@ def write(path: Path, content: bytes) -> Path:
 def test_what_stops_names_file_and_line(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_interactions(write(tmp_path / message.partition(":")[0], content), TABLE, BadRows("stop"))
+
+
+def test_na_can_be_an_id(tmp_path: Path) -> None:
+    log = read_interactions(write(tmp_path / "x.csv", b"user,item,time\nNA,na,1\n"), TABLE, BadRows())
+    assert log.select("user", "item").rows() == [("NA", "na")]
 
 
 def test_bad_rows_of_csv_are_counted(tmp_path: Path) -> None:
@@ -314,7 +319,7 @@ def test_python_literals_are_read_as_json(tmp_path: Path) -> None:
     assert ((quoted / "Tools_item_sort.csv").read_text(), read_item_fields(quoted, "Tools", 3)) == expected
 
 
-@pytest.mark.parametrize("text", ["null", "[]", " {} ", "None", "NaN", "<NA>", " "])
+@pytest.mark.parametrize("text", ["null", "[]", " {} ", "None", "NaN", "<NA>", " ", " none ", "#n/a", "UNDEFINED"])
 def test_texts_that_mean_nothing_are_blank(tmp_path: Path, text: str) -> None:
     words = make_table(tmp_path / "raw", "csv")
     (tmp_path / "raw" / "products.csv").write_text(f"id,name,Main colour\na/1,{text},{text}\nb,B,red\nc\td,C,\n")
@@ -324,7 +329,7 @@ def test_texts_that_mean_nothing_are_blank(tmp_path: Path, text: str) -> None:
 
 
 ID = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=8).filter(
-    lambda text: text.strip() == text and text not in MISSING
+    lambda text: text.strip() == text and text.lower() not in MISSING
 )
 ROWS = st.lists(st.tuples(ID, ID, st.integers(-(10**10), 10**10)), min_size=1, max_size=12)
 PROPERTY = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

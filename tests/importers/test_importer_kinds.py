@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import polars as pl
 import pytest
@@ -18,7 +18,7 @@ from common.dataset import load_dataset
 from common.errors import UserError
 from common.files import read_json
 from common.item_fields import read_item_fields
-from importers.raw import BadRows
+from importers.raw import BadRows, joined, parsed_list
 from importers.tables import read_frames, read_interactions, read_parquet
 from stage1_content_modality_semantic_alignment.prepare_dataset import main
 
@@ -239,6 +239,44 @@ def test_lists_and_objects_of_parquet_are_those_of_json(tmp_path: Path) -> None:
     assert read_parquet(tmp_path / "y.parquet", ["tags"])["tags"].to_list() == ['["\\"y\\""]']
 
 
+LISTS = [["a", "", None, ["b"]], ["a"], [" "], []]
+
+
+@pytest.mark.parametrize("kind", ["letter", "json", "parquet", "amazon2018"])
+def test_lists_of_texts_are_joined(tmp_path: Path, kind: str) -> None:
+    """Every reader gives the same text, without empty parts."""
+    ids = ["a", "b", "c", "d"]
+    nested = pl.Series([[["a"], [""], None, ["b"]], [["a"]], [[" "]], []], dtype=pl.List(pl.List(pl.String)))
+    items = [{"asin": item, "title": title, "category": title} for item, title in zip(ids, LISTS)]
+    if kind == "letter":
+        zipped(tmp_path / "Mine.inter.json", [{"u": ids}])
+        zipped(tmp_path / "Mine.item.json", [dict(zip(ids, items))])
+        home = prepare(tmp_path, "Mine", data_dir=str(tmp_path), source=kind)
+    elif kind == "amazon2018":
+        zipped(tmp_path / "Mine.json.gz", [review("u", item, n) for n, item in enumerate(ids)])
+        zipped(tmp_path / "meta_Mine.json.gz", items)
+        home = prepare(tmp_path, "Mine", data_dir=str(tmp_path), source=kind, preset="none")
+    else:
+        pl.DataFrame({"user": "u", "item": ids, "timestamp": range(4)}).write_csv(tmp_path / "i.csv")
+        if kind == "json":
+            zipped(tmp_path / "t.json", items)
+        else:
+            pl.DataFrame({"asin": ids, "title": nested, "category": nested}).write_parquet(tmp_path / "t.parquet")
+        words = ["user_column=user", "item_column=item", "time_column=timestamp", "item_id_column=asin"]
+        files = [f"data_dir={tmp_path}", "inter_file=i.csv", f"item_file=t.{kind}", "title_column=title"]
+        home = prepare_table(tmp_path, *files, *words, "field_columns=[category]")
+    assert load_dataset(home, "Mine").titles_en == ["a, b", "a", "", ""]
+    assert read_item_fields(home, "Mine", 4) == {"category": ["a, b", "a", "", ""]}
+
+
+@pytest.mark.parametrize(
+    "text, title",
+    [('["a", "b"]', "a, b"), ("[Deluxe] saw", "[Deluxe] saw"), ("[" * 3000, "[" * 3000), ('[{"w": 1}]', '{"w": 1}')],
+)
+def test_only_lists_are_joined(text: str, title: str) -> None:
+    assert joined(parsed_list(text)) == title
+
+
 DAY = date(2024, 1, 2)
 
 
@@ -248,13 +286,15 @@ DAY = date(2024, 1, 2)
         ([b"a", None], ["a", None]),
         ([1.0, 2.5], ["1", "2.5"]),
         ([Decimal("1.10"), None], ["1.10", None]),
+        ([Decimal("0.00"), Decimal("10.00"), Decimal("2.05")], ["0", "10", "2.05"]),
         ([timedelta(minutes=1), timedelta(days=1)], ["60", "86400"]),
-        ([DAY, None], ["1704153600", None]),
-        (pl.Series([datetime(2024, 1, 2, 8)]).dt.replace_time_zone("Asia/Shanghai"), ["1704153600"]),
+        ([DAY, None], ["2024-01-02", None]),
+        ([datetime(2024, 1, 2, 8), datetime(2024, 1, 2)], ["2024-01-02 08:00:00", "2024-01-02 00:00:00"]),
+        (pl.Series([datetime(2024, 1, 2, 8)]).dt.replace_time_zone("Asia/Shanghai"), ["2024-01-02 08:00:00+08:00"]),
         ([True, None], ["true", None]),
         ([None], [None]),
         (
-            [{"b": b"\xff", "d": timedelta(1), "t": [DAY]}],
+            [{"b": "\ufffd".encode(), "d": timedelta(1), "t": [DAY]}],
             ['{"b": "\ufffd", "d": "1 day, 0:00:00", "t": ["2024-01-02"]}'],
         ),
         (pl.Series([[1, 2]], dtype=pl.Array(pl.Int8, 2)), ["[1, 2]"]),
@@ -266,17 +306,67 @@ def test_columns_of_parquet_as_text(tmp_path: Path, values: Any, texts: List[Any
     assert read_parquet(tmp_path / "x.parquet", ["x"])["x"].to_list() == texts
 
 
-def test_parquet_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    pl.DataFrame({"x": [b"a", None, b"\xff"]}).write_parquet(tmp_path / "x.parquet")
-    with pytest.raises(UserError, match=r"x.parquet:3: column 'x' \(Binary\) is not text; convert it"):
+@pytest.mark.parametrize("column", [DAY, datetime(2024, 1, 2), datetime(2024, 1, 2, tzinfo=timezone.utc)])
+def test_dates_of_parquet_are_times(tmp_path: Path, column: date) -> None:
+    pl.DataFrame({"user": ["u"], "item": [DAY], "time": [column]}).write_parquet(tmp_path / "x.parquet")
+    log = read_interactions(tmp_path / "x.parquet", {name: name for name in ("user", "item", "time")}, BadRows())
+    assert log.rows() == [("u", "2024-01-02", 1704153600.0, 1)]
+
+
+@pytest.mark.parametrize("wrap", [lambda text: text, lambda text: [text], lambda text: {"a": [text]}])
+def test_bytes_of_parquet_that_are_not_text_are_named(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
+    values = [wrap("\ufffd".encode()), None, wrap(b"\xff")]
+    pl.DataFrame({"x": values}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"x.parquet:3: column 'x' \(.*Binary.*\) is not text; convert it"):
         read_parquet(tmp_path / "x.parquet", ["x"])
-    (tmp_path / "parts").mkdir()
-    with pytest.raises(UserError, match=r"parts: a folder without files \*.parquet"):
-        read_parquet(tmp_path / "parts", ["x"])
-    for n, values in enumerate(([1, 2], ["a"])):
-        pl.DataFrame({"x": values}).write_parquet(tmp_path / "parts" / f"{n}.parquet")
-    with pytest.raises(UserError, match="parts: cannot be read as Parquet: .*x.*String.*Int64"):
-        read_parquet(tmp_path / "parts", ["x"])
+
+
+def make_parts(folder: Path, parts: Dict[str, Dict[str, List[Any]]]) -> Path:
+    for name, columns in parts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame(columns).write_parquet(folder / name)
+    return folder
+
+
+ONE: Dict[str, List[Any]] = {"x": [1], "y": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"0.parquet": ONE, "1.parquet": {"new": [0], "y": ["b"], "x": [2]}},
+        {"0.parquet": ONE, "[1].parquet": {"x": [2], "y": ["b"]}},
+        {"day=1/p.parquet": ONE, "day=2/hour=1/p.parquet": {"x": [2], "y": ["b"]}},
+        {"0.parquet": ONE, "1.parquet": {"x": [2], "y": ["b"]}, "._0.parquet": {"z": [1]}, "_old/1.parquet": ONE},
+    ],
+)
+def test_parts_are_read_whatever_else_they_hold(tmp_path: Path, parts: Dict[str, Dict[str, List[Any]]]) -> None:
+    make_parts(tmp_path / ".parts", parts)
+    (tmp_path / ".parts" / "_metadata").write_text("no data")
+    assert read_parquet(tmp_path / ".parts", ["y", "x"]).rows() == [("a", "1"), ("b", "2")]
+
+
+@pytest.mark.parametrize(
+    "part, found",
+    [
+        ({"x": ["2"], "y": ["b"]}, "column 'x' has the type String, but in .*0.parquet it has the type Int64"),
+        ({"x": [2], "y": [DAY]}, "column 'y' has the type Date, but in .*0.parquet it has the type String"),
+        ({"x": [2]}, "column 'y' is missing, but in .*0.parquet it has the type String"),
+    ],
+)
+def test_a_part_of_another_form_is_named(tmp_path: Path, part: Dict[str, List[Any]], found: str) -> None:
+    parts = make_parts(tmp_path, {"0.parquet": ONE, "1.parquet": part})
+    with pytest.raises(UserError, match=f"1.parquet: {found}; write all parts with the same columns and types$"):
+        read_parquet(parts, ["x", "y"])
+
+
+def test_parts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a folder without files \*.parquet"):
+        read_parquet(tmp_path, ["x"])
+    make_parts(tmp_path, {"0.parquet": ONE})
+    (tmp_path / "1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="1.parquet: cannot be read as Parquet: .*; write or download it again"):
+        read_parquet(tmp_path, ["x"])
 
 
 def test_a_time_of_day_is_no_point_in_time(tmp_path: Path) -> None:

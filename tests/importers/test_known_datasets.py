@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.dataset import Dataset
 from common.files import read_text
 from common.settings import REPOSITORY
 from importers.kinds import KINDS
-from importers.known_datasets import KNOWN, ORIGINS, known_counts, origins_of
+from importers.known_datasets import KNOWN, ORIGINS, describe, known_counts, origins_of
 
 
 def test_the_documentation_lists_every_kind_and_every_known_count() -> None:
@@ -16,6 +22,16 @@ def test_the_documentation_lists_every_kind_and_every_known_count() -> None:
         for name, known in sets.items():
             row = next(line for line in text.splitlines() if name in line and kind in line and "|" in line)
             assert f"| {known.users:,} | {known.items:,} | {known.interactions:,} |" in row
+
+
+@pytest.mark.parametrize("kind, setting", [("table", " (setting 'title_column')"), ("letter", "")])
+@pytest.mark.parametrize("blank, warned", [(18, False), (19, True), (20, True)])
+def test_titles_that_are_nearly_all_blank_give_a_warning(kind: str, setting: str, blank: int, warned: bool) -> None:
+    titles = [" "] * blank + ["a"] * (20 - blank)
+    dataset = Dataset("Mine", Path(), [0], [np.arange(20)], titles, titles, None)
+    found = [line for line in describe(dataset, kind, 0, drawn=False).splitlines() if line.startswith("warning")]
+    line = f"warning: {blank} of 20 titles are blank; the likely cause is the title column{setting}"
+    assert found == [line] * warned
 
 
 def test_counts_are_those_of_a_kind() -> None:

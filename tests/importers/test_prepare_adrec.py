@@ -79,6 +79,12 @@ def test_the_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "attacked").exists()
 
 
+def test_bytes_of_the_pickle_must_be_text(tmp_path: Path) -> None:
+    make_arrays(tmp_path, False, {1: {"title": b"\xff"}})
+    with pytest.raises(UserError, match="id_to_side_dict.pickle: holds bytes that are not UTF-8: .*; write its texts"):
+        prepare(tmp_path)
+
+
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     make_arrays(tmp_path, False)
     np.save(tmp_path / "Tools_process" / "train" / "label.npy", np.zeros(3))
