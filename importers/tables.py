@@ -15,7 +15,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Deque, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Deque, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import polars as pl
 from isal import igzip, isal_zlib
@@ -242,7 +242,7 @@ def read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     seconds, whole numbers without a decimal point, lists and objects JSON.
 
     Raises:
-        UserError: a part cannot be read, lacks a column, or has it with another type than the first part.
+        UserError: a part cannot be read, lacks a column, or has it with another type than the parts before it.
     """
     parts = [path]
     if path.is_dir():
@@ -251,20 +251,20 @@ def read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     if not parts:
         raise UserError(f"{path}: a folder without files *.parquet; name a file, or a folder of such parts")
     frames: List[pl.DataFrame] = []
-    types: Mapping[str, pl.DataType] = {}  # of the first part
+    types: Dict[str, pl.DataType] = {}
     for part in parts:
         try:
             lazy = pl.scan_parquet(part, glob=False)
             schema = lazy.collect_schema()
-            if not types:
+            if not frames:
                 _require_columns(part, list(schema), columns)
-                types = schema
             for name in columns:
-                if schema.get(name) != types[name]:
-                    found = f"has the type {schema[name]}" if name in schema else "is missing"
+                dtype = schema.get(name)
+                if dtype is None or (dtype != pl.Null and dtype != types.setdefault(name, dtype)):
+                    found = f"has the type {dtype}" if dtype is not None else "is missing"
                     raise UserError(
-                        f"{part}: column '{name}' {found}, but in {parts[0]} it has the type {types[name]}; write all "
-                        "parts with the same columns and types"
+                        f"{part}: column '{name}' {found}, but the parts before it have it as {types.get(name)}; write "
+                        "all parts with the same columns and types"
                     )
             frame = lazy.select(columns).collect()
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
