@@ -17,7 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from common.compute import pick_compute
 from common.errors import UserError
-from stage1_content_modality_semantic_alignment import llm_driven_sample
+from common.named_models import NAMED_MODELS
+from importers.settings import Settings as ImporterSettings
+from reproduce.doctor import installed_version
+from stage1_content_modality_semantic_alignment import llm_driven_sample, prepare_dataset
 from stage1_content_modality_semantic_alignment.llm.answers import CUT, VERDICTS
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, make_questions
 from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector, LikelihoodSelector
@@ -199,3 +202,20 @@ def test_likelihood_picks_the_title_that_gains_most_from_the_target(tmp_path: Pa
         assert answers[question] == (question.answer(best) if gains[best] > 0 else "-1")
     assert len(set(answers.values())) > 2 and "-1" in answers.values()
     assert answers == {question: answer for batch in single.answers(questions) for question, answer in batch.items()}
+
+
+@pytest.mark.skipif(
+    not (installed_version(NAMED_MODELS["smollm2"].package) and installed_version("gguf")),
+    reason="requirements-models.txt is not installed",
+)
+def test_smollm2_answers_about_ml_100k(tmp_path: Path) -> None:
+    prepare_dataset.run(ImporterSettings(dataset="ml-100k", datasets_dir=str(tmp_path), draw_covers=False))
+    values: Dict[str, Any] = {"dataset": "ml-100k", "selector": "hf", "llm": "smollm2", "prompt": "en", "sample": 20}
+    short: Dict[str, Any] = {"max_candidates": 2, "max_new_tokens": 24, "precision": "fp32"}
+    with pytest.raises(UserError, match="no answer makes a pair"):  # a weak judge: it lists several items
+        llm_driven_sample.run(pairs_settings(tmp_path, **values, **short))
+    logged = read_log(tmp_path / "ml-100k" / "pairs" / "paper")
+    shown = [
+        any(entry["answer"].startswith(f"{i}-") for i in (entry["target"], *entry["candidates"])) for entry in logged
+    ]
+    assert len(shown) == 20 and sum(shown) > 15
