@@ -66,22 +66,7 @@ def search(model: str, settings: S, train: Callable[..., Path], force: bool = Fa
             with database_errors(database, Exception):  # of a damaged file, optuna raises nearly anything
                 study = open_study(database, f"{model}-{settings.dataset}", searched, space, settings.n_trials)
             with database_errors(database, SQLAlchemyError, StorageInternalError):
-                for number in range(len(study.get_trials(states=ENDED)), wanted):
-                    # seeded for each trial, so that a search that continues draws what it would have drawn
-                    study.sampler = optuna.samplers.TPESampler(seed=(settings.search_seed + number) % 2**32)
-                    trial = study.ask()
-                    chosen = suggest(trial, space, settings)
-                    dataclasses.replace(searched, **chosen).check()
-                    one = dataclasses.replace(searched, **chosen, run=trial_run(folder, chosen))
-                    print(f"trial {trial.number}: {describe(chosen)}")
-                    try:
-                        score = float(read_json(train(one, force) / METRICS)["valid"][settings.valid_metric])
-                    except Diverged as error:
-                        print(f"trial {trial.number}: diverged: {error}")
-                        study.tell(trial, state=TrialState.PRUNED)
-                        continue
-                    study.tell(trial, score)
-                    print(f"trial {trial.number}: {describe(chosen)}: valid {settings.valid_metric} {score:.4f}")
+                run_trials(study, wanted, searched, space, folder, lambda settings: train(settings, force))
             if not study.get_trials(states=(TrialState.COMPLETE,)):
                 raise UserError(f"{folder}: all {wanted} trials diverged; lower learning_rate in search_space")
             write_report(study, folder, settings.valid_metric)
@@ -92,6 +77,33 @@ def search(model: str, settings: S, train: Callable[..., Path], force: bool = Fa
     best: Dict[str, Any] = found["best"]
     print(f"best of {wanted} trials: {describe(best)}, valid {settings.valid_metric} {found['value']:.4f}")
     return dataclasses.replace(plain, **best)
+
+
+def run_trials(
+    study: optuna.Study,
+    wanted: int,
+    searched: S,
+    space: Mapping[str, Any],
+    folder: Path,
+    train: Callable[[S], Path],
+) -> None:
+    """Run trials until ``wanted`` of them ended; ``searched`` are their settings but for the searched ones."""
+    for number in range(len(study.get_trials(states=ENDED)), wanted):
+        # seeded for each trial, so that a search that continues draws what it would have drawn
+        study.sampler = optuna.samplers.TPESampler(seed=(searched.search_seed + number) % 2**32)
+        trial = study.ask()
+        chosen = suggest(trial, space, searched)
+        dataclasses.replace(searched, **chosen).check()
+        one = dataclasses.replace(searched, **chosen, run=trial_run(folder, chosen))
+        print(f"trial {trial.number}: {describe(chosen)}")
+        try:
+            score = float(read_json(train(one) / METRICS)["valid"][searched.valid_metric])
+        except Diverged as error:
+            print(f"trial {trial.number}: diverged: {error}")
+            study.tell(trial, state=TrialState.PRUNED)
+            continue
+        study.tell(trial, score)
+        print(f"trial {trial.number}: {describe(chosen)}: valid {searched.valid_metric} {score:.4f}")
 
 
 def check_space(settings: SearchSettings) -> Dict[str, Any]:
