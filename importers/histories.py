@@ -1,21 +1,24 @@
-"""Readers of LETTER's and RecFormer's JSON files, and what all readers of processed data sets share.
+"""Readers of LETTER's and RecFormer's JSON files and S3-Rec's text files, and what readers of processed data share.
 
 These data sets name users and items by numbers. Our ids follow the order of these numbers.
 
 LETTER      ``<D>.inter.json`` (user → items in time order), ``<D>.item.json`` (item → texts)
 RecFormer   ``{train,val,test}.json`` (a user's number → the numbers of items), ``umap.json`` and ``smap.json``
             (original id → number), ``meta_data.json`` (original id → texts)
+S3-Rec      ``<D>.txt``: a line ``user item item …`` per user, numbers from 1 in time order; no texts
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 
 import polars as pl
 
 from common.errors import UserError
-from common.files import read_json
+from common.files import read_json, read_text
 from importers.raw import BadRows, Files, RawLog, clean, joined
 
 FIELDS = {"brand": "brand", "categories": "category", "category": "category", "description": "description"}
@@ -29,6 +32,11 @@ def files_letter(folder: Path, dataset: str) -> Iterator[Files]:
 def files_recformer(folder: Path, dataset: str) -> Iterator[Files]:
     """The files of a data set; umap.json is the one that only RecFormer has."""
     yield {name: folder / f"{name}.json" for name in ("umap", "train", "val", "test", "smap", "meta_data")}
+
+
+def files_s3rec(folder: Path, dataset: str) -> Iterator[Files]:
+    """The file of a data set."""
+    yield {"inter": folder / f"{dataset}.txt"}
 
 
 def read_letter(files: Files, bad: BadRows) -> RawLog:
@@ -46,6 +54,27 @@ def read_recformer(files: Files, bad: BadRows) -> RawLog:
     described = read_texts(files["meta_data"])
     texts = {number: described[original] for number, original in item_names.items() if original in described}
     return log_of_histories(files["train"], files["meta_data"], histories, texts, user_names, item_names)
+
+
+def read_s3rec(files: Files, bad: BadRows) -> RawLog:
+    """Read the interactions; every item has a blank title."""
+    path = files["inter"]
+    histories: Dict[str, List[str]] = {}
+    lines: Dict[str, int] = {}
+    for line, text in enumerate(read_text(path).split("\n"), start=1):
+        words = text.split()
+        wrong = next((word for word in words if not re.fullmatch("[1-9][0-9]{0,17}", word)), None)
+        if wrong:
+            bad.found(path, line, "not a number", f"'{wrong[:40]}' is not a number from 1 (user item item …)")
+        elif len(words) == 1:
+            bad.found(path, line, "a user without items")
+        elif words and words[0] in lines:
+            bad.found(path, line, "a user again", f"user {words[0]} is already on line {lines[words[0]]}")
+        elif words:
+            histories[words[0]], lines[words[0]] = words[1:], line
+    blank: Dict[str, Dict[str, str]] = {item: {} for items in histories.values() for item in items}
+    raw = log_of_histories(path, path, histories, blank)
+    return replace(raw, log=raw.log.with_columns(line=pl.col("user").replace_strict(lines, return_dtype=pl.UInt32)))
 
 
 def log_of_histories(

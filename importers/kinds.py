@@ -50,6 +50,7 @@ KINDS: Dict[str, Kind] = {  # auto takes the first whose files are all there: ra
     "amazon2023": Kind(amazon.files_2023, amazon.read_2023, NAMED),
     "recformer": Kind(histories.files_recformer, histories.read_recformer, FILTERED),
     "unisrec": Kind(unisrec.files, unisrec.read, FILTERED),
+    "s3rec": Kind(histories.files_s3rec, histories.read_s3rec, FILTERED),
     "adrec": Kind(adrec_arrays.files, adrec_arrays.read, FILTERED),
     "table": Kind(None, None, (*NAMED, *COLUMNS, "field_columns")),
     "prepared": Kind(prepared_files, None, ()),

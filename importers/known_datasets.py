@@ -1,7 +1,7 @@
 """Counts of known data sets, where to get each kind of data, and the statistics of a prepared data set.
 
-Sources of the counts: NineRec as SICSRec's authors prepared it, UniSRec and RecFormer from their papers, LETTER counted
-in its files. See docs/data_formats.md.
+Sources of the counts: NineRec as SICSRec's authors prepared it, UniSRec and RecFormer from their papers, LETTER and
+S3-Rec counted in their files. See docs/data_formats.md.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ KNOWN: Mapping[str, Mapping[str, Counts]] = {
         "Office": Counts(101_501, 27_932, 798_914),
     },
     "letter": {"Scientific": Counts(8_317, 4_344, 58_492)},
+    "s3rec": {
+        "Beauty": Counts(22_363, 12_101, 198_502),
+        "Sports_and_Outdoors": Counts(35_598, 18_357, 296_337),
+        "Toys_and_Games": Counts(19_412, 11_924, 167_597),
+    },
 }
 
 ORIGINS: Mapping[str, str] = {  # kind → where to get it, and what the licence asks for
@@ -51,6 +56,7 @@ ORIGINS: Mapping[str, str] = {  # kind → where to get it, and what the licence
     "recformer": "RecFormer's authors: the processed folder of a category; Amazon's terms as for amazon2018",
     "unisrec": "UniSRec's authors: the downstream data sets; Amazon's terms as for amazon2018",
     "letter": "LETTER's authors: <D>.inter.json and <D>.item.json; Amazon's terms as for amazon2018",
+    "s3rec": "S3-Rec's authors: <D>.txt, for models on IDs alone (no titles); Amazon's terms as for amazon2018",
 }
 
 
@@ -93,9 +99,9 @@ def describe(dataset: Dataset, kind: str, with_cover: int, drawn: bool) -> str:
         f"  with title {1 - blank / items:.1%} ({alike:,} items have the same in both languages; {blank:,} are blank)",
         f"  with cover {with_cover / items:.1%}{origin}"
         if dataset.covers
-        else "  no covers: text only (modalities=[text])",
+        else f"  no covers: {'text only (modalities=[text])' if blank < items else 'for models on IDs alone'}",
     ]
-    if blank > 0.9 * items:
+    if blank > 0.9 * items and kind != "s3rec":
         setting = " (setting 'title_column')" if kind == "table" else ""
         lines.append(f"warning: {blank:,} of {items:,} titles are blank; the likely cause is the title column{setting}")
     known, found = known_counts(dataset.name, kind), Counts(users, items, interactions)

@@ -10,7 +10,7 @@ from common.settings import CommonSettings, setting
 from importers.filters import PRESETS
 
 KINDS = (
-    *("ml-100k", "ninerec", "letter", "amazon2018", "amazon2023", "recformer", "unisrec", "adrec"),
+    *("ml-100k", "ninerec", "letter", "amazon2018", "amazon2023", "recformer", "unisrec", "s3rec", "adrec"),
     *("table", "prepared"),
 )
 

@@ -15,6 +15,7 @@ Reads   by --from KIND, or detected by the names of the files; filters apply to 
         recformer    {train,val,test,umap,smap,meta_data}.json
         unisrec      <D>.{train,valid,test}.inter, <D>.text, <D>.user2index, <D>.item2index
         letter       <D>.inter.json, <D>.item.json
+        s3rec        <D>.txt; no texts: for models on IDs
         adrec        <D>_process/ or <D>s_process/: train/{items_seq,label,masks}.npy, id_to_side_dict.pickle
         table        inter_file and item_file: CSV, TSV, JSON or Parquet
         prepared     sequential_data.txt, <D>_item_sort.csv, <D>_item_fields.csv, covers/ or <D>_cover/ or <D>_cover1/
