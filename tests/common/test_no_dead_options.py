@@ -15,7 +15,7 @@ import pytest
 from common.settings import REPOSITORY, CommonSettings
 
 PACKAGES = ("adrec", "stage1_content_modality_semantic_alignment", "stage2_sequence_preference_learning")
-REPRODUCE = [REPOSITORY / "reproduce" / name for name in ("scores.py", "standin.py", "test.py")]  # have Settings
+REPRODUCE = [REPOSITORY / "reproduce" / name for name in ("scores.py", "shuffle.py", "standin.py", "test.py")]  # have Settings
 
 
 OF_METHODS = [file for package in PACKAGES for file in sorted((REPOSITORY / package).glob("*.py"))]
