@@ -2,6 +2,7 @@
 
 <datasets_dir>/<D>/sequential_data.txt     one line per user: user item item …, zero-based, in time order
 <datasets_dir>/<D>/<D>_item_sort.csv       zero-based item id, Chinese title, English title; sorted by id
+<datasets_dir>/<D>/interaction_times.npy   optional: (interactions,) seconds, in the order of sequential_data.txt
 <datasets_dir>/<D>/covers/<item>.jpg       optional
 """
 
@@ -59,6 +60,11 @@ def items_path(folder: Path, name: str) -> Path:
     return Path(folder) / f"{name}_item_sort.csv"
 
 
+def times_path(folder: Path) -> Path:
+    """File of the times of the interactions; sources without times have none."""
+    return Path(folder) / "interaction_times.npy"
+
+
 def covers_path(folder: Path) -> Path:
     """Folder of covers; a text-only data set has none."""
     return Path(folder) / "covers"
@@ -100,15 +106,44 @@ def load_dataset(folder: Path, name: str) -> Dataset:
     return Dataset(name, folder, users, sequences, titles_cn, titles_en, covers if covers.is_dir() else None)
 
 
-def write_dataset(
-    folder: Path, name: str, sequences: Mapping[int, Union[List[int], np.ndarray]], titles: Iterable[Tuple[str, str]]
-) -> None:
-    """Write user → items, in the order of the mapping, and the Chinese and English title of each item, atomically.
+def read_times(dataset: Dataset) -> np.ndarray:
+    """The times of all interactions, in the order of the sequences end to end: (interactions,) float64.
 
-    The sequences are written last: if they are there, the titles are.
+    Raises:
+        UserError: the file is missing, is not that, or a user's times are not in order.
+    """
+    path, n = times_path(dataset.folder), sum(map(len, dataset.sequences))
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; prepare the data set again, from a source that has times")
+    try:
+        times = np.load(path, allow_pickle=False).astype(np.float64)
+    except Exception as error:  # a damaged file raises nearly anything: tokenize.TokenError, SyntaxError, …
+        raise UserError(f"{path}: not a whole npy file of numbers: {error}; write it with numpy.save") from error
+    if times.shape != (n,) or not np.isfinite(times).all():
+        raise UserError(f"{path}: shape {times.shape}; it must hold the times of {n} interactions, all finite, ({n},)")
+    user = np.repeat(np.arange(len(dataset.users)), [len(sequence) for sequence in dataset.sequences])
+    back = np.flatnonzero((np.diff(times) < 0) & (np.diff(user) == 0))
+    if len(back):
+        raise UserError(f"{path}: the times of user {dataset.users[user[back[0]]]} are not in order; sort both files")
+    return times
+
+
+def write_dataset(
+    folder: Path,
+    name: str,
+    sequences: Mapping[int, Union[List[int], np.ndarray]],
+    titles: Iterable[Tuple[str, str]],
+    times: Optional[np.ndarray] = None,
+) -> None:
+    """Write user → items, in the order of the mapping, the Chinese and English title of each item, and the times.
+
+    Each file is written atomically, the sequences last: if they are there, the others are.
     """
     rows = [(item, cn, en) for item, (cn, en) in enumerate(titles)]
     write_rows(items_path(folder, name), rows)
+    if times is not None:
+        with atomic(times_path(folder)) as temporary, open(temporary, "wb") as out_times:
+            np.save(out_times, times.astype(np.float64))
     number = list(map(str, range(len(rows)))).__getitem__  # half the time of str
     with atomic(sequences_path(folder)) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
         for user, items in sequences.items():

@@ -51,14 +51,16 @@ def filters_of(preset: str, changes: Mapping[str, Any]) -> Filters:
 class _Log:
     """The interactions that are kept, as codes of user and item; sorted by user, then by time."""
 
-    def __init__(self, raw: RawLog, ties: str, bad_rows: Mapping[str, int]) -> None:
+    def __init__(self, raw: RawLog, ties: str, seed: int, bad_rows: Mapping[str, int]) -> None:
         self.raw, self.bad_rows, self.dropped = raw, bad_rows, Counter[str]()
         users, self.user_ids = _encode(raw.log["user"], raw.numbered)
         items, self.item_ids = _encode(raw.log["item"], raw.numbered)
         table = raw.log.select("time", "line").with_columns(user=users, item=items)
         keys = ["time"]
-        if ties == "item":
+        if ties != "row":
             order = items if raw.numbered else self.item_ids.arg_sort().arg_sort().gather(items)
+            if ties == "random":
+                order = pl.Series(np.random.default_rng(seed).permutation(len(items)))
             table, keys = table.with_columns(tie=order), ["time", "tie"]
         by_time = table.sort(keys, maintain_order=True).select("user", "item", "time", "line")
         self.table = by_time.sort("user", maintain_order=True)  # twice as fast as one sort by all keys
@@ -157,14 +159,14 @@ def apply_filters(raw: RawLog, filters: Filters, seed: int, bad_rows: Mapping[st
     """Filter a log, and number users and items.
 
     Args:
-        seed: seed of the sample of users.
+        seed: seed of the sample of users and of the random order of ties.
         bad_rows: reason → number of rows that the reader dropped.
 
     Raises:
         UserError: a user with fewer than 3 interactions or an item without a row that no filter drops, or nothing is
             left.
     """
-    log = _Log(raw, filters.ties, bad_rows)
+    log = _Log(raw, filters.ties, seed, bad_rows)
     log.drop_duplicates(filters.duplicates)
     log.core(filters.k_core, filters.min_length)
     texts = log.read_texts(filters.missing_titles, filters.html == "clean")
@@ -184,6 +186,7 @@ def apply_filters(raw: RawLog, filters: Filters, seed: int, bad_rows: Mapping[st
         fields={name: texts[name].to_list() for name in names if (texts[name] != "").any()},
         dropped=dict(log.dropped),
         bad_rows=dict(bad_rows),
+        times=log.table["time"].to_numpy() if raw.has_times else None,
     )
 
 

@@ -102,7 +102,7 @@ def log_of_histories(
         ]
         return pl.DataFrame(rows, schema=dict.fromkeys(("item", "title_cn", "title_en", *names), pl.String))
 
-    return RawLog(log, describe, inter, items_file, True, user_names or {}, item_names or {})
+    return RawLog(log, describe, inter, items_file, True, user_names or {}, item_names or {}, has_times=False)
 
 
 def read_object(path: Path, meaning: str) -> Dict[str, object]:

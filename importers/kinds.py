@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from common.dataset import items_path, sequences_path
+from common.dataset import items_path, sequences_path, times_path
 from common.errors import UserError, nearest
 from common.item_fields import item_fields_path
 from importers import adrec_arrays, amazon, histories, ml100k, ninerec, own_tables, unisrec
@@ -18,8 +18,8 @@ from importers.settings import Settings
 def prepared_files(folder: Path, dataset: str) -> Iterator[Files]:
     """The files of a prepared data set."""
     found = {"sequences": sequences_path(folder), "items": items_path(folder, dataset)}
-    item_fields = item_fields_path(folder, dataset)
-    yield {**found, "fields": item_fields} if item_fields.exists() else found
+    optional = {"fields": item_fields_path(folder, dataset), "times": times_path(folder)}
+    yield {**found, **{meaning: path for meaning, path in optional.items() if path.exists()}}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ NAMED = ("inter_file", "item_file", *FILTERED)
 COLUMNS = ("user_column", "item_column", "time_column", "item_id_column", "title_column", "title_cn_column")
 AMAZON = ("amazon2018", "amazon2023")
 KINDS: Dict[str, Kind] = {  # auto takes the first whose files are all there: raw files before prepared ones
-    "ml-100k": Kind(ml100k.files, ml100k.read, ("last_items", "draw_covers", "bad_rows")),
+    "ml-100k": Kind(ml100k.files, ml100k.read, ("last_items", "draw_covers", "bad_rows", "ties", "sample_seed")),
     "ninerec": Kind(ninerec.files, ninerec.read, FILTERED),
     "letter": Kind(histories.files_letter, histories.read_letter, FILTERED),
     "amazon2018": Kind(amazon.files_2018, amazon.read_2018, NAMED),
@@ -105,7 +105,7 @@ def read_source(settings: Settings, kind: str, files: Files) -> Optional[RawData
     else:
         return None
     if kind == "ml-100k":
-        filters = Filters(max_length=settings.last_items, ties="item")
+        filters = Filters(max_length=settings.last_items, ties=settings.ties or "item")
     else:
         preset = settings.preset or ("adrec" if kind in AMAZON else "none")
         filters = filters_of(preset, {name: getattr(settings, name) for name in FILTERS})

@@ -6,9 +6,11 @@ S3-Rec counted in their files. See docs/data_formats.md.
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Mapping, NamedTuple, Optional
 
-from common.dataset import Dataset
+import numpy as np
+
+from common.dataset import Dataset, read_times, times_path
 
 
 class Counts(NamedTuple):
@@ -74,11 +76,18 @@ def origins_of(dataset: str) -> Dict[str, str]:
     return {kind: ORIGINS[kind] for kind in [*kinds, *amazon]}
 
 
-def statistics(dataset: Dataset) -> Dict[str, int]:
-    """Numbers of users, items and interactions, and the length of the shortest and of the longest sequence."""
+def statistics(dataset: Dataset) -> Dict[str, Any]:
+    """Numbers of users, items and interactions, the shortest and the longest sequence, and the share of ties.
+
+    ``ties``: interactions at the same time as another one of their user; None without times.
+    """
     lengths = [len(sequence) for sequence in dataset.sequences]
     counts = Counts(len(lengths), dataset.n_items, sum(lengths))
-    return {**counts._asdict(), "shortest": min(lengths), "longest": max(lengths)}
+    share = None
+    if times_path(dataset.folder).exists():
+        same = (np.diff(read_times(dataset)) == 0) & (np.diff(np.repeat(np.arange(len(lengths)), lengths)) == 0)
+        share = float(np.mean(np.append(same, False) | np.append(False, same)))
+    return {**counts._asdict(), "shortest": min(lengths), "longest": max(lengths), "ties": share}
 
 
 def describe(dataset: Dataset, kind: str, with_cover: int, drawn: bool) -> str:
@@ -89,13 +98,14 @@ def describe(dataset: Dataset, kind: str, with_cover: int, drawn: bool) -> str:
         with_cover: number of items with a cover that can be used.
         drawn: the covers are drawn.
     """
-    users, items, interactions, shortest, longest = statistics(dataset).values()
+    users, items, interactions, shortest, longest, ties = statistics(dataset).values()
     blank = sum(not title.strip() for title in dataset.titles_en)
     alike = sum(cn == en for cn, en in zip(dataset.titles_cn, dataset.titles_en)) - blank
     origin = " (drawn from title and genres: no posters)" if drawn else ""
     lines = [
         f"  users {users:,}  items {items:,}  interactions {interactions:,}",
         f"  sequence length min {shortest}  mean {interactions / users:.2f}  max {longest}",
+        "  no times" if ties is None else f"  at the same time as another one of the user: {ties:.1%} of interactions",
         f"  with title {1 - blank / items:.1%} ({alike:,} items have the same in both languages; {blank:,} are blank)",
         f"  with cover {with_cover / items:.1%}{origin}"
         if dataset.covers

@@ -51,6 +51,7 @@ class RawLog:
         numbered: the original ids are numbers, and our ids follow their order; otherwise, the first appearance.
         user_names: id in ``log`` → original id, where they differ.
         item_names: likewise.
+        has_times: ``time`` is when, not only the order.
     """
 
     log: pl.DataFrame
@@ -60,6 +61,7 @@ class RawLog:
     numbered: bool = False
     user_names: Mapping[str, str] = field(default_factory=dict)
     item_names: Mapping[str, str] = field(default_factory=dict)
+    has_times: bool = True
 
     def place(self, line: Optional[int]) -> str:
         """FILE:LINE, or FILE where the line is not known."""
@@ -78,6 +80,7 @@ class RawData:
         fields: field → its text for each item (`common.item_fields`).
         dropped: reason → number of interactions that the filters dropped.
         bad_rows: file and reason → number of rows that the reader dropped.
+        times: of the sequences' items end to end, in seconds; None if the source has none.
     """
 
     sequences: List[np.ndarray]
@@ -87,6 +90,7 @@ class RawData:
     fields: Mapping[str, Sequence[str]]
     dropped: Mapping[str, int]
     bad_rows: Mapping[str, int]
+    times: Optional[np.ndarray] = None
 
 
 def losses(counts: Mapping[str, int]) -> str:

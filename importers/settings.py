@@ -68,11 +68,11 @@ class Settings(CommonSettings):
     user_sample: Optional[int] = setting(None, "number of users to draw after all other filters; 0: all", minimum=0)
     ties: Optional[str] = setting(
         None,
-        "order of a user's interactions at the same time: row of the file, or original item id",
-        choices=("row", "item"),
+        "order of a user's interactions at the same time: row of the file, original item id (ml-100k), or random",
+        choices=("row", "item", "random"),
     )
     html: Optional[str] = setting(None, "HTML in texts: keep it, or clean it away", choices=("keep", "clean"))
-    sample_seed: int = setting(2024, "seed of the sample of users", minimum=0)
+    sample_seed: int = setting(2024, "seed of the sample of users and of ties=random", minimum=0)
 
     def check(self) -> None:
         """Refuse your own files under the name ml-100k, and filters that leave users too short."""

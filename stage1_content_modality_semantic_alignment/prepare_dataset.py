@@ -18,8 +18,10 @@ Reads   by --from KIND, or detected by the names of the files; filters apply to 
         s3rec        <D>.txt; no texts: for models on IDs
         adrec        <D>_process/ or <D>s_process/: train/{items_seq,label,masks}.npy, id_to_side_dict.pickle
         table        inter_file and item_file: CSV, TSV, JSON or Parquet
-        prepared     sequential_data.txt, <D>_item_sort.csv, <D>_item_fields.csv, covers/ or <D>_cover/ or <D>_cover1/
+        prepared     sequential_data.txt, <D>_item_sort.csv, <D>_item_fields.csv, interaction_times.npy,
+                     covers/ or <D>_cover/ or <D>_cover1/
 Writes  <datasets_dir>/<D>/sequential_data.txt, <D>_item_sort.csv, covers/<id>.jpg if there are covers,
+        interaction_times.npy if the source has times,
         <D>_item_fields.csv if the source has further texts of items (common/item_fields.py),
         user_ids.csv and item_ids.csv (our ids and the original ones) for raw data, prepare.json (the record)
 """
@@ -34,7 +36,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from common.covers import covers_checksum
-from common.dataset import covers_path, items_path, load_dataset, sequences_path, write_dataset
+from common.dataset import covers_path, items_path, load_dataset, sequences_path, times_path, write_dataset
 from common.files import atomic, exclusive, read_json, recipe, record, up_to_date
 from common.item_fields import item_fields_path, read_item_fields, write_item_fields
 from common.settings import parse
@@ -45,7 +47,7 @@ from importers.raw import Files, RawData
 from importers.settings import Settings
 
 CONFIGS = Path(__file__).parent / "configs" / "prepare_dataset"
-LAYOUT = 3  # increase it when the files of the layout change; data sets are then prepared again
+LAYOUT = 4  # increase it when the files of the layout change; data sets are then prepared again
 
 
 def run(settings: Settings, force: bool = False) -> None:
@@ -114,7 +116,8 @@ def _prepare(settings: Settings, kind: str, files: Files, covers: Optional[Cover
     # write: until all files are there, nothing passes for a prepared data set
     (home / "prepare.json").unlink(missing_ok=True)
     if not files_in_place:
-        for old in (sequences_path(home), item_fields_path(home, name), home / "user_ids.csv", home / "item_ids.csv"):
+        ids = (home / "user_ids.csv", home / "item_ids.csv")
+        for old in (sequences_path(home), times_path(home), item_fields_path(home, name), *ids):
             old.unlink(missing_ok=True)
     if not covers_in_place:
         drawn_from = raw if kind == "ml-100k" and settings.draw_covers else None
@@ -162,7 +165,9 @@ def _write_raw(home: Path, name: str, raw: RawData) -> Files:
         written[kind] = home / f"{kind}.csv"
         with atomic(written[kind]) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
             csv.writer(out, lineterminator="\n").writerows([("id", "original_id"), *enumerate(originals)])
-    write_dataset(home, name, dict(enumerate(raw.sequences)), raw.titles)
+    if raw.times is not None:
+        written["times"] = times_path(home)
+    write_dataset(home, name, dict(enumerate(raw.sequences)), raw.titles, raw.times)
     return written
 
 

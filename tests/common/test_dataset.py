@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import N_ITEMS, make_tiny_dataset, tiny_sequences, tiny_titles
 
 from common.covers import check_covers
-from common.dataset import cover_path, load_dataset, train_part, write_dataset
+from common.dataset import cover_path, load_dataset, read_times, times_path, train_part, write_dataset
 from common.errors import UserError
 
 ITEMS = "0,面,noodles\n1,舞,dance\n2,猫,cat\n3,书,book\n"
@@ -112,6 +112,24 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path: Path, 
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=f"{name}: no such file; .*prepare_dataset.py -d D"):
         load_dataset(tmp_path, "D")
+
+
+@pytest.mark.parametrize(
+    "times, words",
+    [
+        (None, "no such file; prepare the data set again"),
+        ([1, 2, 3, 1, 2], r"shape \(5,\); it must hold the times of 6 interactions"),
+        ([1, 2, 3, 1, 2, float("nan")], "all finite"),
+        ([1, 2, 3, 9, 2, 3], "the times of user 7 are not in order"),
+        (["a"] * 6, "not a whole npy file of numbers"),
+    ],
+)
+def test_times_that_do_not_fit_are_errors(tmp_path: Path, times: Any, words: str) -> None:
+    write_dataset(tmp_path, "D", {3: [0, 1, 2], 7: [2, 1, 0]}, [("a", "b")] * 3)
+    if times is not None:
+        np.save(times_path(tmp_path), times)
+    with pytest.raises(UserError, match=f"interaction_times.npy: .*{words}"):
+        read_times(load_dataset(tmp_path, "D"))
 
 
 def test_covers_that_are_missing_or_broken_are_listed(tmp_path: Path) -> None:

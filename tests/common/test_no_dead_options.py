@@ -15,7 +15,8 @@ import pytest
 from common.settings import REPOSITORY, CommonSettings
 
 PACKAGES = ("adrec", "stage1_content_modality_semantic_alignment", "stage2_sequence_preference_learning")
-REPRODUCE = [REPOSITORY / "reproduce" / name for name in ("scores.py", "shuffle.py", "standin.py", "test.py")]  # have Settings
+WITH_SETTINGS = ("scores.py", "shuffle.py", "standin.py", "test.py")
+REPRODUCE = [REPOSITORY / "reproduce" / name for name in WITH_SETTINGS]
 
 
 OF_METHODS = [file for package in PACKAGES for file in sorted((REPOSITORY / package).glob("*.py"))]

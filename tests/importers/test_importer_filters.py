@@ -58,6 +58,8 @@ def test_ties() -> None:
     rows = [("u", "c", 1.0), ("u", "a", 1.0), ("u", "b", 0.0)]
     assert filtered(rows, ties="row") == ["bca"]
     assert filtered(rows, ties="item") == filtered(rows[::-1], ties="item") == ["bac"]
+    drawn = [filtered(rows, seed, ties="random")[0] for seed in range(9)]
+    assert set(drawn) == {"bac", "bca"} and filtered(rows, 3, ties="random") == [drawn[3]]
 
 
 def test_the_sample_is_seeded() -> None:

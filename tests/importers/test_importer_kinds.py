@@ -14,7 +14,7 @@ import pytest
 from test_prepare_dataset import prepare
 from tiny import tiny_cover
 
-from common.dataset import load_dataset
+from common.dataset import load_dataset, read_times
 from common.errors import UserError
 from common.files import read_json
 from common.item_fields import read_item_fields
@@ -73,6 +73,7 @@ def make_2018(folder: Path, reviews: Sequence[Any] = REVIEWS, meta: Sequence[Any
 def test_amazon2018(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = prepare(tmp_path, "Tools", data_dir=str(make_2018(tmp_path / "raw")), **LOOSE)
     assert sequences(home) == [["b", "a", "c"], ["a", "b", "c"]]
+    assert read_times(load_dataset(home, "Tools")).tolist() == [1, 2, 3, 4, 5, 6]
     assert load_dataset(home, "Tools").titles_en == ["The A & co", 'B, "b"', "C"]
     assert read_item_fields(home, "Tools", 3) == {
         "brand": ["B", "", ""],
@@ -118,6 +119,7 @@ def test_amazon2023(tmp_path: Path, form: str) -> None:
     zipped(raw / "meta_Tools.jsonl.gz", meta)
     home = prepare(tmp_path, "Tools", data_dir=str(raw), source="amazon2023", **LOOSE)
     assert sequences(home) == [["b", "a", "c", "d"]]
+    assert read_times(load_dataset(home, "Tools")).tolist() == [1500000001, 1500000002, 1500000003, 1500000004]
     fields = read_item_fields(home, "Tools", 4)
     assert {name: texts[0] for name, texts in fields.items()} == {"brand": "S", "category": "T, U", "image_url": "L"}
 

@@ -13,7 +13,7 @@ from read_only import read_only
 from tiny import make_tiny_dataset, tiny_cover, tiny_sequences, tiny_titles
 
 from common.covers import check_covers
-from common.dataset import load_dataset
+from common.dataset import load_dataset, read_times, times_path
 from common.errors import UserError
 from importers import covers
 from importers.kinds import KINDS
@@ -57,11 +57,24 @@ def test_ninerec_ids_time_order_and_covers(tmp_path: Path, covers: str, header: 
     assert (home / "user_ids.csv").read_text() == "id,original_id\n0,u5\n1,u1\n"
     assert (home / "sequential_data.txt").read_text() == "0 1 2 0\n1 0 3 2 1\n"
     dataset = load_dataset(home, "Raw")
+    assert read_times(dataset).tolist() == [10, 20, 30, 5, 7, 7, 9]
     assert dataset.titles_cn == ["三", "一", 'two, "2"', "四"]
     for item, original in enumerate(["v3", "v1", "v2", "v4"]):
         assert (home / "covers" / f"{item}.jpg").read_bytes() == (
             raw / f"Raw_{covers}" / f"{original}.jpg"
         ).read_bytes()
+
+
+def test_times_go_with_prepared_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And their ties are counted. A data set that is replaced by one without times has none."""
+    home = prepare(tmp_path / "a", "Raw", data_dir=str(make_ninerec(tmp_path / "raw")))
+    copy = prepare(tmp_path / "b", "Raw", data_dir=str(home))
+    assert contents(copy) == {name: sha for name, sha in contents(home).items() if "_ids" not in name}
+    assert capsys.readouterr().out.count("at the same time as another one of the user: 28.6%") == 2  # 2 of 7
+    assert json.loads((copy / "prepare.json").read_text())["statistics"]["ties"] == 2 / 7
+    times_path(home).unlink()
+    assert not times_path(prepare(tmp_path / "b", "Raw", data_dir=str(home))).exists()
+    assert "no times" in capsys.readouterr().out
 
 
 def test_covers_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ def test_letter_keeps_order_and_fields(tmp_path: Path) -> None:
     assert (home / "sequential_data.txt").read_text() == "0 1 0 2 0\n1 2 1 2\n"
     assert (home / "user_ids.csv").read_text() == "id,original_id\n0,3\n1,7\n"
     assert (home / "item_ids.csv").read_text() == "id,original_id\n0,0\n1,2\n2,10\n"
+    assert not (home / "interaction_times.npy").exists()  # the order is known, the times are not
     assert load_dataset(home, "Tools").titles_en == ["Nought", "Two, the", "Ten"]
     fields = read_item_fields(home, "Tools", 3)
     assert fields["brand"] == ["B", "", ""]

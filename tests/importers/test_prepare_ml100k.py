@@ -10,7 +10,7 @@ from test_prepare_dataset import prepare
 from tiny import tiny_cover
 
 from common.covers import check_covers
-from common.dataset import load_dataset
+from common.dataset import load_dataset, read_times
 from common.item_fields import read_item_fields
 from importers.drawn_covers import draw_cover
 from importers.ml100k import dated
@@ -56,6 +56,9 @@ def test_ml100k_orders_by_time_then_item_and_keeps_the_last(tmp_path: Path) -> N
     assert (home / "user_ids.csv").read_text() == "id,original_id\n0,2\n1,7\n"
     assert (home / "item_ids.csv").read_text() == "id,original_id\n0,2\n1,9\n2,10\n3,30\n"
     assert (home / "sequential_data.txt").read_text() == "0 2 1 0\n1 3 1 2\n"
+    assert read_times(load_dataset(home, "Small")).tolist() == [7, 8, 9, 200, 300, 300]
+    prepare(tmp_path, "Small", data_dir=str(tmp_path / "raw"), last_items=3, ties="row")
+    assert (home / "sequential_data.txt").read_text() == "0 2 1 0\n1 3 2 1\n"
     dataset = load_dataset(home, "Small")
     assert dataset.titles_en == [
         "Two, The (1990): Drama, War",
