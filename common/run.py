@@ -153,7 +153,7 @@ class Run:
         if self.finished:
             print(f"{self.model}: {self.folder} is up to date")
             return self
-        from common.compute import pick_compute, seed_everything, start_processes
+        from common.compute import EnergyMeter, pick_compute, seed_everything, start_processes
 
         settings = self.settings
         self.processes = start_processes(settings.device)
@@ -169,6 +169,8 @@ class Run:
                     write_text(self.folder / "settings.yaml", to_yaml(settings))
             self.finished = self.processes.agree(self.finished)
             stack.enter_context(log_to(self.folder / "train.log", self.processes.first))
+            self.meter = EnergyMeter(self.compute.device, self.processes.size)
+            stack.callback(self.meter.stop)
             self._open = stack.pop_all()
         seed_everything(settings.seed)
         return self
@@ -193,11 +195,17 @@ class Run:
         return {"model": self.model, "dataset": dataset, "settings": settings, "inputs": inputs}
 
     def write_metrics(self, found: Mapping[str, Any]) -> None:
-        """Start metrics.json: ``found`` holds the validation, if there was one, and what the training cost."""
+        """Start metrics.json: ``found`` holds the validation, if there was one, and what the training cost.
+
+        The energy of its ``seconds`` is added. A resumed training counts with the mean power since it was resumed.
+        """
         settings = self.recipe["settings"]
         about = {"model": self.model, "dataset": self.settings.dataset, "seed": self.settings.seed}
         protocol = {"protocol": PROTOCOL} if "valid" in found else {}
-        write_json(self.folder / METRICS, {**about, "variant": settings.get("variant"), **found, **protocol})
+        seconds = found["seconds"]  # 0 for scores made elsewhere
+        energy = {"energy": self.meter.energy(seconds)} if seconds else {}
+        content = {**about, "variant": settings.get("variant"), **found, **energy, **protocol}
+        write_json(self.folder / METRICS, content)
 
 
 def run_name(made_from: Recipe) -> str:

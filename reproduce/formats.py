@@ -12,6 +12,7 @@ import pandas as pd
 
 BEST, SECOND = "best", "second"
 LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "–": "--"}
+LATEX.update({"≈": r"$\approx$", "₂": "$_2$", "−": "$-$"})
 LATEX.update({sign: f"\\{sign}" for sign in "&%$#_{}"}, **{sign: f"${sign}$" for sign in "<>"})
 
 

@@ -1,10 +1,10 @@
-"""Ranks and recommended lists of test users: gains, groups of users and targets, coverage and Gini."""
+"""Ranks and recommended lists of test users: gains, groups of users and targets, coverage, Gini and novelty."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,16 @@ import pandas as pd
 from common.dataset import Dataset
 from common.errors import UserError
 
+SHOWN = "shown.npy"
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Users (U,), their test items (U,), and the items' ranks in each run (seeds, U); sorted by user."""
+    """Users (U,), their test items (U,), and the items' ranks in each run (seeds, U); sorted by user.
+
+    The items are -1 in an archive, which does not hold them (reproduce/archive.py).
+    """
 
     users: np.ndarray
     items: np.ndarray
@@ -42,6 +46,7 @@ def read_ranks(rows: Mapping[str, Sequence[Path]], masked: bool) -> Dict[str, Ra
     first: Optional[Tuple[Path, pd.DataFrame]] = None
     for name, folders in rows.items():
         tables = [pd.read_csv(folder / "ranks.csv").sort_values("user", kind="stable") for folder in folders]
+        tables = [table if "item" in table else table.assign(item=-1) for table in tables]
         for folder, table in zip(folders, tables):
             first = first or (folder, table)
             if not np.array_equal(table[["user", "item"]], first[1][["user", "item"]]):
@@ -51,8 +56,41 @@ def read_ranks(rows: Mapping[str, Sequence[Path]], masked: bool) -> Dict[str, Ra
     return found
 
 
-def groups(dataset: Dataset, ranks: Ranks) -> Dict[str, np.ndarray]:
-    """Masks (U,) by popularity of the target (thirds of the training interactions) and by length of the history.
+@dataclass(frozen=True)
+class Catalogue:
+    """What tables need of a data set."""
+
+    counts: np.ndarray  # (n,) training interactions of each item
+    thirds: np.ndarray  # (U,) 0, 1, 2: the third of the training interactions that the user's test item is in
+    lengths: np.ndarray  # (U,) of the histories
+
+    def groups(self) -> Dict[str, np.ndarray]:
+        """Masks (U,) by popularity of the target and by length of the history."""
+        return {
+            "popular targets": self.thirds == 0,
+            "medium targets": self.thirds == 1,
+            "rare targets": self.thirds == 2,
+            "history 1-5": self.lengths <= 5,
+            "history 6-10": (self.lengths > 5) & (self.lengths <= 10),
+            "history > 10": self.lengths > 10,
+        }
+
+    def spread(self, shown: np.ndarray) -> List[float]:
+        """Coverage, Gini and novelty of recommendations; ``shown`` (n,) is how often each item is recommended.
+
+        Coverage is the share of all items that are recommended at all, Gini the coefficient of how often they are.
+        Novelty is the mean of -log2((c + 1) / (C + n)) over the recommended items, the self-information of an item
+        with c of all C training interactions (Zhou et al., PNAS 2010); items without any have a finite one.
+        """
+        n_items, total = len(shown), shown.sum()
+        places = np.arange(1, n_items + 1)
+        gini = ((2 * places - n_items - 1) * np.sort(shown)).sum() / (n_items * total)
+        information = -np.log2((self.counts + 1) / (self.counts.sum() + n_items))
+        return [float(np.mean(shown > 0)), float(gini), float((shown * information).sum() / total)]
+
+
+def catalogue_of(dataset: Dataset, ranks: Ranks) -> Catalogue:
+    """What tables need of a data set and its test users; the most popular items make the first third.
 
     Raises:
         UserError: the data set has other users or test items.
@@ -70,21 +108,14 @@ def groups(dataset: Dataset, ranks: Ranks) -> Dict[str, np.ndarray]:
     order = np.argsort(-counts, kind="stable")
     before = np.empty(dataset.n_items)
     before[order] = (np.cumsum(counts[order]) - counts[order]) / counts.sum()  # share of more popular items
-    share = before[ranks.items]
-    lengths = np.array([len(of_user[user]) - 1 for user in ranks.users.tolist()])
-    return {
-        "popular targets": share < 1 / 3,
-        "medium targets": (share >= 1 / 3) & (share < 2 / 3),
-        "rare targets": share >= 2 / 3,
-        "history 1-5": lengths <= 5,
-        "history 6-10": (lengths > 5) & (lengths <= 10),
-        "history > 10": lengths > 10,
-    }
+    thirds = np.minimum(before[ranks.items] * 3, 2).astype(np.int8)
+    return Catalogue(counts, thirds, np.array([len(of_user[user]) - 1 for user in ranks.users.tolist()]))
 
 
-def coverage_and_gini(top: np.ndarray, n_items: int) -> Tuple[float, float]:
-    """Share of all items that lists (U, k) recommend at all, and the Gini coefficient of how often they do."""
-    shown = np.sort(np.bincount(top.ravel(), minlength=n_items)).astype(np.float64)
-    places = np.arange(1, n_items + 1)
-    gini = float(((2 * places - n_items - 1) * shown).sum() / (n_items * shown.sum()))
-    return float(np.mean(shown > 0)), gini
+def times_shown(folder: Path, n_items: int) -> Optional[np.ndarray]:
+    """How often a run recommends each item (n,), in the ten items of each user; None if the run has no lists."""
+    if (folder / SHOWN).is_file():  # in an archive
+        return np.asarray(np.load(folder / SHOWN, allow_pickle=False))
+    if not (folder / "top.npy").is_file():
+        return None
+    return np.bincount(np.load(folder / "top.npy", allow_pickle=False).ravel(), minlength=n_items)

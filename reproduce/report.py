@@ -25,14 +25,16 @@ from common.dataset import load_dataset
 from common.files import check_folder, commit, read_text, write_text
 from common.settings import setting
 from reproduce.formats import as_html
-from reproduce.rows import Results, ResultsSettings, Row, command_line
+from reproduce.rows import Results, Row, command_line
+from reproduce.table import Settings as TableSettings
+from reproduce.table import tables_of
 
 PAGE = Path(__file__).parent / "report_page"
 
 
 @dataclass
-class Settings(ResultsSettings):
-    """Settings of the page."""
+class Settings(TableSettings):
+    """Settings of the page and of its tables."""
 
     out: Optional[str] = setting(None, "the file to write; null: report.html in <results_dir>/suites/<suite>/")
     before_dir: Optional[str] = setting(
@@ -60,7 +62,6 @@ def part_of(results: Results, dataset_name: str, settings: Settings, home: Path)
     from reproduce.figure import BASELINES, draw, png
     from reproduce.report_page.items import covers_of, drawn_pairs, drawn_users, items_shown
     from reproduce.report_page.plots import plots_of
-    from reproduce.table import tables_of
 
     rows = results.of(dataset_name)
     dataset = load_dataset(results.datasets_dir / dataset_name, dataset_name)
@@ -74,7 +75,7 @@ def part_of(results: Results, dataset_name: str, settings: Settings, home: Path)
         "dataset": dataset_name,
         "id": re.sub(r"\W+", "-", dataset_name),
         "figure": base64.b64encode(figure).decode(),
-        "tables": [(table, as_html(table)) for table in tables_of(results, dataset_name)],
+        "tables": [(table, as_html(table)) for table in tables_of(results, dataset_name, settings)],
         "curves": curves,
         "maps": maps,
         "before_dir": before_dir,

@@ -4,9 +4,9 @@
     python -m reproduce.table figures dataset=Bili_Food 'rows=[SASRec,"ADRec, ours"]' base=SASRec
     python -m reproduce.table figures --masked
 
-For each data set: quality (mean ± standard deviation over seeds, best bold, second underlined); the suite's own rows
-compared with the strongest other row, or all rows with base, by a bootstrap over users and seeds (significance.py);
-cost of training; quality by groups of users; coverage and Gini of the recommended items; published values.
+For each data set: quality (mean ± standard deviation over seeds, best bold, second underlined) with coverage, Gini and
+novelty of the recommended items; the suite's own rows compared with the strongest other row, or all rows with base, by
+a bootstrap over users and seeds (significance.py); cost of training; quality by groups of users; published values.
 
 Reads:  <results_dir>/suites/<suite>/runs.csv, which reproduce.run writes, the runs' folders, the prepared data set
 Writes: <results_dir>/suites/<suite>/table.{md,tex,csv,html}; for a part of the suite table-<part>.*, and with --masked
@@ -17,17 +17,19 @@ from __future__ import annotations
 
 from common.start import run_script
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional
 
 import numpy as np
 import pandas as pd
 
-from common.dataset import Dataset, load_dataset
+from common.dataset import load_dataset
 from common.files import write_text
+from common.settings import setting
 from reproduce.formats import BEST, Table, as_csv, best_and_second, latex, markdown, mean_and_std, page
-from reproduce.ranks import METRICS, coverage_and_gini, groups
-from reproduce.rows import Results, ResultsSettings, Row, command_line
+from reproduce.ranks import METRICS, Catalogue, catalogue_of, times_shown
+from reproduce.rows import Results, ResultsSettings, command_line
 from reproduce.significance import compare_means, holm, resampled_means
 
 PUBLISHED = Path(__file__).parent / "published.csv"
@@ -39,7 +41,30 @@ COST = {  # value of metrics.json → column, format
     "epochs": ("epochs", "{:.0f}"),
     "seconds": ("train s", "{:,.0f}"),
     "operations": ("operations", "{:.3g}"),  # of all epochs
+    "energy.kwh": ("kWh", "{:.2g}"),
+    "gco2e": ("gCO₂e", "{:.2g}"),
 }
+COLUMNS = [*COST, "operations_per_epoch", "energy.measured"]
+
+
+@dataclass
+class Settings(ResultsSettings):
+    """Settings of the tables."""
+
+    grid_factor: float = setting(475.0, "gCO₂e per kWh; the default is the world's (IEA 2019)", minimum=0)
+    power_watts: Optional[float] = setting(
+        None, "power of a run in watts where its energy was not measured; null: the run's own estimate", minimum=0
+    )
+
+
+def catalogue(results: Results, dataset: str) -> Catalogue:
+    """What the tables need of a data set: from the prepared data set, or from an archive."""
+    archived = results.home / f"{dataset}.npz"
+    if archived.is_file():
+        with np.load(archived, allow_pickle=False) as content:
+            return Catalogue(**content)
+    first = results.of(dataset)[0].name
+    return catalogue_of(load_dataset(results.datasets_dir / dataset, dataset), results.ranks(dataset)[first])
 
 
 def overview(results: Results) -> Table:
@@ -55,8 +80,8 @@ def overview(results: Results) -> Table:
     return Table(f"All data sets: test, {results.history}", pd.DataFrame(columns), marks)
 
 
-def quality(results: Results, dataset: str) -> Table:
-    """Mean and standard deviation over seeds of each metric."""
+def quality(results: Results, dataset: str, items: Catalogue) -> Table:
+    """Mean and standard deviation over seeds of each metric; coverage, Gini and novelty of the recommended items."""
     rows = results.of(dataset)
     columns = {"model": [row.name for row in rows], "seeds": [str(len(row.seeds)) for row in rows]}
     marks = {}
@@ -64,8 +89,16 @@ def quality(results: Results, dataset: str) -> Table:
         values = [row.values(results.split, metric) for row in rows]
         columns[metric.upper()] = [mean_and_std(own) for own in values]
         marks[metric.upper()] = best_and_second([float(np.mean(own)) for own in values])
+    shown = [[times_shown(folder, len(items.counts)) for folder in row.folders] for row in rows]
+    spread = [[items.spread(own) for own in of_row if own is not None] or [3 * [np.nan]] for of_row in shown]
+    for name, values in zip(("coverage", "Gini", "novelty"), np.array([np.mean(own, axis=0) for own in spread]).T):
+        columns[name] = [NONE if np.isnan(value) else f"{value:.3f}" for value in values]
+    note = (
+        "Of the ten recommended items, history unmasked: coverage, the share of all items that are recommended; Gini "
+        "of how often; novelty, the mean −log2 of an item's share of the training interactions (one added to each)."
+    )
     title = f"{dataset}: test, all items ranked, {results.history}"
-    return Table(title, pd.DataFrame(columns), marks, results.unfinished(dataset))
+    return Table(title, pd.DataFrame(columns), marks, [note, *results.unfinished(dataset)])
 
 
 def comparison(results: Results, dataset: str) -> Optional[Table]:
@@ -99,49 +132,45 @@ def comparison(results: Results, dataset: str) -> Optional[Table]:
     return Table(f"{dataset}: against {against}, {results.history}", frame, marks, [note])
 
 
-def cost(results: Results, dataset: str) -> Table:
+def cost(results: Results, dataset: str, settings: Settings) -> Table:
     """Validation and the cost of training; means over seeds."""
     lines = []
     for row in results.of(dataset):
-        runs = pd.json_normalize(row.results)
+        runs = pd.json_normalize(row.results).reindex(columns=COLUMNS)  # the energy may be missing
         runs["operations"] = runs["operations_per_epoch"].astype(float) * runs["epochs"]
+        measured = runs["energy.measured"].eq(True)
+        if settings.power_watts is not None:
+            stated = runs["seconds"] * settings.power_watts / 3.6e6
+            runs["energy.kwh"] = runs["energy.kwh"].where(measured, stated)
+        runs["gco2e"] = runs["energy.kwh"].astype(float) * settings.grid_factor
         means = runs[list(COST)].astype(float).mean(skipna=False)
         texts = [NONE if np.isnan(mean) else form.format(mean) for mean, (_, form) in zip(means, COST.values())]
-        lines.append([row.name, *texts])
+        estimate = "" if measured.all() else "≈ "
+        lines.append([row.name, *texts[:-2], *(text if text == NONE else estimate + text for text in texts[-2:])])
     frame = pd.DataFrame(lines, columns=["model", *(name for name, _ in COST.values())])
+    power = "the watts in metrics.json" if settings.power_watts is None else f"{settings.power_watts:g} W"
     note = (
-        "Trained and frozen parameters. Seconds and floating-point operations are those of the run's training, without "
-        "its search and the runs that it starts from. Validation: history unmasked."
+        "Trained and frozen parameters. Seconds, floating-point operations and energy are those of the run's training, "
+        "without its search and the runs that it starts from. Validation: history unmasked. Energy is counted by "
+        f"CPU and GPU, or marked ≈: seconds times {power}. Emissions: {settings.grid_factor:g} gCO₂e per kWh."
     )
     return Table(f"{dataset}: validation and cost", frame, {}, [note])
 
 
-def by_groups(results: Results, dataset: Dataset) -> Table:
-    """NDCG@10 by popularity of the target and length of the history; coverage and Gini of the top ten."""
-    rows = results.of(dataset.name)
-    ranks = results.ranks(dataset.name)
-    gains = {name: one.gains("ndcg@10").mean(axis=0) for name, one in ranks.items()}
+def by_groups(results: Results, dataset: str, items: Catalogue) -> Table:
+    """NDCG@10 by popularity of the target and length of the history."""
+    gains = {name: one.gains("ndcg@10").mean(axis=0) for name, one in results.ranks(dataset).items()}
     columns, marks = {"model": list(gains)}, {}
-    for group, mask in groups(dataset, ranks[rows[0].name]).items():
+    for group, mask in items.groups().items():
         values = [float(gain[mask].mean()) if mask.any() else np.nan for gain in gains.values()]
         column = f"{group} ({int(mask.sum())})"
         columns[column] = [NONE if np.isnan(value) else f"{value:.4f}" for value in values]
         marks[column] = best_and_second(values)
-    spread = np.array([_coverage_and_gini(row, dataset.n_items) for row in rows])
-    for place, name in enumerate(("coverage", "Gini")):
-        columns[name] = [NONE if np.isnan(value) else f"{value:.3f}" for value in spread[:, place]]
     note = (
         "NDCG@10 of groups of test users (group size in parentheses). Targets are grouped into thirds of the training "
-        "interactions, most popular items first. Coverage and Gini: the ten recommended items, history unmasked."
+        "interactions, most popular items first."
     )
-    return Table(f"{dataset.name}: by groups, {results.history}", pd.DataFrame(columns), marks, [note])
-
-
-def _coverage_and_gini(row: Row, n_items: int) -> np.ndarray:
-    """Means over the runs with top.npy (2,); NaN if there is none."""
-    tops = [np.load(path, allow_pickle=False) for path in (f / "top.npy" for f in row.folders) if path.is_file()]
-    spread = [coverage_and_gini(top, n_items) for top in tops]
-    return np.mean(spread, axis=0) if spread else np.full(2, np.nan)
+    return Table(f"{dataset}: by groups, {results.history}", pd.DataFrame(columns), marks, [note])
 
 
 def published(dataset: str) -> Optional[Table]:
@@ -157,13 +186,14 @@ def runs_table(results: Results) -> Table:
     return Table("Runs", frame.reset_index(drop=True))
 
 
-def tables_of(results: Results, dataset: str) -> List[Table]:
+def tables_of(results: Results, dataset: str, settings: Settings) -> List[Table]:
     """The tables of one data set."""
+    items = catalogue(results, dataset)
     found = [
-        quality(results, dataset),
+        quality(results, dataset, items),
         comparison(results, dataset),
-        cost(results, dataset),
-        by_groups(results, load_dataset(results.datasets_dir / dataset, dataset)),
+        cost(results, dataset, settings),
+        by_groups(results, dataset, items),
         published(dataset),
     ]
     return [table for table in found if table is not None]
@@ -171,10 +201,10 @@ def tables_of(results: Results, dataset: str) -> List[Table]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Write and print the tables."""
-    _, results = command_line(ResultsSettings, __doc__, argv)
+    settings, results = command_line(Settings, __doc__, argv)
     tables = [overview(results)] if len(results.datasets) > 1 else []
     for dataset in results.datasets:
-        tables += tables_of(results, dataset)
+        tables += tables_of(results, dataset, settings)
     print(markdown(tables))
     tables.append(runs_table(results))
     stem = f"table{results.suffix}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from common.errors import UserError
 from common.files import read_json
 from common.ranking import train_counts
 from reproduce import figure, formats, report, table
-from reproduce.ranks import METRICS, Ranks, coverage_and_gini, groups
+from reproduce.ranks import METRICS, Catalogue, Ranks, catalogue_of
 from reproduce.rows import Results, ResultsSettings, Row, read_results
 
 HOME = Path("results/suites/mine")
@@ -62,8 +63,9 @@ def test_the_tables_hold_what_the_runs_measured(results: Path) -> None:
     assert [line["model"] for line in costs] == list(ROWS)
     assert costs[3] == {**costs[0], "model": "ours"} and costs[0]["operations"] == "6e+09"
     assert costs[0]["trained"] == "1,500" and costs[0]["train s"] == "60" and costs[0]["epochs"] == "3"
-    grouped = cells(results, "table.csv", "Tiny: by groups")
-    assert grouped[0]["coverage"] == "0.667" and grouped[0]["Gini"] == "0.333"  # Pop: the same 10 of 15 items for all
+    pop = cells(results, "table.csv", "Tiny: test")[0]
+    assert pop["coverage"] == "0.667" and pop["Gini"] == "0.333"  # the same 10 of 15 items for all
+    assert list(cells(results, "table.csv", "Tiny: by groups")[0])[2].startswith("popular targets")
     text = (home / "table.md").read_text()
     assert "bash run_train.sh SICSRec Tiny seed=2" in text and "Not complete" not in text
 
@@ -178,18 +180,49 @@ def test_popularity_is_counted_over_training_interactions() -> None:
     sequences = [np.array(items) for items in lists]
     assert train_counts(sequences, 4).tolist() == [3, 1, 1, 0]
     dataset = Dataset("D", Path(), [0, 1, 2], sequences, [""] * 4, [""] * 4, None)
-    found = groups(dataset, ranks_of([[1, 1, 1]], items=(0, 1, 3)))
+    found = catalogue_of(dataset, ranks_of([[1, 1, 1]], items=(0, 1, 3))).groups()
     assert found["popular targets"].tolist() == [True, False, False]
     assert (found["medium targets"] | found["rare targets"]).tolist() == [False, True, True]
     assert found["history 1-5"].all()
     with pytest.raises(UserError, match="tested on other data"):
-        groups(dataset, ranks_of([[1, 1, 1]], items=(0, 1, 2)))
+        catalogue_of(dataset, ranks_of([[1, 1, 1]], items=(0, 1, 2)))
 
 
-def test_coverage_and_gini_by_hand() -> None:
-    assert coverage_and_gini(np.array([[0, 1], [2, 3]]), 4) == (1.0, 0.0)
-    coverage, gini = coverage_and_gini(np.array([[0], [0]]), 4)
-    assert coverage == 0.25 and gini == 0.75  # all on one of four: (n - 1) / n
+@pytest.mark.parametrize(
+    ("shown", "counts", "expected"),
+    [
+        ([1, 1, 1, 1], [0, 0, 0, 0], [1.0, 0.0, 2.0]),  # log2(4)
+        ([0, 2, 0, 0], [0, 0, 0, 0], [0.25, 0.75, 2.0]),  # all on one of four: (n - 1) / n
+        ([3, 0, 0, 1], [7, 2, 3, 0], [0.5, 0.625, 1.75]),  # shares 1/2 and 1/16: (3 · 1 + 4) / 4
+    ],
+)
+def test_coverage_gini_and_novelty_by_hand(shown: List[int], counts: List[int], expected: List[float]) -> None:
+    of_users = np.zeros(0)
+    assert Catalogue(np.array(counts), of_users, of_users).spread(np.array(shown)) == expected
+
+
+@pytest.mark.parametrize(
+    ("energy", "words", "expected"),
+    [
+        (None, [], ("–", "–")),  # runs of earlier versions
+        (None, ["power_watts=120"], ("≈ 0.002", "≈ 0.95")),  # 60 s
+        ({"kwh": 0.004, "watts": 4.0, "measured": False}, [], ("≈ 0.004", "≈ 1.9")),
+        ({"kwh": 0.004, "watts": 4.0, "measured": False}, ["power_watts=60"], ("≈ 0.001", "≈ 0.48")),
+        ({"kwh": 0.004, "watts": 4.0, "measured": True}, ["power_watts=60", "grid_factor=50"], ("0.004", "0.2")),
+    ],
+)
+def test_energy_is_measured_or_marked_as_an_estimate(
+    results: Path, energy: Optional[Dict[str, object]], words: List[str], expected: Tuple[str, str]
+) -> None:
+    paths = [results.parent / "results" / "Pop" / "Tiny" / f"Pop-{seed}" / "metrics.json" for seed in (1, 2)]
+    before = [path.read_text() for path in paths]
+    for path, text in zip(paths, before):
+        path.write_text(json.dumps({**json.loads(text), **({"energy": energy} if energy else {})}))
+    table.main(words_of(results, "rows=[Pop]", *words))
+    for path, text in zip(paths, before):
+        path.write_text(text)
+    (line,) = cells(results, "table-rows-Pop.csv", "Tiny: validation and cost")
+    assert (line["kWh"], line["gCO₂e"]) == expected
 
 
 def test_marks_and_escapes_of_every_format() -> None:
