@@ -79,6 +79,25 @@ def count_items_once(cosines: Tensor, items: Tensor, scale: float) -> Tensor:
     return cosines - counts.float().log()[place] / scale
 
 
+def refined_logq(
+    cosines: Tensor, items: Tensor, targets: Tensor, shares: Tensor, key_shares: Tensor, scale: float
+) -> Tensor:
+    """Refined logQ correction (arXiv 2507.09331): add (−log n − log Q') / s to the cosines of a row's n negatives.
+
+    Q'(key) = Q(key) / (1 − Q(target)). The cross entropy then has the paper's gradient, with the positive as it was.
+
+    Args:
+        cosines: (…, B, K); those of a row's own target item and of a fresh queue's random vectors become −∞.
+        items: (K,) the keys' items, −1 of random vectors; targets: (B,) the rows' target items.
+        shares: (n_items,) of the training rows, by target.
+        key_shares: (K,) or a scalar: Q of the keys.
+    """
+    negative = (items != targets[:, None]) & (items >= 0)  # (B, K)
+    n = negative.sum(dim=1, keepdim=True).clamp(min=1)
+    shift = (1 - shares[targets])[:, None].log() - n.log() - key_shares.log()
+    return (cosines + shift / scale).masked_fill(~negative, -torch.inf)
+
+
 def leave_out_same_item(cosines: Tensor, items: Tensor, targets: Tensor) -> Tensor:
     """Give keys of a row's own target item the cosine −∞, so that they are not negatives.
 

@@ -138,6 +138,10 @@ class Rows:
         lengths = self.stop[rows] - self.start[rows]
         return self.items[ranges(self.start[rows], lengths)], lengths
 
+    def target_counts(self, n_items: int) -> np.ndarray:
+        """Rows by their target: (n_items,)."""
+        return np.bincount(self.targets, minlength=n_items)
+
 
 @dataclass(frozen=True)
 class Split:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adrec.additions import Adapter, Offsets, count_items_once, leave_out_same_item
+from adrec.additions import Adapter, Offsets, count_items_once, leave_out_same_item, refined_logq
 from adrec.data import Batch, Rows, Split, Tokens, by_length
 from adrec.encoders import SequenceEncoder, TextEncoder, Vocabulary
 from adrec.losses import angular_margin_infonce
@@ -157,18 +157,23 @@ class ADRec(nn.Module):
     Args:
         text: the text encoder, cut to ``vocabulary``.
         vocabulary: of `TextEncoder.keep_tokens`.
+        target_counts: (n_items,) training rows by their target.
     """
+
+    shares: Tensor
 
     def __init__(
         self,
         text: TextEncoder,
         vocabulary: Vocabulary,
         settings: ADRecSettings,
-        n_items: int,
+        target_counts: np.ndarray,
         processes: Processes = ALONE,
     ) -> None:
         super().__init__()
-        self.query = Encoders(text, settings, n_items)
+        self.n_rows = int(target_counts.sum())
+        self.register_buffer("shares", torch.from_numpy(target_counts / self.n_rows).float(), persistent=False)
+        self.query = Encoders(text, settings, len(target_counts))
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.item_queue = Queue(settings.queue_size, text.width)
         self.sequence_queue = Queue(settings.queue_size, text.width)
@@ -246,7 +251,10 @@ class ADRec(nn.Module):
         else:
             vectors, items = keys, own_items
         cosines = (queries @ vectors.T).view(2, len(keys), -1)
-        if s.once_per_item and kind == "item":
+        if s.queue_correction == "logq":
+            key_shares = self.shares[items] if kind == "item" else self.shares.new_tensor(1 / self.n_rows)
+            return refined_logq(cosines, items, own_items, self.shares, key_shares, s.scale)
+        if s.queue_correction == "once_per_item" and kind == "item":
             cosines = count_items_once(cosines, items, s.scale)
         if s.mask_same_item or name not in s.queues:
             cosines = leave_out_same_item(cosines, items, own_items)

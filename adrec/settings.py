@@ -89,8 +89,11 @@ class ADRecSettings(LoopSettings):
     momentum_first: Optional[bool] = switch("A11", "the key encoders move before a batch's keys are computed")
     key_dropout: Optional[bool] = switch("A12", "the key encoders have dropout, so that a key differs from its query")
     mask_same_item: bool = setting(False, "ours: keys of the positive's item are not negatives")
-    once_per_item: bool = setting(
-        False, "ours: all keys of an item in the queue of items weigh as one negative, however often it was a target"
+    queue_correction: str = setting(
+        "none",
+        "ours: the queue of items has an item as often as it is a target. once_per_item: its keys weigh as one; logq: "
+        "refined logQ (arXiv 2507.09331) in both queues, without keys of the positive's item",
+        choices=("none", "once_per_item", "logq"),
     )
     # training
     train_batch_size: int = setting(64, "rows per step, over all processes", minimum=1)

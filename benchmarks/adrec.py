@@ -57,7 +57,7 @@ def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, steps
     """A step, batches made included."""
     text = TextEncoder(bert_base(tokens), own.plm_layer)
     vocabulary, tokens = text.keep_tokens(tokens)
-    model = ADRec(text, vocabulary, own, len(tokens)).to(compute.device).train()
+    model = ADRec(text, vocabulary, own, rows.target_counts(len(tokens))).to(compute.device).train()
     optimizer = make_optimizer(model, own)
     loader = TrainLoader(rows, tokens, own)
     order = iter(loader.epoch(0))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from adrec.additions import Adapter
+from adrec.additions import Adapter, refined_logq
 from adrec.data import Batch
 from adrec.encoders import SequenceEncoder
 from adrec.losses import angular_margin_infonce
@@ -240,29 +240,70 @@ def test_terms_weights_and_queue_order(tmp_path: Path, enqueue_last: bool) -> No
 
 
 @pytest.mark.parametrize("mask_same_item", [False, True])
-@pytest.mark.parametrize("once_per_item", [False, True])
-def test_which_keys_are_negatives(tmp_path: Path, once_per_item: bool, mask_same_item: bool) -> None:
-    """``once_per_item``: e^{s cos} of each of an item's n keys counts for 1/n."""
-    tiny = tiny_adrec(tmp_path, mask_same_item=mask_same_item, once_per_item=once_per_item)
+@pytest.mark.parametrize("correction", ["none", "once_per_item", "logq"])
+def test_which_keys_are_negatives_and_their_weights(tmp_path: Path, correction: str, mask_same_item: bool) -> None:
+    """e^{s cos} of each of an item's n keys counts for 1/n, with logq for 1 / (n Q')."""
+    tiny = tiny_adrec(tmp_path, mask_same_item=mask_same_item, queue_correction=correction)
     model, batch = tiny.model, tiny.first_batch()
-    s, ids = model.settings, batch.target_items
+    s, ids, targets = model.settings, batch.target_items, tiny.loader.rows.targets
     s.momentum = 1.0
-    model.item_queue.push(F.normalize(torch.randn(6, 16), dim=1), ids.flip(0))
+    for queue in (model.item_queue, model.sequence_queue):
+        queue.push(F.normalize(torch.randn(6, 16), dim=1), ids.flip(0))
     with torch.no_grad():
         sequences, _ = model.query(batch)
-        keys = model.key(batch)[1][batch.targets]
-    vectors, items = model.item_queue.vectors.clone(), model.item_queue.items.clone()
-    values = []
-    for i in range(6):
-        theta = torch.arccos(sequences[i].double() @ keys[i].double())
-        kept = items != ids[i] if mask_same_item else torch.ones(len(items), dtype=torch.bool)
-        logits = s.scale * (vectors[kept].double() @ sequences[i].double())
-        if once_per_item:
-            logits -= torch.stack([(items == item).sum().log() for item in items[kept]])
-        top = s.scale * torch.cos(theta + s.margin)
-        values.append(torch.cat([top[None], logits]).logsumexp(0) - top)
-    expected = torch.stack(values).mean().item()
-    assert unweighted(model(batch), model)["seq_item"] == pytest.approx(expected, abs=1e-4)
+        keys = dict(zip(("seq", "item"), model.key(batch)))
+    keys["item"] = keys["item"][batch.targets]
+    expected = {}
+    for kind, queue in (("item", model.item_queue), ("seq", model.sequence_queue)):
+        vectors, items = queue.vectors.clone(), queue.items.clone()
+        values = []
+        for i in range(6):
+            theta = torch.arccos((sequences[i].double() @ keys[kind][i].double()).clamp(-1, 1))
+            kept = items != ids[i] if mask_same_item or correction == "logq" else torch.ones(30, dtype=torch.bool)
+            if correction == "logq":
+                kept &= items >= 0
+            logits = s.scale * (vectors[kept].double() @ sequences[i].double())
+            if correction == "once_per_item" and kind == "item":
+                logits -= torch.stack([(items == item).sum().log() for item in items[kept]])
+            if correction == "logq":
+                rows = [(targets == item.item()).sum() if kind == "item" else 1 for item in items[kept]]
+                others = (targets != ids[i].item()).sum()
+                logits -= torch.log(kept.sum() * torch.tensor(np.array(rows) / others))
+            top = s.scale * torch.cos(theta + s.margin)
+            values.append(torch.cat([top[None], logits]).logsumexp(0) - top)
+        expected[f"seq_{kind}"] = torch.stack(values).mean().item()
+    found = unweighted(model(batch), model)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+
+
+def test_refined_logq_has_the_gradient_of_the_papers_formula() -> None:
+    """L = sg(1 − P̂) · [−s⁺ + log Σ e^{s⁻ − log Q'}], with P̂ = e^{s⁺} / (e^{s⁺} + mean e^{s⁻ − log Q'})."""
+    torch.manual_seed(0)
+    scale, margin = 6.0, 0.2
+    shares = torch.rand(5, dtype=torch.double).softmax(dim=0)
+    items, targets = torch.tensor([0, 1, 1, 2, 3, 4, 4, -1, 2, -1]), torch.tensor([1, 4, 0])
+    positive = (torch.rand(3, dtype=torch.double) - 0.5).requires_grad_()
+    cosines = (torch.rand(3, 10, dtype=torch.double) - 0.5).requires_grad_()
+    corrected = refined_logq(cosines, items, targets, shares, shares[items], scale)
+    found = torch.autograd.grad(angular_margin_infonce(positive, corrected, scale, margin).sum(), (positive, cosines))
+    losses = []
+    for row, target in enumerate(targets):
+        negative = (items != target) & (items >= 0)
+        shifted = scale * cosines[row, negative] - (shares[items[negative]] / (1 - shares[target])).log()
+        top = scale * torch.cos(torch.arccos(positive[row]) + margin)
+        wrong = 1 - (top.exp() / (top.exp() + shifted.exp().mean())).detach()
+        losses.append(wrong * (shifted.logsumexp(0) - top))
+    torch.testing.assert_close(found, torch.autograd.grad(sum(losses), (positive, cosines)))  # type: ignore[arg-type]
+
+
+def test_refined_logq_of_a_uniform_queue_adds_one_constant() -> None:
+    cosines, items, targets = torch.rand(2, 3, 8), torch.arange(8) % 4, torch.tensor([0, 2, 3])
+    uniform = torch.full((4,), 0.25)
+    found = refined_logq(cosines, items, targets, uniform, uniform[items], 5.0)
+    masked = cosines.masked_fill(items == targets[:, None], -torch.inf)
+    torch.testing.assert_close(found, masked + (math.log(3) - math.log(6)) / 5)  # 3 other items, 6 negatives
+    fresh = refined_logq(cosines, torch.full((8,), -1), targets, uniform, uniform[items], 5.0)
+    assert angular_margin_infonce(torch.rand(3), fresh[0], 5.0, 0.1).tolist() == [0.0] * 3
 
 
 @pytest.mark.parametrize("left", [["items"], ["sequences"], []])

@@ -159,10 +159,10 @@ def test_resumed_equals_uninterrupted(
             "positions": True,
             "sequence_dropout": 0.3,
             "mask_same_item": True,
-            "once_per_item": True,
+            "queue_correction": "once_per_item",
             "batch_by": "user",
         },
-        {"precision": "bf16", "train_batch_size": 7},
+        {"precision": "bf16", "train_batch_size": 7, "queue_correction": "logq"},
     ],
     ids=str,
 )

@@ -89,9 +89,9 @@ def tiny_adrec(folder: Path, dropout: float = 0.0, cut: bool = False, **values: 
     vocabulary = Vocabulary(torch.arange(len(table)), table)
     if cut:
         vocabulary, tokens = text.keep_tokens(tokens)
-    model = ADRec(text, vocabulary, settings, dataset.n_items)
-    loader = TrainLoader(train_rows(dataset, settings.max_seq_length), tokens, settings)
-    return TinyADRec(model, loader, tokens)
+    rows = train_rows(dataset, settings.max_seq_length)
+    model = ADRec(text, vocabulary, settings, rows.target_counts(dataset.n_items))
+    return TinyADRec(model, TrainLoader(rows, tokens, settings), tokens)
 
 
 def plain_items(model: ADRec, side: str, tokens: Tokens, released: bool) -> Tensor:
