@@ -1,4 +1,4 @@
-"""Baselines on stage 1's features: nearest contents; SASRec on frozen text, on ID + text, with UniSRec's adapter."""
+"""Baselines on stage 1's features: nearest contents; SASRec on frozen text, on ID + text, as UniSRec and AlphaFuse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from torch.nn import functional as F
 from common.dropout import Dropout
 from reproduce.baselines.counted import HistoryModel
 from reproduce.baselines.networks import SASRec
-from reproduce.baselines.settings import ContentSettings, NearestContentSettings, TextSettings, UniSRecSettings
+from reproduce.baselines.settings import (
+    AlphaFuseSettings,
+    ContentSettings,
+    NearestContentSettings,
+    TextSettings,
+    UniSRecSettings,
+)
 from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RankingModel
@@ -20,7 +26,10 @@ from stage2_sequence_preference_learning.settings import HistorySettings
 
 
 def whitened(features: Tensor, width: int) -> Tensor:
-    """(n, d) → (n, min(width, d)): principal components with mean 0 and variance 1 over the items; row 0 stays 0."""
+    """(n, d) → (n, min(width, d)): principal components with mean 0 and variance 1 over the items, the least first.
+
+    Row 0 stays 0.
+    """
     real = features[1:].double()
     centred = real - real.mean(dim=0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / max(1, len(real)))
@@ -124,6 +133,36 @@ class SASRecIDText(SASRecText):
     def items(self) -> Tensor:
         """(n_items, d)."""
         return super().items() + self.id_embedding.weight
+
+
+class AlphaFuse(SASRecText):
+    """AlphaFuse (Hu et al., SIGIR 2025): an item is its frozen whitened features, plus an ID where they vary least.
+
+    The features keep their first ``whiten`` principal directions; a trained ID vector, from zero, is added to the last
+    ``null_dim`` of d dimensions. With ``whiten`` = d (as published by default) both share these dimensions; with
+    ``whiten`` = d − ``null_dim`` the vectors are side by side. Of several modalities the sum is taken.
+
+    Unlike the authors' training, ours is that of the other baselines: RecBole's SASRec, cross entropy over all items,
+    no weight decay; the cosine ranks, as in training.
+    """
+
+    schema = AlphaFuseSettings
+    settings: AlphaFuseSettings
+
+    def make_adapter(self, width: int) -> nn.Module:
+        """Features are not mapped."""
+        self.id_embedding = nn.Embedding(self.n_items, self.settings.null_dim, padding_idx=0)
+        nn.init.zeros_(self.id_embedding.weight)
+        return nn.Identity()
+
+    def items(self) -> Tensor:
+        """(n_items, d), the direction of least variance first; row 0 is 0."""
+        s = self.settings
+        out = F.pad(self.id_embedding.weight[1:], (0, s.hidden_size - s.null_dim, 1, 0))
+        for modality in s.modalities:
+            features: Tensor = self.get_submodule(f"plm_{modality}_embedding").weight  # type: ignore[assignment]
+            out = out + F.pad(features, (s.hidden_size - features.shape[1], 0))
+        return out
 
 
 class MixtureOfExperts(nn.Module):

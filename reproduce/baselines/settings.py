@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Type
 
 from common.dataset import items_path
+from common.errors import UserError
 from common.features import MODALITIES
 from common.run import VALID_METRICS, LoopSettings
 from common.settings import setting
@@ -169,6 +170,20 @@ class TextSettings(AttentionSettings, ContentSettings):
 
 
 @dataclass
+class AlphaFuseSettings(TextSettings):
+    """AlphaFuse (Hu et al. 2025); ``whiten`` is the number of directions of the features that are kept."""
+
+    null_dim: int = setting(64, "width of the IDs, in the kept directions of least variance", minimum=1)
+
+    def check(self) -> None:
+        """An item's vector has room for the features and for its ID."""
+        super().check()
+        for name, value in (("whiten", self.whiten), ("null_dim", self.null_dim)):
+            if value is None or value > self.hidden_size:
+                raise UserError(f"{name}={value}: give a number up to hidden_size={self.hidden_size}")
+
+
+@dataclass
 class UniSRecSettings(TextSettings):
     """UniSRec (Hou et al. 2022) on one data set, without its pre-training."""
 
@@ -230,5 +245,6 @@ SCHEMAS: Dict[str, Type[RankingSettings]] = {
     "SASRecText": TextSettings,
     "SASRecIDText": TextSettings,
     "UniSRec": UniSRecSettings,
+    "AlphaFuse": AlphaFuseSettings,
     "Ensemble": EnsembleSettings,
 }

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Set, Tuple
+from typing import Any, Dict, Set, Tuple
 
 import numpy as np
 import pytest
@@ -43,6 +43,7 @@ def small(name: str, datasets_dir: Path, **values: Any) -> Any:
     """Settings of a tiny model."""
     known = {f.name for f in dataclasses.fields(SCHEMAS[name])}
     own = {key: value for key, value in SIZES.items() if key in known}
+    own.update({"whiten": own["hidden_size"], "null_dim": 3} if name == "AlphaFuse" else {})
     return SCHEMAS[name](**{"dataset": "Tiny", "datasets_dir": str(datasets_dir), **own, **values})
 
 
@@ -197,6 +198,40 @@ def test_whitened_features_have_unit_variance() -> None:
     torch.testing.assert_close(out[1:].T @ out[1:] / 50, torch.eye(4), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("whiten", [8, 5])  # the ID added to the features, and beside them
+def test_alphafuse_items_by_hand(datasets_dir: Path, whiten: int) -> None:
+    model, data = make("AlphaFuse", datasets_dir, whiten=whiten)
+    features = data.features["text"][1:].double().numpy()
+    centred = features - features.mean(axis=0)
+    directions, variances, _ = np.linalg.svd(np.cov(centred.T, bias=True))
+    expected = np.zeros((data.n_items, 8))
+    expected[1:, :whiten] = (centred @ directions / np.sqrt(variances + 1e-6))[:, :whiten]
+
+    def same_items() -> None:
+        items = model.items().flip(1).detach().numpy()
+        items[1:, 5:] -= model.id_embedding.weight.flip(1).detach().numpy()[1:]
+        signs = np.sign((items * expected).sum(axis=0))  # of directions, which are arbitrary
+        np.testing.assert_allclose(items, signs * expected, rtol=1e-3, atol=1e-4)
+
+    same_items()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.loss_terms(all_packed(data))["rec"].backward()
+        optimizer.step()
+    same_items()
+    assert torch.equal(before["plm_text_embedding.weight"], model.plm_text_embedding.weight)
+    assert model.id_embedding.weight[1:].all() and not model.items()[0].any()
+
+
+@pytest.mark.parametrize("wrong", [{"whiten": None}, {"whiten": 129}, {"null_dim": 129}])
+def test_alphafuse_has_room_for_features_and_id(wrong: Dict[str, Any], datasets_dir: Path) -> None:
+    step = baseline.find("AlphaFuse")
+    with pytest.raises(UserError, match=rf"{next(iter(wrong))}=.*: give a number up to hidden_size=128"):
+        check_values(build(step.Settings, {"dataset": "any", **wrong}, step.CONFIGS), "AlphaFuse")
+
+
 def test_mixture_of_experts_one_expert_at_a_time() -> None:
     torch.manual_seed(0)
     mixture = features.MixtureOfExperts(6, 4, 3, dropout=0.5).eval()
@@ -226,7 +261,7 @@ def test_title_words() -> None:
     assert words == ["[PAD]", "red", "电"] and table.tolist() == [[1, 2], [1, 0], [2, 0]]
 
 
-@pytest.mark.parametrize("name", ["Pop", "NearestContent", "GRU4Rec", "FDSA"])
+@pytest.mark.parametrize("name", ["Pop", "NearestContent", "GRU4Rec", "FDSA", "AlphaFuse"])
 def test_a_checkpoint_gives_the_same_model(name: str, datasets_dir: Path, tmp_path: Path) -> None:
     folder = run(name, datasets_dir, epochs=1, results_dir=str(tmp_path))
     loaded = load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=baseline.find(name).models())
