@@ -12,7 +12,7 @@ import pandas as pd
 from common.dataset import Dataset
 from common.errors import UserError
 
-SHOWN = "shown.npy"
+SHOWN = "shown.npz"
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 
 
@@ -115,7 +115,7 @@ def catalogue_of(dataset: Dataset, ranks: Ranks) -> Catalogue:
 def times_shown(folder: Path, n_items: int) -> Optional[np.ndarray]:
     """How often a run recommends each item (n,), in the ten items of each user; None if the run has no lists."""
     if (folder / SHOWN).is_file():  # in an archive
-        return np.asarray(np.load(folder / SHOWN, allow_pickle=False))
+        return np.asarray(np.load(folder / SHOWN, allow_pickle=False)["shown"])
     if not (folder / "top.npy").is_file():
         return None
     return np.bincount(np.load(folder / "top.npy", allow_pickle=False).ravel(), minlength=n_items)

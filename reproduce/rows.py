@@ -117,6 +117,7 @@ def read_results(name: str, settings: ResultsSettings, split: str = TEST) -> Res
         raise UserError(f"{home / 'runs.csv'}: no such file; {again}, or correct results_dir")
     runs = pd.read_csv(home / "runs.csv", dtype=str, keep_default_na=False)
     runs = runs[runs["row"].isin(names)]
+    runs["folder"] = [_folder(recorded, settings.results_dir) for recorded in runs["folder"]]
     base = settings.base or suite.base
     check_known("row", [settings.base] if settings.base else [], runs["row"].unique(), str(home / "runs.csv"))
     for column, chosen in (
@@ -135,6 +136,12 @@ def read_results(name: str, settings: ResultsSettings, split: str = TEST) -> Res
     against = [] if base else suite.against
     suffix = _suffix(settings) + ("-masked" if split == MASKED else "")
     return Results(path.stem, against, base, runs, rows, home, suffix, split, Path(settings.datasets_dir))
+
+
+def _folder(recorded: str, results_dir: str) -> str:
+    """A run's folder as recorded, or in ``results_dir`` if that was moved, for example out of an archive."""
+    missing = recorded and not Path(recorded).is_dir()
+    return str(Path(results_dir, *Path(recorded).parts[-3:])) if missing else recorded
 
 
 def _row(runs: pd.DataFrame) -> Row:
