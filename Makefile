@@ -26,7 +26,7 @@ endif
 SOURCES := $(filter-out tests,$(patsubst %/,%,$(sort $(dir $(wildcard */*.py)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types doctor environment
+.PHONY: help quickstart test claims lint types doctor environment
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -37,6 +37,9 @@ quickstart: $(READY) $(MODELS)  ## Train SICSRec, ADRec and three more on ml-100
 
 test: $(READY)  ## Run the tests (pytest)
 	@$(RUN) -m pytest
+
+claims: $(READY) $(MODELS)  ## Measure again what docs/claims.md can within minutes
+	@$(RUN) -m reproduce.claims --quick
 
 lint: $(READY)  ## Check style and format (ruff)
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
