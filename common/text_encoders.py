@@ -53,8 +53,8 @@ def fetch(kind: Any, name: str, advice: str, **keywords: Any) -> Any:
         return kind.from_pretrained(source, **keywords)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         place = "the folder" if Path(source).is_dir() else "the Hugging Face hub and its local cache"
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason} {advice}") from error
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise UserError(f"'{name}' cannot be loaded (tried {place}): {reason}; {advice}") from error
 
 
 def check_encoder(name: str, model_type: str) -> None:

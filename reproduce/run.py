@@ -2,7 +2,7 @@
 
     python -m reproduce.run quickstart
     python -m reproduce.run bili dataset=Bili_Food data_dir=DIR/{dataset} features_dir=datasets/{dataset}/standin
-    python -m reproduce.run amazon seeds=[1,2,3] jobs=2 --dry-run
+    python -m reproduce.run amazon data_dir=DIR/{dataset} seeds=[1,2,3] jobs=2 --dry-run
     python -m reproduce.run figures 'rows=[SASRec,"ADRec, ours"]' dataset=Scientific data_dir=DIR text_model=minilm
 
 Other key=value go to each model that has the key; {dataset} and {seed} in a value are replaced by those of the run.

@@ -234,10 +234,10 @@ def test_weights_that_the_last_step_ruins_are_not_saved(tmp_path: Path) -> None:
 
 def test_an_encoder_that_cannot_be_loaded_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> None:
-        raise OSError("We couldn't connect to 'https://huggingface.co'\nand more lines")
+        raise OSError("We couldn't connect to 'https://huggingface.co'.\nand more lines")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
-    with pytest.raises(UserError, match="'some/bert' cannot be loaded .* small$"):
+    with pytest.raises(UserError, match="'some/bert' cannot be loaded .*huggingface.co'; give .* small$"):
         fine_tuned(make_tiny_run(tmp_path, text_model="some/bert", modalities=["text"]))
 
 
