@@ -205,13 +205,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     tables = [overview(results)] if len(results.datasets) > 1 else []
     for dataset in results.datasets:
         tables += tables_of(results, dataset, settings)
-    print(markdown(tables))
+    shown = markdown(tables)
     tables.append(runs_table(results))
     stem = f"table{results.suffix}"
     texts = {"md": markdown(tables), "tex": latex(tables), "csv": as_csv(tables), "html": page(results.suite, tables)}
     for ending, text in texts.items():
         write_text(results.home / f"{stem}.{ending}", text)
-    print(f"{results.home / stem}.md, .tex, .csv, .html")
+    print(f"{shown}\n{results.home / stem}.md, .tex, .csv, .html")
 
 
 if __name__ == "__main__":

@@ -70,6 +70,16 @@ def test_the_tables_hold_what_the_runs_measured(results: Path) -> None:
     assert "bash run_train.sh SICSRec Tiny seed=2" in text and "Not complete" not in text
 
 
+def test_the_files_are_written_before_anything_is_printed(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError  # as with | head
+
+    monkeypatch.setattr("builtins.print", closed)
+    with pytest.raises(BrokenPipeError):
+        table.main(words_of(results))
+    assert all((results.parent / HOME / f"table.{end}").is_file() for end in ("md", "tex", "csv", "html"))
+
+
 def test_own_rows_are_compared_with_the_strongest_other_row(results: Path) -> None:
     table.main(words_of(results))
     lines = cells(results, "table.csv", "Tiny: against the strongest")
