@@ -29,7 +29,7 @@ from stage2_sequence_preference_learning.settings import ContentSettings
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("model.safetensors", lambda old: old[:1000], "cannot be loaded .tried the folder.*[^.]; give the folder of a do"),
+        ("model.safetensors", lambda old: old[:1000], "cannot be loaded .tried the folder.*[^.]; give the folder"),
         (
             "vocab.txt",
             lambda old: old + b"surplus\n",
