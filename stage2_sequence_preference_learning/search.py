@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Type, TypeVar, get_type_hints
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -88,11 +89,13 @@ def run_trials(
     train: Callable[[S], Path],
 ) -> None:
     """Run trials until ``wanted`` of them ended; ``searched`` are their settings but for the searched ones."""
+    types = get_type_hints(type(searched))
+    drawn_from = {key: distribution(types[key], values) for key, values in space.items()}
     for number in range(len(study.get_trials(states=ENDED)), wanted):
         # seeded for each trial, so that a search that continues draws what it would have drawn
         study.sampler = optuna.samplers.TPESampler(seed=(searched.search_seed + number) % 2**32)
-        trial = study.ask()
-        chosen = suggest(trial, space, searched)
+        trial = study.ask(drawn_from)
+        chosen = trial.params
         dataclasses.replace(searched, **chosen).check()
         one = dataclasses.replace(searched, **chosen, run=trial_run(folder, chosen))
         print(f"trial {trial.number}: {describe(chosen)}")
@@ -142,13 +145,20 @@ def check_range(schema: Type[SearchSettings], key: str, values: Mapping[str, Any
     if not {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}:
         raise UserError(f"{where}; it needs low and high, and may have log and step")
     ends = {end: typed(schema, {key: values[end]}, "search_space")[key] for end in ("low", "high")}
-    if not all(type(value) in (int, float) for value in ends.values()) or ends["low"] > ends["high"]:
-        raise UserError(f"{where}; low and high must be numbers, low not above high; other settings need a list")
-    if values.get("log") and (ends["low"] <= 0 or "step" in values):
-        raise UserError(f"{where}; log: true needs low above 0, and no step")
-    if "step" in values and not (isinstance(values["step"], (int, float)) and values["step"] > 0):
-        raise UserError(f"{where}; step must be a number above 0")
+    if not all(type(value) in (int, float) for value in ends.values()):
+        raise UserError(f"{where}; low and high must be numbers; other settings need a list")
+    try:
+        distribution(get_type_hints(schema)[key], {**values, **ends})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}; {error}") from error
     return {**values, **ends}
+
+
+def distribution(kind: Any, values: Any) -> BaseDistribution:
+    """What trials draw a setting from; ``kind`` is the setting's type."""
+    if isinstance(values, list):
+        return CategoricalDistribution(values)
+    return IntDistribution(**values) if kind in (int, Optional[int]) else FloatDistribution(**values)
 
 
 def grid_of(space: Mapping[str, Any]) -> List[Dict[str, Any]]:
@@ -156,20 +166,6 @@ def grid_of(space: Mapping[str, Any]) -> List[Dict[str, Any]]:
     if not all(isinstance(values, list) for values in space.values()):
         return []
     return [dict(zip(space, cell)) for cell in itertools.product(*space.values())]
-
-
-def suggest(trial: optuna.Trial, space: Mapping[str, Any], settings: SearchSettings) -> Dict[str, Any]:
-    """One value for each searched setting, of the setting's type."""
-    types = get_type_hints(type(settings))
-    chosen: Dict[str, Any] = {}
-    for key, values in space.items():
-        if isinstance(values, list):
-            chosen[key] = trial.suggest_categorical(key, values)
-        elif types[key] in (int, Optional[int]):
-            chosen[key] = trial.suggest_int(key, **values)
-        else:
-            chosen[key] = trial.suggest_float(key, **values)
-    return chosen
 
 
 def own_values(settings: SearchSettings, space: Mapping[str, Any]) -> Dict[str, Any]:

@@ -5,9 +5,10 @@ import json
 import sqlite3
 from functools import partial
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
-from optuna.trial import FixedTrial
+from optuna.distributions import IntDistribution
 from read_only import read_only
 from stage2_helpers import SMALL
 
@@ -15,7 +16,7 @@ from common.errors import Diverged, UserError
 from common.run import METRICS
 from reproduce.baselines.settings import SCHEMAS
 from stage2_sequence_preference_learning import SICSRec_main1
-from stage2_sequence_preference_learning.search import search, suggest
+from stage2_sequence_preference_learning.search import distribution, search
 from stage2_sequence_preference_learning.settings import SICSRecSettings
 
 ALPHAS = [0.1, 0.5, 0.9]
@@ -169,9 +170,8 @@ def test_a_setting_that_is_null_has_its_own_type(datasets_dir, tmp_path):
     space = {"clip_grad_norm": {"low": 0.5, "high": 2}}
     best = SICSRec_main1.train(settings_of(datasets_dir, tmp_path, search_space=space, n_trials=1))
     assert 0.5 <= json.loads((best / "made.json").read_text())["settings"]["clip_grad_norm"] <= 2
-    settings = SCHEMAS["SASRecText"](whiten=None)
-    chosen = suggest(FixedTrial({"whiten": 3}), {"whiten": {"low": 2, "high": 4}}, settings)
-    assert chosen == {"whiten": 3} and isinstance(chosen["whiten"], int)
+    kind = get_type_hints(SCHEMAS["SASRecText"])["whiten"]
+    assert distribution(kind, {"low": 2, "high": 4}) == IntDistribution(2, 4)
 
 
 @pytest.mark.parametrize(
@@ -236,10 +236,10 @@ def test_seeds_share_a_search_and_each_starts_from_its_own_id_encoder(datasets_d
         ({"alpha": 3}, "must be a list of values"),
         ({"alpha": {"low": 0}}, "needs low and high"),
         ({"alpha": [-1]}, "at least 0"),
-        ({"alpha": {"low": 1.0, "high": 0.1}}, "low and high must be numbers, low not above high"),
-        ({"alpha": {"low": 0.0, "high": 0.1, "log": True}}, "log: true needs low above 0"),
-        ({"alpha": {"low": 0.1, "high": 1.0, "log": True, "step": 0.1}}, "needs low above 0, and no step"),
-        ({"alpha": {"low": 0.1, "high": 1.0, "step": 0}}, "step must be a number above 0"),
+        ({"alpha": {"low": 1.0, "high": 0.1}}, "'alpha' is .*; .*low"),
+        ({"alpha": {"low": 0.0, "high": 0.1, "log": True}}, "'alpha' is .*; .*log"),
+        ({"alpha": {"low": 0.1, "high": 1.0, "log": True, "step": 0.1}}, "'alpha' is .*; .*step"),
+        ({"alpha": {"low": 0.1, "high": 1.0, "step": 0}}, "'alpha' is .*; .*step"),
         ({"learning_rate": [0.001, "fast"]}, "search_space: setting 'learning_rate': .*'fast'"),
         ({"lora_rank": [1.5]}, "search_space: setting 'lora_rank'"),
         ({"lora_rank": {"low": 1.5, "high": 3}}, "search_space: setting 'lora_rank'"),
