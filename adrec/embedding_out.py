@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, List, Optional
 from adrec.settings import CHECKPOINT, chosen_checkpoint
 from adrec.settings import EncodeSettings as Settings
 from common.dataset import Dataset, load_dataset
-from common.files import atomic, exclusive, recipe, record, up_to_date
+from common.files import exclusive, recipe, record, up_to_date
 from common.item_fields import text_files
 from common.settings import parse
 
@@ -35,10 +35,9 @@ def item_embeddings(loaded: Loaded, dataset: Dataset, compute: Compute, force: b
         UserError: the run has offsets, which belong to item ids, and was trained on other items.
     """
     import torch
-    from safetensors.torch import save_file
 
     from adrec.data import item_tokens
-    from common.checkpoints import full_disk_is_an_error, load_checkpoint, save_checkpoint
+    from common.checkpoints import load_checkpoint, save_checkpoint, save_tensors
 
     if loaded.settings.item_offsets:
         loaded.check_data(dataset, "items")
@@ -54,8 +53,7 @@ def item_embeddings(loaded: Loaded, dataset: Dataset, compute: Compute, force: b
                 vectors = loaded.encoders.encode_items(tokens, compute)
                 tensors = {"embeddings": vectors.cpu(), "item_ids": torch.arange(dataset.n_items)}
                 save_checkpoint(path, tensors)
-                with atomic(tensors_path) as temporary, full_disk_is_an_error(tensors_path):
-                    save_file(tensors, temporary)
+                save_tensors(tensors_path, tensors)
                 outputs = {"pth": path, "safetensors": tensors_path}
                 record(about, made_from, outputs, {"shape": list(vectors.shape)})
     found: torch.Tensor = load_checkpoint(path)["embeddings"]

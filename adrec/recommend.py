@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from common.start import run_script
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Optional
@@ -28,7 +26,6 @@ from adrec.embedding_out import item_embeddings
 from adrec.settings import chosen_checkpoint
 from common.dataset import load_dataset, read_rows
 from common.errors import UserError
-from common.files import read_text
 from common.recommending import ARGUMENTS, RecommendSettings, history_of, labels, print_recommendations
 from common.settings import PrecisionSettings, parse
 
@@ -55,17 +52,17 @@ def read_new_items(path: Path) -> List[Dict[str, str]]:
     Raises:
         UserError: no header with a title, no row, a row without a title, or a row of another width.
     """
-    header = next(csv.reader(io.StringIO(read_text(path))), [])
+    _, header = next(read_rows(path, None, "text fields"), (1, []))
     if "title" not in header:
         raise UserError(f"{path}:1: the header has no field 'title'; write for example title,brand,category")
-    rows = list(read_rows(path, len(header), ", ".join(header)))[1:]
-    items = [(line, dict(zip(header, row))) for line, row in rows]
-    for line, item in items:
-        if not item["title"].strip():
+    items = []
+    for line, row in [*read_rows(path, None, ", ".join(header))][1:]:
+        items.append(dict(zip(header, row)))
+        if not items[-1]["title"].strip():
             raise UserError(f"{path}:{line}: the title is empty; give one, or remove the item")
     if not items:
         raise UserError(f"{path}:1: there is no item after the header; write one row per item")
-    return [item for _, item in items]
+    return items
 
 
 def encode_new(loaded: Loaded, items: List[Dict[str, str]], compute: Compute) -> torch.Tensor:

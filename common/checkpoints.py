@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from common.errors import UserError
 from common.files import atomic
@@ -25,10 +26,16 @@ def full_disk_is_an_error(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written: {error}") from error
 
 
-def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, content: Any) -> None:
     """Save tensors and plain containers."""
     with atomic(path) as temporary, full_disk_is_an_error(path):
-        torch.save(dict(content), temporary)
+        torch.save(content, temporary)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Save tensors in the format of safetensors."""
+    with atomic(path) as temporary, full_disk_is_an_error(path):
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, str(temporary))
 
 
 def _fault(path: Path, kind: str, error: Exception) -> UserError:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Sequence
 
 from common.errors import UserError
-from common.files import Recipe, atomic, checksum, read_json, record
+from common.files import Recipe, checksum, read_json, record
 
 if TYPE_CHECKING:  # torch is imported where it is needed: settings need the paths alone
     import torch
@@ -35,14 +35,13 @@ def save_features(path: Path, features: torch.Tensor, made_from: Recipe, zero_ro
     """
     import torch
 
-    from common.checkpoints import full_disk_is_an_error
+    from common.checkpoints import save_checkpoint
 
     features = features.detach().to("cpu", torch.float32).contiguous().clone()
     if not torch.isfinite(features).all():
         rows = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
         raise UserError(f"{path}: not written: the features of items {rows[:20]} are not finite; use precision=fp32")
-    with atomic(path) as temporary, full_disk_is_an_error(path):
-        torch.save(features, temporary)
+    save_checkpoint(path, features)
     extra = {"item_ids": list(range(len(features))), "shape": list(features.shape), "zero_rows": list(zero_rows)}
     record(path.with_suffix(".json"), made_from, {"features": path}, extra)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 
 from common.dataset import train_part
 from common.errors import UserError
-from common.files import atomic, checksum, read_json, write_json
+from common.files import atomic, checksum, read_json, write_json, write_text
 from common.run import BEST, METRICS
 
 TOPK = (5, 10)
@@ -112,11 +112,9 @@ class Ranking:
 
     def write(self, folder: Path, topk: Sequence[int] = TOPK, extra: Optional[Mapping[str, Any]] = None) -> None:
         """Write ranks.csv and top.npy, and add `metrics` and ``extra`` to the run's metrics.json."""
-        with atomic(folder / "ranks.csv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerow(["user", "item", "rank", "rank_masked"])
-            for user, item, rank, masked in zip(self.users, self.targets, self.ranks, self.masked):
-                writer.writerow([user, item, f"{rank:g}", f"{masked:g}"])
+        columns = {"user": self.users, "item": self.targets, "rank": self.ranks, "rank_masked": self.masked}
+        ranks = pd.DataFrame(columns).to_csv(index=False, float_format="%g", lineterminator="\n")
+        write_text(folder / "ranks.csv", ranks)
         with atomic(folder / "top.npy") as temporary, open(temporary, "wb") as out:
             np.save(out, self.top.astype(np.int32))
         result = read_json(folder / METRICS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,8 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from common.dataset import Dataset
+from common.dataset import Dataset, read_rows
 from common.errors import UserError
-from common.files import read_text
 from common.settings import DeviceSettings, setting
 
 ARGUMENTS: Tuple[Tuple[Tuple[str, ...], Dict[str, Any]], ...] = (
@@ -67,7 +64,7 @@ def labels(dataset: Dataset, language: str) -> List[str]:
     path = dataset.folder / "item_ids.csv"
     if not path.is_file():
         return list(titles)
-    originals = [original for _, original in csv.reader(io.StringIO(read_text(path)))][1:]
+    originals = [original for _, (_, original) in read_rows(path, 2, "id, original id")][1:]
     return [f"{title} [{original}]" for title, original in zip(titles, originals)]
 
 

@@ -8,8 +8,6 @@ With ``torchrun`` each process computes its share of every batch; gradients are 
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
 import warnings
@@ -17,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Optional, Protocol, Tuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -278,11 +277,7 @@ def log_validation(
     logging.info(f"epoch {done:g} [{at.seconds:.0f} s] {shown}{' *' if better else ''}")
     if writer:
         write_scalars(writer, "", row, at.total_steps)
-        text = io.StringIO()
-        table = csv.DictWriter(text, list(at.history[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(at.history)
-        write_text(run.folder / "history.csv", text.getvalue())
+        write_text(run.folder / "history.csv", pd.DataFrame(at.history).to_csv(index=False, lineterminator="\n"))
 
 
 def write_scalars(writer: Any, folder: str, values: Dict[str, float], step: int) -> None:

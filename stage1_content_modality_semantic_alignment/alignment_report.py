@@ -106,22 +106,15 @@ def write_report(folder: Path, before: Spaces, after: Spaces, pairs: np.ndarray,
     return folder / "report.json"
 
 
-def _principal_plane(vectors: torch.Tensor) -> np.ndarray:
-    """(n, D) → (n, 2), the first two principal components."""
-    centred = (vectors - vectors.mean(0)).double().numpy()
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    plane: np.ndarray = centred @ directions[:2].T
-    return plane
-
-
 def plot_alignment(path: Path, before: Spaces, after: Spaces) -> None:
     """A PNG: the items' adapter outputs on their first two principal components, before and after."""
     from matplotlib.figure import Figure
+    from sklearn.decomposition import PCA
 
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     for axes, title, spaces in zip(figure.subplots(1, 2), ("before fine-tuning", "after fine-tuning"), (before, after)):
         adapted = {name: spaces[f"adapter {name}"] for name in COLOURS if f"adapter {name}" in spaces}
-        plane = _principal_plane(torch.cat(list(adapted.values())))
+        plane = PCA(2, random_state=0).fit_transform(torch.cat(list(adapted.values())).numpy())
         start = 0
         for name, vectors in adapted.items():
             points = plane[start : start + len(vectors)]

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Protocol, Sequence, 
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from common.checkpoints import full_disk_is_an_error
 from common.dataset import Dataset
 from common.features import MODALITIES
-from common.files import atomic, atomic_folder
+from common.files import atomic_folder
 from common.text_encoders import load_bert, text_model_path
 from stage1_content_modality_semantic_alignment.image_encoders import (
     image_model_path,
@@ -104,14 +103,6 @@ class ContentModel(nn.Module):
     def weights_to_continue(self) -> Dict[str, Tensor]:
         """The trained parameters by name; the frozen ones are those of the pretrained encoders."""
         return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
-
-
-def save_adapters(adapters: nn.Module, folder: Path) -> Path:
-    """Write ``adapters.safetensors``; returns its path."""
-    path = folder / "adapters.safetensors"
-    with atomic(path) as temporary, full_disk_is_an_error(path):
-        save_file({name: weight.cpu().contiguous() for name, weight in adapters.state_dict().items()}, str(temporary))
-    return path
 
 
 class TextTower(nn.Module):

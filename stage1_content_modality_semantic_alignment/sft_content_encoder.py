@@ -111,6 +111,7 @@ def run(settings: Settings, force: bool = False) -> None:
             raise UserError("the fine-tuning runs in one process; start it without torchrun")
         import torch
 
+        from common.checkpoints import save_tensors
         from common.training import fit
         from stage1_content_modality_semantic_alignment.alignment_report import encode_items, write_report
         from stage1_content_modality_semantic_alignment.inputs import CachedItems, LiveItems, Pairs, load_items
@@ -118,7 +119,6 @@ def run(settings: Settings, force: bool = False) -> None:
             ContentModel,
             ItemVectors,
             load_towers,
-            save_adapters,
             save_encoders,
         )
 
@@ -145,8 +145,9 @@ def run(settings: Settings, force: bool = False) -> None:
         fit(model, Pairs(positions, settings.train_batch_size, settings.seed), None, settings, run)
         after = encode_items(model, n_items, run.compute)
 
-        run.outputs = save_encoders(towers, folder)
-        run.outputs["adapters"] = save_adapters(model.adapters, folder)
+        adapters = folder / "adapters.safetensors"
+        run.outputs = {**save_encoders(towers, folder), "adapters": adapters}
+        save_tensors(adapters, model.adapters.state_dict())
         run.outputs["report"] = write_report(folder, before, after, positions.numpy(), settings)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple, Type
 
@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.features import MODALITIES
 from common.files import checksum
 from common.run import Run
-from stage2_sequence_preference_learning.data import SequenceData, load_splits
+from stage2_sequence_preference_learning.data import load_splits
 from stage2_sequence_preference_learning.models import MODELS, SICSRec
 from stage2_sequence_preference_learning.ranking_model import RankingModel
 from stage2_sequence_preference_learning.settings import HistorySettings
@@ -24,14 +24,6 @@ RELEASED_NAMES = {
     "text_mlp.": "text_adapter.",
     "image_mlp.": "image_adapter.",
 }
-
-
-@dataclass
-class Loaded:
-    """A model with its weights, and the splits it is evaluated on."""
-
-    model: RankingModel
-    data: SequenceData
 
 
 def load_id_encoder(model: SICSRec, run: Run) -> None:
@@ -119,8 +111,8 @@ def load_model(
     compute: Compute,
     overrides: Optional[Mapping[str, Any]] = None,
     models: Mapping[str, Type[RankingModel]] = MODELS,
-) -> Loaded:
-    """Rebuild a model from its checkpoint; stage 1's features are in its weights.
+) -> RankingModel:
+    """Rebuild a model, with the splits of the data set, from its checkpoint; stage 1's features are in its weights.
 
     Args:
         overrides: settings that replace the checkpoint's, such as ``variant``; a variant sets all switches that are
@@ -150,10 +142,9 @@ def load_model(
         if name in trained_on and checksum(path) != trained_on[name]:
             raise UserError(f"{checkpoint}: trained with another {path} ({name}) than there is now; train again")
     found = {name: table_of(weights, name) for name in MODALITIES}
-    data = load_splits(settings, {name: table for name, table in found.items() if table is not None})
-    model = kind(settings, data)
+    model = kind(settings, load_splits(settings, {name: table for name, table in found.items() if table is not None}))
     load_weights(model, weights, checkpoint)
-    return Loaded(model.to(compute.device).eval(), data)
+    return model.to(compute.device).eval()
 
 
 def table_of(weights: Mapping[str, Tensor], modality: str) -> Optional[Tensor]:

@@ -24,8 +24,8 @@ from common.settings import DeviceSettings, as_dict, parse, setting
 if TYPE_CHECKING:
     import torch
 
-    from stage2_sequence_preference_learning.checkpoints import Loaded
     from stage2_sequence_preference_learning.packing import Sequences
+    from stage2_sequence_preference_learning.ranking_model import RankingModel
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Settings(DeviceSettings):
     rank_normalized: Optional[bool] = setting(None, "S11: rank by the normalised item table")
 
 
-def write_scores(path: Path, loaded: Loaded, split: Sequences, device: torch.device) -> None:
+def write_scores(path: Path, model: RankingModel, split: Sequences, device: torch.device) -> None:
     """Write the scores of a split as float32 (users, items) by zero-based ids; -inf for items that no user has.
 
     Raises:
@@ -50,19 +50,19 @@ def write_scores(path: Path, loaded: Loaded, split: Sequences, device: torch.dev
 
     from stage2_sequence_preference_learning.data import EvalLoader
 
-    users, items = loaded.data.users, loaded.data.item_of_row
+    users, items = model.data.users, model.data.item_of_row
     if users.max() >= 10 * len(users):
         raise UserError(
             f"{path}: not written: user ids go up to {users.max():,}, but there are {len(users):,} users, so that most "
             "rows would be empty; number users from 0"
         )
-    line, n_lines = np.full(loaded.data.n_catalogue, -np.inf, np.float32), int(users.max()) + 1
+    line, n_lines = np.full(model.data.n_catalogue, -np.inf, np.float32), int(users.max()) + 1
     with atomic(path) as temporary, open(temporary, "wb") as out, torch.no_grad():  # a full disk kills memory maps
         write_array_header_1_0(out, {"descr": line.dtype.str, "fortran_order": False, "shape": (n_lines, len(line))})
         start = out.tell()
         out.writelines(line.tobytes() for _ in range(n_lines))
-        for rows, batch in EvalLoader(split, loaded.data.n_items):
-            found = loaded.model.full_sort_scores(batch.to(device)).cpu().numpy()
+        for rows, batch in EvalLoader(split, model.data.n_items):
+            found = model.full_sort_scores(batch.to(device)).cpu().numpy()
             for user, scores in zip(users[rows].tolist(), found):
                 line[items[1:]] = scores[1:]
                 out.seek(start + user * line.nbytes)
@@ -89,24 +89,24 @@ def main(argv: Optional[List[str]] = None, models: Optional[Mapping[str, Any]] =
 
     processes = start_processes(settings.device)
     compute = pick_compute(processes.device(settings.device), "fp32")
-    loaded = load_model(
+    model = load_model(
         arguments.checkpoint, settings.dataset, settings.datasets_dir, compute, as_dict(settings), models or MODELS
     )
-    sequences = loaded.data.valid if arguments.split == "valid" else loaded.data.test
-    loader = EvalLoader(sequences, loaded.data.n_items, processes)
+    sequences = model.data.valid if arguments.split == "valid" else model.data.test
+    loader = EvalLoader(sequences, model.data.n_items, processes)
     try:
-        ranking = loaded.model.test(loader, compute, processes)
+        ranking = model.test(loader, compute, processes)
     except NotFinite as error:  # finite weights may be too large
         raise UserError(f"{arguments.checkpoint}: {error}; use another checkpoint") from error
     if not processes.first:
         return
     results = {"unmasked": metrics(ranking.ranks), "masked": metrics(ranking.masked)}
-    print(f"{type(loaded.model).__name__} on {settings.dataset}, {arguments.split}, {len(sequences)} users")
+    print(f"{type(model).__name__} on {settings.dataset}, {arguments.split}, {len(sequences)} users")
     print("history    " + "  ".join(f"{name:>8}" for name in results["unmasked"]))
     for name, found in results.items():
         print(f"{name:<10} " + "  ".join(f"{value:8.4f}" for value in found.values()))
     if arguments.scores:
-        write_scores(arguments.scores, loaded, sequences, compute.device)
+        write_scores(arguments.scores, model, sequences, compute.device)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ from common.settings import parse
 if TYPE_CHECKING:
     import torch
 
-    from stage2_sequence_preference_learning.checkpoints import Loaded
+    from stage2_sequence_preference_learning.ranking_model import RankingModel
 
 
-def scores_after(loaded: Loaded, history: np.ndarray, device: torch.device) -> np.ndarray:
+def scores_after(model: RankingModel, history: np.ndarray, device: torch.device) -> np.ndarray:
     """Scores of all zero-based items after a history of such items: (n_catalogue,); -inf for items that no user has.
 
     Raises:
@@ -41,16 +41,16 @@ def scores_after(loaded: Loaded, history: np.ndarray, device: torch.device) -> n
 
     from stage2_sequence_preference_learning.packing import batch_of_rows
 
-    data = loaded.data
+    data = model.data
     rows = data.row_of_item()[history]
-    rows = rows[rows > 0][-loaded.model.max_seq_length :]
+    rows = rows[rows > 0][-model.max_seq_length :]
     if not len(rows):
         raise UserError("none of these items is in the data that the model was trained on; give others")
     one = torch.zeros(1, dtype=torch.long)
     batch = batch_of_rows(torch.from_numpy(rows)[None], torch.tensor([len(rows)]), one).to(device)
     scores = np.full(data.n_catalogue, -np.inf)
     with torch.no_grad():
-        scores[data.item_of_row[1:]] = loaded.model.full_sort_scores(batch)[0, 1:].cpu().numpy()
+        scores[data.item_of_row[1:]] = model.full_sort_scores(batch)[0, 1:].cpu().numpy()
     return scores
 
 
@@ -67,12 +67,12 @@ def main(argv: Optional[List[str]] = None, model: str = "SICSRec", models: Optio
     from stage2_sequence_preference_learning.models import MODELS
 
     compute = pick_compute(settings.device, "fp32")
-    loaded = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute, models=models or MODELS)
-    scores = scores_after(loaded, history, compute.device)
+    trained = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute, models=models or MODELS)
+    scores = scores_after(trained, history, compute.device)
     if settings.mask_history:
         scores[history] = -np.inf
     titles = labels(dataset, settings.title_language)
-    print_recommendations(f"{type(loaded.model).__name__} ({checkpoint})", history, scores, titles, arguments.k)
+    print_recommendations(f"{type(trained).__name__} ({checkpoint})", history, scores, titles, arguments.k)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Ensemble(ScoringModel):
         super().__init__(settings, data)
         s, cpu = self.settings, pick_compute("cpu", "fp32")
         self.members = [  # a list, not modules: their weights are in their own checkpoints
-            load_model(path, s.dataset, s.datasets_dir, cpu, models=MODELS).model for path in s.checkpoints().values()
+            load_model(path, s.dataset, s.datasets_dir, cpu, models=MODELS) for path in s.checkpoints().values()
         ]
         for (name, path), member in zip(s.checkpoints().items(), self.members):
             reads = member.settings.max_seq_length

@@ -264,8 +264,8 @@ def test_title_words() -> None:
 @pytest.mark.parametrize("name", ["Pop", "NearestContent", "GRU4Rec", "FDSA", "AlphaFuse"])
 def test_a_checkpoint_gives_the_same_model(name: str, datasets_dir: Path, tmp_path: Path) -> None:
     folder = run(name, datasets_dir, epochs=1, results_dir=str(tmp_path))
-    loaded = load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=baseline.find(name).models())
-    ranks = loaded.model.rank(EvalLoader(loaded.data.test, loaded.data.n_items), CPU, Processes())
+    model = load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=baseline.find(name).models())
+    ranks = model.rank(EvalLoader(model.data.test, model.data.n_items), CPU, Processes())
     written = [line.split(",")[2] for line in (folder / "ranks.csv").read_text().splitlines()[1:]]
     assert ranks.tolist() == list(map(float, written))
 
@@ -284,8 +284,8 @@ def test_ensemble_is_the_best_sum_on_validation(datasets_dir: Path, tmp_path: Pa
     assert {key: inputs[key]["sha256"] for key in parts} == {key: checksum(path) for key, path in parts.items()}
 
     models = baseline.find("Ensemble").models()
-    loaded = load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=models)
-    assert float(loaded.model.weight) in (0, 0.25, 0.5, 0.75, 1)  # type: ignore[arg-type]
+    model = load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=models)
+    assert float(model.weight) in (0, 0.25, 0.5, 0.75, 1)  # type: ignore[arg-type]
     parts["id_checkpoint"].write_bytes(parts["text_checkpoint"].read_bytes())
     with pytest.raises(UserError, match=r"trained with another .*best.pth \(id_checkpoint\)"):
         load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=models)

@@ -127,8 +127,8 @@ def test_one_that_reads_features_is_evaluated_from_its_checkpoint_alone(
     made = train(name, [*words, f"features_dir={folder}"], tmp_path)
     assert "text" in json.loads((made / "made.json").read_text())["inputs"]
     shutil.rmtree(folder)
-    loaded = load_model(made / "best.pth", "Tiny", str(datasets_dir), CPU, models=baseline.find(name).models())
-    assert loaded.model.get_submodule("net.plm_text_embedding").weight.any()
+    model = load_model(made / "best.pth", "Tiny", str(datasets_dir), CPU, models=baseline.find(name).models())
+    assert model.get_submodule("net.plm_text_embedding").weight.any()
 
 
 def test_a_search_tunes_it(mine: str, words: List[str], tmp_path: Path) -> None:

@@ -100,10 +100,10 @@ from common.errors import UserError
 from stage2_sequence_preference_learning import data, evaluate
 data.EvalLoader = lambda *_: [(np.arange(9), torch.zeros(9))]
 splits = SimpleNamespace(users=np.arange(9), item_of_row=np.arange(-1, 5000), n_catalogue=5000, n_items=5001)
-loaded = SimpleNamespace(data=splits, model=SimpleNamespace(full_sort_scores=lambda _: torch.ones(9, 5001)))
+model = SimpleNamespace(data=splits, full_sort_scores=lambda _: torch.ones(9, 5001))
 folder = Path(sys.argv[1])
 try:
-    evaluate.write_scores(folder / "s.npy", loaded, None, torch.device("cpu"))
+    evaluate.write_scores(folder / "s.npy", model, None, torch.device("cpu"))
 except UserError as error:
     print(error, list(folder.iterdir()))
 """
