@@ -180,18 +180,14 @@ class SequenceEncoder(nn.Module):
         """
         if self.history_map is not None:
             items = self.history_map(items)
-        x = items if self.positions is None else items + self.positions_from_the_end(layout)
+        x = items
+        if self.positions is not None:  # ours: learned, counted from the end
+            x = x + self.positions(layout.lengths[layout.segments] - 1 - layout.positions)
         x = self.dropout(x)
         for layer in self.layers:
             x = layer(x, layout)
         last = x[layout.last].float()
         return (last + layout.mean(items)) / 2 if self.add_mean else last
-
-    def positions_from_the_end(self, layout: Ragged) -> Tensor:
-        """Ours: learned positions, counted from the end: (T, d)."""
-        assert self.positions is not None
-        vectors: Tensor = self.positions(layout.lengths[layout.segments] - 1 - layout.positions)
-        return vectors
 
 
 def identity(d: int) -> nn.Linear:

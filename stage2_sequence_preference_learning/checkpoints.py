@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple, Type
@@ -19,7 +20,7 @@ from stage2_sequence_preference_learning.models import MODELS, SICSRec
 from stage2_sequence_preference_learning.ranking_model import RankingModel
 from stage2_sequence_preference_learning.settings import HistorySettings
 
-RELEASED_NAMES = {
+RELEASED_NAMES = {  # of the released `Content_SeqEncoder` (S20), and ours
     "content_trm_encoder.": "content_trm_decoder.",
     "text_mlp.": "text_adapter.",
     "image_mlp.": "image_adapter.",
@@ -64,15 +65,9 @@ def read_checkpoint(path: Path) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
     about = content.get("about", {}) if isinstance(content, dict) else {}
     if weights is None or not (weights or about) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise UserError(f"{path}: no 'state_dict' of tensors; give a checkpoint")
-    return (weights if about else {published_name(name): weight for name, weight in weights.items()}), about
-
-
-def published_name(name: str) -> str:
-    """Our name of a weight; the released `Content_SeqEncoder` has other names for some (S20)."""
-    for theirs, ours in RELEASED_NAMES.items():
-        if name.startswith(theirs):
-            return ours + name[len(theirs) :]
-    return name
+    for theirs, ours in ({} if about else RELEASED_NAMES).items():
+        weights = {re.sub(f"^{re.escape(theirs)}", ours, name): weight for name, weight in weights.items()}
+    return weights, about
 
 
 def infer_settings(weights: Mapping[str, Tensor]) -> Dict[str, Any]:
@@ -141,13 +136,7 @@ def load_model(
     for name, path in {**HistorySettings.input_files(settings), **kind.parts(settings)}.items():
         if name in trained_on and checksum(path) != trained_on[name]:
             raise UserError(f"{checkpoint}: trained with another {path} ({name}) than there is now; train again")
-    found = {name: table_of(weights, name) for name in MODALITIES}
-    model = kind(settings, load_splits(settings, {name: table for name, table in found.items() if table is not None}))
+    tables = {m: w for m in MODALITIES for name, w in weights.items() if name.endswith(f"plm_{m}_embedding.weight")}
+    model = kind(settings, load_splits(settings, tables))
     load_weights(model, weights, checkpoint)
     return model.to(compute.device).eval()
-
-
-def table_of(weights: Mapping[str, Tensor], modality: str) -> Optional[Tensor]:
-    """A modality's features among a model's weights, also inside a user's model."""
-    name = f"plm_{modality}_embedding.weight"
-    return next((weights[key] for key in (name, f"net.{name}") if key in weights), None)

@@ -28,7 +28,7 @@ from common.compute import pick_compute
 from common.dataset import load_dataset
 from common.errors import UserError
 from common.ranking import metrics
-from common.settings import REPOSITORY, build
+from common.settings import REPOSITORY
 
 CPU = pick_compute("cpu", "fp32")
 
@@ -311,8 +311,3 @@ def test_embeddings_are_made_once(home: Path, trained: Path) -> None:
     assert path.stat().st_mtime_ns == before
     embedding_out.main([*words, "--force"])
     assert path.stat().st_mtime_ns > before
-
-
-@pytest.mark.parametrize("path", sorted(main.CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_yaml_is_valid(path: Path) -> None:
-    assert build(ADRecSettings, {"dataset": path.stem}, main.CONFIGS).dataset == path.stem

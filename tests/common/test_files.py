@@ -30,7 +30,6 @@ from common.files import (
     recipe,
     record,
     up_to_date,
-    write_json,
     write_text,
 )
 
@@ -155,13 +154,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, read: Any, content:
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path}{message}"):
         read(path)
-
-
-def test_json_keeps_text_as_it_is(tmp_path: Path) -> None:
-    content = {"title": "麻辣面, “spicy”\n", "numbers": [1, 0.1, None]}
-    write_json(tmp_path / "a.json", content)
-    assert read_json(tmp_path / "a.json") == content
-    assert "麻辣面" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
 def test_the_checksum_of_a_folder_tells_of_names_and_contents(tmp_path: Path) -> None:
@@ -310,9 +302,3 @@ def test_a_second_process_waits_and_says_for_whom(tmp_path: Path, capsys: pytest
         child.wait()
         waiting.join(10)
     assert held == [True]
-
-
-def test_sigkill_frees_the_folder(tmp_path: Path) -> None:
-    kill_when(HOLD, "held", tmp_path)
-    with exclusive(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())

@@ -185,18 +185,6 @@ def test_every_step_finds_what_the_one_before_wrote(variant: str, strategy: str,
     assert exported.features_folder == read.features_folder == Path("other")
 
 
-@pytest.mark.parametrize(
-    "step", [sft_content_encoder, use_finetune_bert, use_finetune_swinbase], ids=lambda step: step.__name__
-)
-def test_the_command_line_of_each_step(step: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    for config in [None, *step.CONFIGS.glob("*.yaml")]:
-        with pytest.raises(SystemExit) as done:
-            step.main(["-d", config.stem if config else "none", "--print-config"])
-        assert done.value.code == 0 and "datasets_dir" in capsys.readouterr().out
-    with pytest.raises(UserError, match="did you mean 'strategy'"):
-        step.main(["strategi=x"])
-
-
 def test_a_classifier_that_starts_at_random_makes_other_features_by_another_seed(tmp_path: Path) -> None:
     make_tiny_dataset(tmp_path / "datasets")
     tiny_swin().swin.save_pretrained(tmp_path / "backbone")

@@ -293,13 +293,10 @@ def test_step_1_has_the_sizes_of_step_2(datasets_dir, tmp_path):
     settings = settings_of(datasets_dir, tmp_path, step_1={"epochs": 7, "n_heads": 4})
     with pytest.raises(UserError, match="step 1: n_heads=4: both steps need the same; n_heads=VALUE sets it for both"):
         SICSRec_main1.train(settings)
-    step_1 = SICSRec_main1.id_settings(settings_of(datasets_dir, tmp_path, step_1={"epochs": 7}, seed=5))
-    assert (step_1.epochs, step_1.hidden_size, step_1.seed) == (7, 8, 5)
-
-
-def test_settings_of_step_1_are_checked_beside_a_trained_one(datasets_dir, tmp_path):
     with pytest.raises(UserError, match="step_1.*epochz.*did you mean 'epochs'"):
         SICSRec_main1.main([*words(datasets_dir, tmp_path), "pretrain_id=none", "step_1={epochz: 3}"])
+    step_1 = SICSRec_main1.id_settings(settings_of(datasets_dir, tmp_path, step_1={"epochs": 7}, seed=5))
+    assert (step_1.epochs, step_1.hidden_size, step_1.seed) == (7, 8, 5)
 
 
 def test_evaluate_writes_scores_and_honours_the_variant(datasets_dir, tmp_path, capsys):
