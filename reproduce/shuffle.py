@@ -65,11 +65,11 @@ def load_stage_2(checkpoint: Path, model: str, settings: Settings, compute: Comp
     from stage2_sequence_preference_learning.data import EvalLoader
 
     models = find(model).models() if ".py:" in model else MODELS
-    loaded = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute, models=models)
-    test, n_items = loaded.data.test, loaded.data.n_items
+    trained = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute, models=models)
+    test, n_items = trained.data.test, trained.data.n_items
 
     def rank(items: np.ndarray) -> Ranking:
-        return loaded.model.test(EvalLoader(replace(test, items=items), n_items), compute, Processes())
+        return trained.test(EvalLoader(replace(test, items=items), n_items), compute, Processes())
 
     return Tested(test.items, np.diff(test.item_start), rank)
 
