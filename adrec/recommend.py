@@ -114,8 +114,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         items = torch.cat([items, encode_new(loaded, new, compute)])
         titles += [f"{item['title']} (new)" for item in new]
     scores = scores_after(loaded, items, history)
-    if settings.mask_history:
-        scores[history] = -np.inf
+    scores[history] = -np.inf
     print_recommendations(f"ADRec ({checkpoint})", history, scores, titles, arguments.k)
     for item in range(dataset.n_items, len(titles)):  # new items are printed wherever they rank
         place = 1 + int((scores > scores[item]).sum())

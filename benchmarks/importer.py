@@ -138,18 +138,15 @@ def measure(settings: Settings, rows: int) -> pd.DataFrame:
 
 def plot(results: pd.DataFrame, path: Path) -> None:
     """Speed and memory over the number of reviews."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axis, column, label in zip(axes, ("rate", "GiB"), ("reviews per second", "peak memory, GiB")):
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, column, label in zip(figure.subplots(1, 2), ("rate", "GiB"), ("reviews per second", "peak memory, GiB")):
         for way, found in results.groupby("way"):
-            axis.loglog(found["rows"], found[column], "o-", label=way)
-        axis.set(xlabel="reviews", ylabel=label)
-        axis.grid(True, which="both", alpha=0.3)
-    axes[1].legend()
+            axes.loglog(found["rows"], found[column], "o-", label=way)
+        axes.set(xlabel="reviews", ylabel=label)
+        axes.grid(True, which="both", alpha=0.3)
+        axes.legend()
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -26,7 +26,6 @@ class RecommendSettings(DeviceSettings):
     """Which run to use, and what to print."""
 
     results_dir: str = setting("results", "folder of results and checkpoints, <model>/<dataset>/<run>/")
-    mask_history: bool = setting(True, "leave out the items of the history")
     title_language: str = setting("en", "language of the titles", choices=("en", "cn"))
 
 

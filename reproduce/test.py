@@ -67,10 +67,7 @@ class Run:
         defaults = {**as_dict(self.step.schema(**({"variant": variant} if variant else {}))), "processes": 1}
         parts = [variant] if variant else []
         for key, value in settings.items():
-            default = defaults.get(key)
-            if default is None and isinstance(value, bool):  # a switch, which follows the variant
-                default = variant == "paper"
-            if key not in NOT_IN_LABEL and value != default:
+            if key not in NOT_IN_LABEL and value != defaults.get(key):
                 text = f"{value:.4g}" if isinstance(value, float) else f"{value}"
                 parts.append("+".join(value) if key == "modalities" else f"{key}={text}")
         folders = {Path(inputs[name]["path"]).parent.name for name in MODALITIES if name in inputs}

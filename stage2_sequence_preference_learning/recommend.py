@@ -69,8 +69,7 @@ def main(argv: Optional[List[str]] = None, model: str = "SICSRec", models: Optio
     compute = pick_compute(settings.device, "fp32")
     trained = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute, models=models or MODELS)
     scores = scores_after(trained, history, compute.device)
-    if settings.mask_history:
-        scores[history] = -np.inf
+    scores[history] = -np.inf
     titles = labels(dataset, settings.title_language)
     print_recommendations(f"{type(trained).__name__} ({checkpoint})", history, scores, titles, arguments.k)
 

@@ -118,16 +118,6 @@ def test_other_data_than_it_was_trained_on_is_not_tested(home: Path, tmp_path: P
     assert "test" not in read_metrics(run)
 
 
-def test_same_seed_same_bits_and_a_finished_run_is_skipped(
-    home: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert_same_results(main.train(settings_of(home, tmp_path)), trained)
-    capsys.readouterr()
-    assert main.train(settings_of(home, tmp_path)).name == trained.name
-    assert "is up to date" in capsys.readouterr().out
-    assert main.train(settings_of(home, tmp_path, seed=3)).name != trained.name
-
-
 @pytest.mark.parametrize("saves", [1, 4])
 def test_resumed_equals_uninterrupted(
     home: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int

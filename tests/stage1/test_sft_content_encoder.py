@@ -184,9 +184,6 @@ def test_changed_settings_or_pairs_are_done_again_in_the_same_folder(
     fine_tuned(settings)
     assert "temperature 0.05 → 0.5" in capsys.readouterr().out
     assert not all(torch.equal(first[name], weight) for name, weight in weights_of(folder).items())
-    settings.temperature = 0.05
-    fine_tuned(settings)
-    assert all(torch.equal(first[name], weight) for name, weight in weights_of(folder).items())
     settings.pairs_file.write_text("0,5\n1,6\n")
     fine_tuned(settings)
     assert "pairs changed" in capsys.readouterr().out
@@ -218,11 +215,6 @@ def test_missing_covers_stop_with_the_list_or_their_pairs_are_left_out(
 
 
 # --- errors ---
-
-
-def test_a_nan_loss_names_step_and_term(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"step [1-9]\d*: the loss is not finite, from its term: (t2t|i2i|t2i)"):
-        fine_tuned(make_tiny_run(tmp_path, learning_rate=1e30))
 
 
 def test_weights_that_the_last_step_ruins_are_not_saved(tmp_path: Path) -> None:

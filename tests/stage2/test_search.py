@@ -192,15 +192,6 @@ def test_a_value_is_one_run_searched_or_given(datasets_dir, tmp_path):
     assert SICSRec_main1.train(settings_of(datasets_dir, tmp_path, n_trials=0, clip_grad_norm=1.0, epochs=1)) == best
 
 
-def test_a_models_own_mistake_is_no_divergence(datasets_dir, tmp_path, monkeypatch):
-    def mistaken(*_):
-        raise ValueError("not enough values to unpack")
-
-    monkeypatch.setattr("stage2_sequence_preference_learning.models.SICSRec.full_sort_scores", mistaken)
-    with pytest.raises(ValueError, match="not enough values to unpack"):
-        SICSRec_main1.train(settings_of(datasets_dir, tmp_path, n_trials=0))
-
-
 def test_a_trial_that_diverges_counts_and_the_search_continues(datasets_dir, tmp_path, capsys):
     def diverges_below(settings, force=False):
         if settings.alpha != 0.9:

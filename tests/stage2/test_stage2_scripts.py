@@ -66,19 +66,6 @@ def test_two_steps_in_one_command(datasets_dir, tmp_path):
     assert len((folder / "ranks.csv").read_text().splitlines()) == 1 + 12
 
 
-def test_same_seed_same_bits_and_a_finished_run_is_skipped(datasets_dir, tmp_path, capsys):
-    a = SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "a"))
-    b = SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "b"))
-    assert_same_results(a, b)
-    before = {path: path.stat().st_mtime_ns for path in a.glob("*.pth")}
-    capsys.readouterr()
-    assert SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "a")) == a
-    assert "is up to date" in capsys.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in a.glob("*.pth")}
-    other = SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "a", seed=1))
-    assert other != a
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resumed_equals_uninterrupted(datasets_dir, tmp_path, monkeypatch, precision):
     whole = SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "whole", precision=precision))
