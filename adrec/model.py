@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Dict, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from adrec.losses import angular_margin_infonce
 from adrec.ragged import Ragged
 from adrec.settings import ADRecSettings
 from common.compute import Compute, Processes, fp32_product
-from common.ranking import TOP, Ranking, target_ranks
+from common.ranking import TOP, Ranking, rank_batches
 
 NO_ITEM = -1  # the item of a fresh queue's random vectors
 TEXTS_AT_ONCE, USERS_AT_ONCE = 256, 1024
@@ -89,41 +89,20 @@ class Encoders(nn.Module):
         layout = Ragged.of(lengths).to(items.device)
         return F.normalize(self.sequence(items[torch.from_numpy(history).to(items.device)], layout), dim=1)
 
-    @torch.no_grad()
-    def rank(
-        self,
-        rows: Rows,
-        items: Tensor,
-        processes: Processes = ALONE,
-        masked: bool = False,
-        top: Optional[Tensor] = None,
-    ) -> np.ndarray:
-        """The target's rank among all items for each row: (N,) float64, the same in all processes.
+    def scored(
+        self, rows: Rows, items: Tensor, processes: Processes = ALONE
+    ) -> Iterator[Tuple[np.ndarray, Tensor, Tensor]]:
+        """This process's share of some rows, in batches of similar length: places, scores of all items, targets.
 
         Args:
             items: (n, d) of `encode_items`.
-            masked: leave the items of the history (the last ``max_seq_length``) out of the ranking.
-            top: (N, k) int64 zeros, filled with the k best items, the best first.
         """
         self.eval()
         unit = F.normalize(items, dim=1)
-        found = torch.zeros(len(rows), dtype=torch.float64)
         share = max(1, min(USERS_AT_ONCE, -(-len(rows) // processes.size)))
         for chosen in list(by_length(rows.stop - rows.start, share))[processes.rank :: processes.size]:
             scores = fp32_product(self.encode_histories(items, rows, chosen), unit)
-            excluded = None
-            if masked:
-                history, lengths = rows.histories(chosen)
-                pairs = (np.repeat(np.arange(len(chosen)), lengths), history)
-                excluded = [torch.from_numpy(index).to(items.device) for index in pairs]
-            targets = torch.from_numpy(rows.targets[chosen]).to(items.device)
-            found[torch.from_numpy(chosen)] = target_ranks(scores, targets, excluded).cpu()
-            if top is not None:
-                top[torch.from_numpy(chosen)] = scores.topk(top.shape[1], dim=1).indices.cpu()
-        processes.sum(found)
-        if top is not None:
-            processes.sum(top)
-        return found.numpy()
+            yield chosen, scores, torch.from_numpy(rows.targets[chosen]).to(items.device)
 
 
 class Queue(nn.Module):
@@ -303,7 +282,9 @@ class ADRec(nn.Module):
     def rank(self, split: Split, compute: Compute, processes: Processes) -> np.ndarray:
         """The target's rank for each row of a split: (N,) float64."""
         items = self.ranking_side.encode_items(split.tokens, compute)
-        return self.ranking_side.rank(split.rows, items, processes)
+        batches = self.ranking_side.scored(split.rows, items, processes)
+        ranks, _, _ = rank_batches(batches, len(split.rows), processes)
+        return ranks
 
     def weights_to_continue(self) -> Dict[str, Tensor]:
         """Both sides and the queues."""
@@ -322,6 +303,11 @@ def ranking_of(encoders: Encoders, items: Tensor, rows: Rows, users: np.ndarray)
         items: (n, d) of `Encoders.encode_items`.
         users: (N,) ids.
     """
-    top = torch.zeros(len(rows), min(TOP, len(items)), dtype=torch.int64)
-    ranks = encoders.rank(rows, items, top=top)
-    return Ranking(users, rows.targets, ranks, encoders.rank(rows, items, masked=True), top.numpy())
+
+    def history(chosen: np.ndarray) -> List[Tensor]:
+        inside, lengths = rows.histories(chosen)
+        return [torch.from_numpy(index) for index in (np.repeat(np.arange(len(chosen)), lengths), inside)]
+
+    batches, top = encoders.scored(rows, items), min(TOP, len(items))
+    ranks, masked, best = rank_batches(batches, len(rows), ALONE, history, top)
+    return Ranking(users, rows.targets, ranks, masked, best)

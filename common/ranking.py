@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
 import torch
 
+from common.compute import Processes
 from common.dataset import train_part
 from common.errors import UserError
 from common.files import atomic, checksum, read_json, write_json, write_text
@@ -50,6 +51,38 @@ def target_ranks(
     better = (scores > own).sum(dim=1)
     tied = (scores == own).sum(dim=1) - 1
     return 1.0 + better.double() + tied.double() / 2
+
+
+@torch.no_grad()
+def rank_batches(
+    batches: Iterable[Tuple[np.ndarray, torch.Tensor, torch.Tensor]],
+    n_rows: int,
+    processes: Processes,
+    history: Optional[Callable[[np.ndarray], Sequence[torch.Tensor]]] = None,
+    top: int = 0,
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`target_ranks` of a split in batches, with the history unmasked and masked, and the best items.
+
+    Args:
+        batches: this process's: rows of the split, their scores (B, n), their targets (B,).
+        history: rows → two index tensors of the items in their histories; None leaves the masked ranks 0.
+        top: number of best items.
+
+    Returns:
+        Ranks (N,), masked ranks (N,), best items (N, top) as columns of the scores; the same in all processes.
+    """
+    ranks, masked = torch.zeros(n_rows, dtype=torch.float64), torch.zeros(n_rows, dtype=torch.float64)
+    best = torch.zeros(n_rows, top, dtype=torch.int64)
+    for rows, scores, targets in batches:
+        ranks[rows] = target_ranks(scores, targets).cpu()
+        if history is not None:
+            excluded = [index.to(scores.device) for index in history(rows)]
+            masked[rows] = target_ranks(scores, targets, excluded).cpu()
+        if top:
+            best[rows] = scores.topk(top, dim=1).indices.cpu()
+    for found in (ranks, masked, best):
+        processes.sum(found)
+    return ranks.numpy(), masked.numpy(), best.numpy()
 
 
 def metrics(ranks: np.ndarray, topk: Sequence[int] = TOPK) -> Dict[str, float]:

@@ -18,7 +18,7 @@ from common.start import run_script
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Optional
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -106,21 +106,24 @@ def rank(scores: np.ndarray, split: Sequences, data: SequenceData) -> Ranking:
     """The ranking of a split by the scores."""
     import torch
 
-    from common.ranking import TOP, Ranking, target_ranks
+    from common.compute import Processes
+    from common.ranking import TOP, Ranking, rank_batches
     from stage2_sequence_preference_learning.data import EvalLoader
 
-    users, items = data.users, data.item_of_row[1:]
-    ranks, masked = np.zeros(len(users)), np.zeros(len(users))
-    top = np.zeros((len(users), min(TOP, len(items))), dtype=np.int64)
+    users, items = data.users, data.item_of_row[1:]  # without the padding item, which -inf would tie with
     loader = EvalLoader(split, data.n_items)
-    for rows, batch in loader:
-        own = torch.from_numpy(np.asarray(scores[users[rows]][:, items], dtype=np.float64))
-        targets = batch.targets - 1  # without the padding item, which -inf would tie with
+
+    def scored() -> Iterator[Tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+        for rows, batch in loader:
+            own = np.asarray(scores[users[rows]][:, items], dtype=np.float64)
+            yield rows, torch.from_numpy(own), batch.targets - 1
+
+    def history(rows: np.ndarray) -> List[torch.Tensor]:
         row_of, seen = loader.history(rows)
-        ranks[rows] = target_ranks(own, targets).numpy()
-        masked[rows] = target_ranks(own, targets, (row_of, seen - 1)).numpy()
-        top[rows] = items[own.topk(top.shape[1], dim=1).indices.numpy()]
-    return Ranking(users, data.item_of_row[split.targets], ranks, masked, top)
+        return [row_of, seen - 1]
+
+    ranks, masked, best = rank_batches(scored(), len(users), Processes(), history, min(TOP, len(items)))
+    return Ranking(users, data.item_of_row[split.targets], ranks, masked, items[best])
 
 
 def main(argv: Optional[List[str]] = None) -> None:

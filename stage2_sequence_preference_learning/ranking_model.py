@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Dict, Iterator, Optional, Sequence, Type, Union
+from typing import Any, ClassVar, Dict, Iterator, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from common.compute import Compute, Processes
-from common.ranking import TOP, Ranking, target_ranks
+from common.ranking import TOP, Ranking, rank_batches
 from common.run import LoopSettings
 from common.settings import as_dict, typed
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceData, data_of_recbole
@@ -117,44 +117,25 @@ class RankingModel(SequentialRecommender):
 
     # What the training loop and the tests ask for
 
-    @torch.no_grad()
-    def rank(
-        self,
-        split: EvalLoader,
-        compute: Compute,
-        processes: Processes,
-        masked: bool = False,
-        top: Optional[Tensor] = None,
-    ) -> np.ndarray:
-        """The target's rank for each row of a split: (N,) float64; computed in fp32.
-
-        Args:
-            masked: leave the items of the history out of the ranking.
-            top: (N, k) int64 zeros, filled with the rows of the k best items, the best first.
-        """
+    def scored(self, split: EvalLoader, compute: Compute) -> Iterator[Tuple[np.ndarray, Tensor, Tensor]]:
+        """Rows of a split in batches, their scores (B, n_items) in fp32, and their targets (B,)."""
         self.eval()
-        device = compute.device
-        found = torch.zeros(len(split.sequences), dtype=torch.float64)
         with self.fixed_items():
             for rows, batch in split:
-                batch = batch.to(device)
-                scores = self.full_sort_scores(batch)
-                excluded = [index.to(device) for index in split.history(rows)] if masked else None
-                found[torch.from_numpy(rows)] = target_ranks(scores, batch.targets, excluded).cpu()
-                if top is not None:
-                    top[torch.from_numpy(rows)] = scores.topk(top.shape[1], dim=1).indices.cpu()
-        processes.sum(found)
-        if top is not None:
-            processes.sum(top)
-        return found.numpy()
+                batch = batch.to(compute.device)
+                yield rows, self.full_sort_scores(batch), batch.targets
+
+    def rank(self, split: EvalLoader, compute: Compute, processes: Processes) -> np.ndarray:
+        """The target's rank for each row of a split: (N,) float64."""
+        ranks, _, _ = rank_batches(self.scored(split, compute), len(split.sequences), processes)
+        return ranks
 
     def test(self, split: EvalLoader, compute: Compute, processes: Processes) -> Ranking:
         """Rank a split with the history unmasked and masked."""
-        top = torch.zeros(len(split.sequences), min(TOP, self.n_items - 1), dtype=torch.int64)
-        ranks = self.rank(split, compute, processes, top=top)
-        masked = self.rank(split, compute, processes, masked=True)
+        batches, top = self.scored(split, compute), min(TOP, self.n_items - 1)
+        ranks, masked, best = rank_batches(batches, len(split.sequences), processes, split.history, top)
         targets = self.data.item_of_row[split.sequences.targets]
-        return Ranking(self.data.users, targets, ranks, masked, self.data.item_of_row[top.numpy()])
+        return Ranking(self.data.users, targets, ranks, masked, self.data.item_of_row[best])
 
     def weights_to_continue(self) -> Dict[str, Tensor]:
         """All weights."""

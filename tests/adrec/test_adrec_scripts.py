@@ -23,6 +23,7 @@ import common.training
 from adrec import embedding_out, main, recommend, test_main
 from adrec.checkpoint import load_encoders
 from adrec.data import held_out_rows, item_tokens
+from adrec.model import ranking_of
 from adrec.settings import ADRecSettings
 from common.compute import pick_compute
 from common.dataset import load_dataset
@@ -78,7 +79,8 @@ def test_either_side_ranks(home: Path, tmp_path: Path, side: str) -> None:
     loaded = load_encoders(run / "best.pth", "Tiny", str(home / "datasets"), CPU)
     dataset = load_dataset(home / "datasets" / "Tiny", "Tiny")
     items = loaded.encoders.encode_items(item_tokens(dataset, loaded.settings, loaded.tokenizer), CPU)
-    found = metrics(loaded.encoders.rank(held_out_rows(dataset, "valid", 5), items), (10,))
+    rows = held_out_rows(dataset, "valid", 5)
+    found = metrics(ranking_of(loaded.encoders, items, rows, rows.users).ranks, (10,))
     assert read_metrics(run)["valid"]["mrr"] == pytest.approx(found["mrr"])
 
 
