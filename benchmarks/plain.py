@@ -16,20 +16,8 @@ from recbole.model.layers import FeedForward, MultiHeadAttention, TransformerLay
 from torch import Tensor, nn
 
 from reproduce.baselines.networks import RecBoleSASRec
+from stage2_sequence_preference_learning.layers import LoRA
 from stage2_sequence_preference_learning.ranking_model import RecBoleConfig
-
-
-class Lora(nn.Module):
-    """x + B(Ax)."""
-
-    def __init__(self, d: int, rank: int) -> None:
-        super().__init__()
-        self.lora_A, self.lora_B = nn.Linear(d, rank, bias=False), nn.Linear(rank, d, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 50, d)."""
-        out: Tensor = x + self.lora_B(self.lora_A(x))
-        return out
 
 
 class LoraLayer(TransformerLayer):  # type: ignore[misc]
@@ -37,7 +25,7 @@ class LoraLayer(TransformerLayer):  # type: ignore[misc]
 
     def __init__(self, s: Any) -> None:
         super().__init__(*layer_arguments(s))
-        self.att_lora_layer, self.ffw_lora_layer = (Lora(s.hidden_size, s.lora_rank) for _ in range(2))
+        self.att_lora_layer, self.ffw_lora_layer = (LoRA(s.hidden_size, s.lora_rank) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, 50, d)."""

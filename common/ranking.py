@@ -91,8 +91,6 @@ def metrics(ranks: np.ndarray, topk: Sequence[int] = TOPK) -> Dict[str, float]:
     HIT@k = share of ranks ≤ k; NDCG@k = mean of 1 / log2(rank + 1) where rank ≤ k, else 0.
     """
     ranks = np.asarray(ranks, dtype=np.float64)
-    if ranks.size == 0:
-        raise ValueError("no ranks to average")
     result: Dict[str, float] = {}
     for k in topk:
         result[f"hit@{k}"] = float(np.mean(ranks <= k))

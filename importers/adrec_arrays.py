@@ -7,7 +7,7 @@ The authors' folders of Scientific and Office are ``Scientifics_process`` and ``
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -86,12 +86,11 @@ def _sides(path: Path) -> Dict[str, Dict[str, str]]:
         raise UserError(f"{path}: holds bytes that are not UTF-8: {error}; write its texts as str") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: not a mapping with content of item to title, brand, category; download it again")
-    return {str(item): _named(path, item, entry) for item, entry in content.items()}
-
-
-def _named(path: Path, item: Any, entry: Any) -> Dict[str, str]:
-    if isinstance(entry, (list, tuple)) and len(entry) == len(SIDES):
-        entry = dict(zip(SIDES, entry))
-    if not isinstance(entry, dict):
-        raise UserError(f"{path}: item {item}: neither a mapping of texts nor title, brand, category; correct it")
-    return {name: joined(entry[name] or "") for name in SIDES if name in entry}
+    texts = {}
+    for item, entry in content.items():
+        if isinstance(entry, (list, tuple)) and len(entry) == len(SIDES):
+            entry = dict(zip(SIDES, entry))
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: item {item}: neither a mapping of texts nor title, brand, category; correct it")
+        texts[str(item)] = {name: joined(entry[name] or "") for name in SIDES if name in entry}
+    return texts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Dict, Iterator, List
 
 import polars as pl
 
@@ -94,12 +94,6 @@ def _flat(text: str, field: str) -> str:
     """The texts of a JSON list joined, or the first URL of pictures; any other text unchanged."""
     parts = parsed_list(text)
     if field == "image_url" and isinstance(parts, list):
-        return next((url for part in parts for url in _urls(part)), "")
+        urls = (part.get(size) if isinstance(part, dict) else part for part in parts for size in URLS)
+        return str(next(filter(None, urls), ""))
     return joined(parts, " " if field == "description" else ", ")
-
-
-def _urls(part: Any) -> Iterator[str]:
-    if isinstance(part, dict):
-        yield from (part[size] for size in URLS if part.get(size))
-    elif part:
-        yield str(part)

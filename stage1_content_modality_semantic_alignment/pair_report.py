@@ -20,8 +20,7 @@ import base64
 import html
 import io
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -107,13 +106,6 @@ def overlap(pairs: Sequence[Pair], others: Sequence[Pair]) -> Numbers:
     }
 
 
-def verdicts_of(folder: Path) -> Numbers:
-    """Counts of questions by verdict, from summary.json; empty for pairs from elsewhere."""
-    path = folder / "summary.json"
-    summary: Mapping[str, int] = read_json(path).get("summary", {}) if path.is_file() else {}
-    return {name: count for name, count in summary.items() if name.startswith("verdict ")}
-
-
 # --- page ---
 
 
@@ -165,7 +157,10 @@ def run(settings: Settings) -> Dict[str, Numbers]:
     folder = pairs_dir(settings.dataset_dir, settings.strategy)
     pairs = read_pairs(pairs_path(folder, "id"), dataset.n_items)
     rows = TfidfSelector(dataset.titles_cn, 0.0).rows
-    report = {"verdicts": verdicts_of(folder), "pairs": measure(dataset, pairs, rows, settings.seed)}
+    made = folder / "summary.json"  # pairs from elsewhere have none
+    summary: Numbers = read_json(made).get("summary", {}) if made.is_file() else {}
+    verdicts = {name: count for name, count in summary.items() if name.startswith("verdict ")}
+    report = {"verdicts": verdicts, "pairs": measure(dataset, pairs, rows, settings.seed)}
     if settings.against is not None:
         others = read_pairs(pairs_path(pairs_dir(settings.dataset_dir, settings.against), "id"), dataset.n_items)
         report[f"overlap with {settings.against}"] = overlap(pairs, others)

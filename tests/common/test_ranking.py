@@ -40,11 +40,6 @@ def test_metrics_by_hand():
     assert found["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 5.5 + 1 / 11) / 4)
 
 
-def test_no_ranks_is_an_error():
-    with pytest.raises(ValueError, match="no ranks"):
-        metrics(np.array([]))
-
-
 @given(st.integers(0, 2**31), st.integers(2, 40), st.integers(1, 20))
 def test_ranks_agree_with_sorting(seed, n_items, n_users):
     random = np.random.default_rng(seed)
