@@ -222,20 +222,19 @@ def under_our_names(schema: Type[Any], values: Mapping[str, Any], source: str) -
     return ours
 
 
-def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str, Any]:
+def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], source: str) -> Any:
     """Put values into the structured config of a schema; a value replaces the earlier one, mappings too.
 
     ``~``, alone or before a slash at the beginning of a text, is the home folder.
 
     Returns:
-        The values under our names.
+        The settings.
 
     Raises:
         UserError: an unknown key, a wrong type or a value that is not allowed.
     """
-    ours = under_our_names(schema, values, source)
     choices = {f.name: f.metadata.get("allowed", {}).get("choices") for f in dataclasses.fields(schema)}
-    for key, value in ours.items():
+    for key, value in under_our_names(schema, values, source).items():
         if isinstance(value, str) and value.lower() in (choices[key] or ()):  # HIT@10
             value = value.lower()
         try:
@@ -248,15 +247,13 @@ def merge(config: DictConfig, schema: Type[Any], values: Mapping[str, Any], sour
             raise UserError(f"{source}: setting '{key}': {reason}") from error
     merged: Any = OmegaConf.to_object(config)
     check_values(merged, source)
-    return ours
+    return merged
 
 
 def typed(schema: Type[Any], values: Mapping[str, Any], source: str) -> Dict[str, Any]:
     """Values as the fields of a schema hold them. Raises `UserError` as `merge` does."""
-    config: DictConfig = OmegaConf.structured(schema)
-    ours = merge(config, schema, values, source)
-    settings: Any = OmegaConf.to_object(config)
-    return {key: getattr(settings, key) for key in ours}
+    settings = merge(OmegaConf.structured(schema), schema, values, source)
+    return {key: getattr(settings, key) for key in under_our_names(schema, values, source)}
 
 
 def read_yaml(path: Path) -> Dict[str, Any]:
@@ -315,8 +312,7 @@ def build(
         config_file = next((path for path in likely if path.is_file()), None)
     if config_file is not None:
         merge(config, schema, read_yaml(config_file), str(config_file))
-    merge(config, schema, values, "command line")
-    settings: S = OmegaConf.to_object(config)  # type: ignore[assignment]
+    settings: S = merge(config, schema, values, "command line")
     if not settings.dataset:
         raise UserError("setting 'dataset' is empty; name the data set: -d NAME")
     settings.check()
