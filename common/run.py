@@ -68,6 +68,7 @@ class OptimSettings(ComputeSettings):
     """Every training by gradients; `common.training.fit` reads these."""
 
     optimizer: ClassVar[str] = "adam"
+    betas: ClassVar[Tuple[float, float]] = (0.9, 0.999)  # of Adam
 
     train_batch_size: int = setting(1024, "predictions per step, over all processes", minimum=1)
     learning_rate: float = setting(1e-3, "learning rate", minimum=0)

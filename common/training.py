@@ -110,9 +110,9 @@ def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Opt
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=settings.learning_rate)
     try:
-        return torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
+        return torch.optim.Adam(parameters, lr=settings.learning_rate, betas=settings.betas, fused=True)
     except RuntimeError:  # torch before 2.4 has no fused kernel on the CPU
-        return torch.optim.Adam(parameters, lr=settings.learning_rate)
+        return torch.optim.Adam(parameters, lr=settings.learning_rate, betas=settings.betas)
 
 
 def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings, run: Run) -> None:

@@ -6,7 +6,7 @@
     python -m reproduce.baseline mine.py:MyRec -d Bili_Food                     # reproduce/own_models.py
 
 RecBole's networks: GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FEARec, LightSANs, FDSA. Counted: Pop, Markov, ItemKNN.
-On stage 1's features: NearestContent, SASRecText, SASRecIDText, UniSRec, AlphaFuse, Ensemble.
+On IDs: eSASRec. On stage 1's features: NearestContent, SASRecText, SASRecIDText, UniSRec, AlphaFuse, Ensemble.
 
 Reads:  the prepared data set, reproduce/props/<model>/default.yaml; features, where the model has modalities
 Writes: <results_dir>/<model>/<D>/<run>/ (common/run.py lists the files); a search: see stage 2's search.py

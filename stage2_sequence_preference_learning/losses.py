@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -11,14 +11,32 @@ from torch.nn import functional as F
 from common.compute import fp32_product
 
 
-def recommendation_loss(preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross entropy of each target over all items.
+def recommendation_loss(
+    preference: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    n_negatives: Optional[int] = None,
+) -> Tensor:
+    """Cross entropy of each target over all items, or sampled softmax.
+
+    Sampled softmax as in eSASRec (arXiv 2508.06450): negatives are uniform over all items but the padding, drawn with
+    replacement and for each prediction anew. One may be the target or in the history, and there is no logQ correction:
+    for uniform draws it would add log((n - 1) / n_negatives) to each negative's logit.
 
     Args:
-        preference: (N, d); items: (n, d); targets: (N,).
+        preference: (N, d); items: (n, d), row 0 is padding; targets: (N,).
+        n_negatives: k of sampled softmax; None: all items.
     """
-    logits = fp32_product(preference, items)
-    return F.cross_entropy(logits if temperature == 1.0 else logits / temperature, targets)
+    if n_negatives is None:
+        logits, labels = fp32_product(preference, items), targets
+    else:
+        drawn = torch.randint(1, len(items), (len(targets), n_negatives), device=targets.device)
+        candidates = F.embedding(torch.cat([targets[:, None], drawn], dim=1), items)  # (N, 1 + k, d), the target first
+        with torch.autocast(preference.device.type, enabled=False):
+            logits = (candidates.float() @ preference.float()[:, :, None]).squeeze(-1)
+        labels = torch.zeros_like(targets)
+    return F.cross_entropy(logits if temperature == 1.0 else logits / temperature, labels)
 
 
 def contrastive_loss(

@@ -91,8 +91,9 @@ class ID_SeqEncoder(SequenceModel):
         return self.item_embedding.weight
 
     def loss_terms(self, batch: Batch) -> Terms:
-        """Cross entropy over all items."""
-        return {"rec": recommendation_loss(self.preference(batch), self.candidates(), batch.targets)}
+        """Cross entropy over all items, or sampled softmax."""
+        u, n_negatives = self.preference(batch), self.settings.n_sampled
+        return {"rec": recommendation_loss(u, self.candidates(), batch.targets, n_negatives=n_negatives)}
 
 
 class ContentModel(SequenceModel):
@@ -196,7 +197,7 @@ class Content_SeqEncoder(ContentModel):
         u = self._at_predictions(F.embedding(batch.items, contents), batch)
         own = F.embedding(batch.targets, contents)
         return {
-            "rec": recommendation_loss(u, contents, batch.targets, self.temperature),
+            "rec": recommendation_loss(u, contents, batch.targets, self.temperature, self.settings.n_sampled),
             "reg": self.lamba * table_regularization(self.feature_tables()),
             "contrastive": self.alpha
             * contrastive_loss(u, own, batch.targets, batch.sequences, self.temperature, self.mask_same_target),
@@ -287,7 +288,7 @@ class SICSRec(ContentModel):
         table = self.item_embedding.weight
         items = F.normalize(dropout(table, self.settings.item_dropout, self.training), dim=-1)
         return {
-            "rec": recommendation_loss(u, items, batch.targets, self.temperature),
+            "rec": recommendation_loss(u, items, batch.targets, self.temperature, self.settings.n_sampled),
             "reg": self.lamba * table_regularization([table, *self.feature_tables()]),
             "contrastive": self.alpha
             * contrastive_loss(u, own, batch.targets, batch.sequences, self.temperature, self.mask_same_target),

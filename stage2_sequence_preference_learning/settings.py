@@ -16,7 +16,7 @@ PROPS = Path(__file__).parent / "props"
 N_TRIALS, PRETRAIN_ID = ("--n_trials", "n_trials", "N"), ("-pretrain_id", "pretrain_id", "FILE")  # for `parse`
 VARIANT = "paper: faults fixed; released: as the authors' code (docs/deviations.md)"
 
-LOSS = "the loss is cross entropy over all items; no negatives are sampled"
+LOSS = "use loss: cross entropy over all items, or sampled_softmax with n_negatives"
 OPTIMIZER = "Adam without weight decay trains"
 RANKING = "all items are ranked, leave one out; metrics.json has HIT and NDCG @5 and @10, and MRR"
 FILES = "trainings read sequential_data.txt; recbole_process.py writes user_id, item_id_list, item_id"
@@ -97,7 +97,24 @@ class NetworkSettings(HistorySettings):
 
 
 @dataclass
-class TransformerSettings(LoopSettings, NetworkSettings):
+class LossSettings(CommonSettings):
+    """The loss of the next item."""
+
+    loss: str = setting(
+        "cross_entropy",
+        "over all items (cross_entropy), or over the target and n_negatives random items (sampled_softmax)",
+        choices=("cross_entropy", "sampled_softmax"),
+    )
+    n_negatives: int = setting(256, "negatives of sampled_softmax, for each prediction", minimum=1)
+
+    @property
+    def n_sampled(self) -> Optional[int]:
+        """The number of negatives; None for a loss over all items."""
+        return {"cross_entropy": None, "sampled_softmax": self.n_negatives}[self.loss]
+
+
+@dataclass
+class TransformerSettings(LossSettings, LoopSettings, NetworkSettings):
     """A training of a Transformer."""
 
     hidden_dropout_prob: float = setting(0.5, "dropout on embeddings and sub-layer outputs", minimum=0, maximum=0.99)

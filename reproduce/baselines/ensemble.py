@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from common.compute import pick_compute
 from common.errors import UserError
 from reproduce.baselines.counted import ItemKNN, Markov, Pop, ScoringModel
+from reproduce.baselines.esasrec import eSASRec
 from reproduce.baselines.features import AlphaFuse, NearestContent, SASRecIDText, SASRecText, UniSRec
 from reproduce.baselines.networks import CORE, FDSA, NARM, BERT4Rec, GRU4Rec, SASRec
 from reproduce.baselines.padded import FEARec, LightSANs
@@ -80,5 +81,5 @@ class Ensemble(ScoringModel):
 
 
 OF_RECBOLE = (GRU4Rec, NARM, SASRec, BERT4Rec, CORE, FEARec, LightSANs, FDSA)
-OTHERS = (Pop, Markov, ItemKNN, NearestContent, SASRecText, SASRecIDText, UniSRec, AlphaFuse, Ensemble)
+OTHERS = (Pop, Markov, ItemKNN, eSASRec, NearestContent, SASRecText, SASRecIDText, UniSRec, AlphaFuse, Ensemble)
 MODELS: Dict[str, Type[RankingModel]] = {**stage2.MODELS, **{model.__name__: model for model in (*OF_RECBOLE, *OTHERS)}}

@@ -1,4 +1,4 @@
-"""RecBole's sequential networks with full cross entropy, on the batches of stage 2.
+"""RecBole's sequential networks on the batches of stage 2.
 
 The networks are RecBole's own; this module adapts the batches. A causal network, in which a position sees only earlier
 ones, reads a history once for all its prefixes. Any other network reads each prefix as a row. Rows are read in groups
@@ -41,7 +41,7 @@ from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.losses import recommendation_loss
 from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RankingModel, RecBoleConfig, Terms
-from stage2_sequence_preference_learning.settings import HistorySettings
+from stage2_sequence_preference_learning.settings import HistorySettings, LossSettings
 
 torch.autograd.set_detect_anomaly(False)  # importing RecBole turns it on, and training takes twice as long
 
@@ -115,9 +115,14 @@ class RecBoleModel(RankingModel):
         return table
 
     def loss_terms(self, batch: Batch) -> Terms:
-        """Cross entropy over all items."""
+        """The loss that the settings name."""
         items = self.candidates()
-        return {"rec": recommendation_loss(self.preference(batch) / self.temperature, items, batch.targets)}
+        return {"rec": self.recommendation_loss(self.preference(batch) / self.temperature, items, batch.targets)}
+
+    def recommendation_loss(self, preference: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy over all items; sampled softmax if the settings say so."""
+        n_negatives = self.settings.n_sampled if isinstance(self.settings, LossSettings) else None
+        return recommendation_loss(preference, items, targets, n_negatives=n_negatives)
 
 
 def use_fast_dropout(net: nn.Module) -> None:
@@ -209,16 +214,15 @@ class BERT4Rec(RecBoleModel):
         return torch.cat([self.net.item_embedding.weight[: self.n_items], self.net.output_bias[:, None]], dim=1)
 
     def loss_terms(self, batch: Batch) -> Terms:
-        """Cross entropy of the masked items over all items."""
+        """The loss of the masked items."""
         items, lengths = self.with_last(batch, batch.targets)
         columns = torch.arange(items.shape[1], device=items.device)
         last = columns == lengths[:, None] - 1
         drawn = (torch.rand(items.shape, device=items.device) < self.settings.mask_ratio) & (items > 0)
         alone = torch.rand(len(items), 1, device=items.device) < self.settings.ft_ratio
         masked = torch.where(alone | ~drawn.any(dim=1, keepdim=True), last, drawn)
-        return {
-            "rec": recommendation_loss(self.predict_masked(items, lengths, masked), self.candidates(), items[masked])
-        }
+        u = self.predict_masked(items, lengths, masked)
+        return {"rec": self.recommendation_loss(u, self.candidates(), items[masked])}
 
 
 class FDSA(RecBoleModel):

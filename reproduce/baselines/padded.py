@@ -17,7 +17,6 @@ from reproduce.baselines.histories import latest, prefixes, train_rows
 from reproduce.baselines.networks import RecBoleData, RecBoleModel
 from reproduce.baselines.settings import FEARecSettings, LightSANsSettings, PaddedSettings
 from stage2_sequence_preference_learning.data import SequenceData
-from stage2_sequence_preference_learning.losses import recommendation_loss
 from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RecBoleConfig, Terms
 
@@ -100,10 +99,10 @@ class FEARec(PaddedModel):
         return same[self.net.mask_correlated_samples(len(batch)).to(same.device)].reshape(len(sequence), -1)
 
     def loss_terms(self, batch: Batch) -> Terms:
-        """Cross entropy and the contrastive term, in which rows of one sequence are not negatives of each other."""
+        """Recommendation loss and contrastive term, in which rows of one sequence are not negatives of each other."""
         s = self.settings
         items, lengths = self.padded(*prefixes(batch))
-        terms = {"rec": recommendation_loss(self.encode(items, lengths), self.candidates(), batch.targets)}
+        terms = {"rec": self.recommendation_loss(self.encode(items, lengths), self.candidates(), batch.targets)}
         if s.contrast == "us_x":
             again = self.encode(items, lengths)  # with another dropout
             same = self.encode(*self.same_target(items, batch.targets))

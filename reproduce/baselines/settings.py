@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Type
+from typing import ClassVar, Dict, List, Optional, Tuple, Type
 
 from common.dataset import items_path
 from common.errors import UserError
@@ -14,8 +14,10 @@ from common.settings import setting
 from stage2_sequence_preference_learning.settings import (
     FeatureSettings,
     HistorySettings,
+    LossSettings,
     SearchSettings,
     TransformerSettings,
+    check_heads,
 )
 
 
@@ -39,6 +41,24 @@ class AttentionSettings(BaselineSettings, TransformerSettings):
 
     hidden_size: int = setting(64, "width d of items, positions and layers", minimum=1)
     inner_size: int = setting(256, "inner width of the feed-forward sub-layers", minimum=1)
+
+
+@dataclass
+class ESASRecSettings(BaselineSettings, LossSettings):
+    """eSASRec (Tikhonovich et al. 2025), with its authors' values for Amazon Beauty; its YAML has its loss."""
+
+    betas: ClassVar[Tuple[float, float]] = (0.9, 0.98)
+
+    hidden_size: int = setting(64, "width d of items, positions and blocks", minimum=1)
+    inner_size: int = setting(256, "inner width of SwiGLU", minimum=1)
+    n_layers: int = setting(1, "LiGR blocks", minimum=1)
+    n_heads: int = setting(1, "attention heads", minimum=1)
+    dropout_prob: float = setting(0.2, "dropout on embeddings, attention and sub-layers", minimum=0, maximum=0.99)
+
+    def check(self) -> None:
+        """Each head has a whole number of dimensions."""
+        super().check()
+        check_heads(self.n_heads, hidden_size=self.hidden_size)
 
 
 @dataclass
@@ -204,7 +224,7 @@ class EnsembleSettings(BaselineSettings):
 
     id_checkpoint: Optional[str] = setting(None, "best.pth of the model on IDs; null: train id_part")
     text_checkpoint: Optional[str] = setting(None, "best.pth of the model on features; null: train text_part")
-    id_part: str = setting("SASRec", "model on IDs", choices=("SASRec", "ID_SeqEncoder", "GRU4Rec", "CORE"))
+    id_part: str = setting("SASRec", "model on IDs", choices=("SASRec", "eSASRec", "ID_SeqEncoder", "GRU4Rec", "CORE"))
     text_part: str = setting(
         "UniSRec",
         "model on features",
@@ -236,6 +256,7 @@ SCHEMAS: Dict[str, Type[RankingSettings]] = {
     "GRU4Rec": GRU4RecSettings,
     "NARM": NARMSettings,
     "SASRec": AttentionSettings,
+    "eSASRec": ESASRecSettings,
     "BERT4Rec": BERT4RecSettings,
     "CORE": CORESettings,
     "FEARec": FEARecSettings,

@@ -261,7 +261,7 @@ def test_title_words() -> None:
     assert words == ["[PAD]", "red", "电"] and table.tolist() == [[1, 2], [1, 0], [2, 0]]
 
 
-@pytest.mark.parametrize("name", ["Pop", "NearestContent", "GRU4Rec", "FDSA", "AlphaFuse"])
+@pytest.mark.parametrize("name", ["Pop", "NearestContent", "GRU4Rec", "FDSA", "AlphaFuse", "eSASRec"])
 def test_a_checkpoint_gives_the_same_model(name: str, datasets_dir: Path, tmp_path: Path) -> None:
     folder = run(name, datasets_dir, epochs=1, results_dir=str(tmp_path))
     model = load_model(folder / "best.pth", "Tiny", str(datasets_dir), CPU, models=baseline.find(name).models())

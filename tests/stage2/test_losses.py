@@ -31,6 +31,28 @@ def test_recommendation_loss(drawn):
     assert recommendation_loss(u, items, torch.tensor(targets), TEMPERATURE).item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_sampled_softmax(drawn):
+    u, items = drawn[0].requires_grad_(), torch.randn(50, 4, dtype=torch.float64).requires_grad_()
+    targets = [3, 0, 4, 1, 1]
+    torch.manual_seed(1)
+    negatives = torch.randint(1, 50, (5, 6))  # rows of one prediction each; row 0 is the padding
+    torch.manual_seed(1)
+    loss = recommendation_loss(u, items, torch.tensor(targets), TEMPERATURE, n_negatives=6)
+    expected = 0.0
+    for i, target in enumerate(targets):
+        scores = [math.exp(dot(u[i], items[j]) / TEMPERATURE) for j in (target, *negatives[i].tolist())]
+        expected -= math.log(scores[0] / sum(scores)) / len(targets)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert set(items.grad.abs().sum(dim=1).nonzero().flatten().tolist()) == {*targets, *negatives.flatten().tolist()}
+
+
+def test_negatives_are_all_items_but_the_padding():
+    items = torch.zeros(4, 2, requires_grad=True)
+    recommendation_loss(torch.ones(9, 2), items, torch.full((9,), 2), n_negatives=100).backward()
+    assert (items.grad.abs().sum(dim=1) > 0).tolist() == [False, True, True, True]
+
+
 @pytest.mark.parametrize("mask_same_target", [True, False])
 def test_contrastive_loss_s10(drawn, mask_same_target):
     u, c = drawn
@@ -50,13 +72,15 @@ def test_contrastive_loss_s10(drawn, mask_same_target):
     assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_logits_are_fp32_inside_autocast():
-    torch.manual_seed(0)
-    u, items = torch.randn(64, 32), torch.randn(50, 32)
-    targets = torch.arange(64) % 50
-    plain = recommendation_loss(u, items, targets, 0.05)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(recommendation_loss(u, items, targets, 0.05), plain)
+@pytest.mark.parametrize("n_negatives", [None, 8])
+def test_logits_are_fp32_inside_autocast(n_negatives):
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        u, items, targets = torch.randn(64, 32), torch.randn(50, 32), torch.arange(64) % 50
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            found.append(recommendation_loss(u, items, targets, 0.05, n_negatives))
+    assert torch.equal(*found)
 
 
 def test_rows_of_one_sequence_are_no_negatives_of_each_other(drawn):
