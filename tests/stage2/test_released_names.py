@@ -60,7 +60,7 @@ def test_a_released_yaml_means_the_same_here(tmp_path: Path) -> None:
     ("word", "reason"),
     [
         ("loss_type=BPR", "cross entropy"),
-        ("train_neg_sample_args={distribution: uniform}", "no negatives"),
+        ("train_neg_sample_args={distribution: uniform}", "n_negatives"),
         ("metrics=[Hit, Recall]", "metrics.json has HIT and NDCG"),
         ("topk=[20]", "@5 and @10"),
         ("eval_args={mode: uni100}", "all items are ranked"),
