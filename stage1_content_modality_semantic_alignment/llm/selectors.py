@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import os
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from common.compute import Compute
 
 NGRAMS = (1, 3)  # characters: a Chinese word has one to three
-STEPS = 8  # tokens between two looks at which answers are finished
+DRAFT = 3  # tokens that are read on trial: on CPUs, more cost more time than they save
 STORED_TOGETHER = 1000  # answers without an LLM come so fast that writing each would take most of the time
 
 ADVICE = {  # for malformed answers
@@ -42,12 +43,9 @@ class Selector:
         stopped: why no more questions are asked, or an empty string.
     """
 
-    identity: Dict[str, Any]
-    failed: Dict[Question, str]
-
     def __init__(self, **identity: Any) -> None:
-        self.identity, self.failed, self.stopped = identity, {}, ""
-        self.malformed_in_a_row = 0
+        self.identity, self.stopped, self.malformed_in_a_row = identity, "", 0
+        self.failed: Dict[Question, str] = {}
 
     def answers(self, questions: Sequence[Question]) -> Answers:
         """Yield the raw answers, some at a time."""
@@ -152,13 +150,13 @@ class HfSelector(Selector):
         from common.text_encoders import dtype_keyword
 
         model = self._load(AutoModelForCausalLM, **dtype_keyword(DTYPES[self.compute.precision]))
+        ends = model.generation_config.eos_token_id or self.tokenizer.eos_token_id  # one, or several
         model.generation_config = GenerationConfig(
             do_sample=False,
             num_beams=1,
             max_new_tokens=self.settings.max_new_tokens,
-            eos_token_id=model.generation_config.eos_token_id or self.tokenizer.eos_token_id,
+            eos_token_id=[ends] if isinstance(ends, int) else ends,
             pad_token_id=self.tokenizer.pad_token_id,
-            return_legacy_cache=False,  # transformers before 4.47 would return tuples
         )
         return model.to(self.compute.device).eval()
 
@@ -169,14 +167,18 @@ class HfSelector(Selector):
         message = [{"role": "user", "content": question.prompt}]
         return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
+    def tokens(self, questions: Sequence[Question]) -> List[List[int]]:
+        """The tokens of each prompt. A chat template contains the special ones."""
+        texts = [self.text(question) for question in questions]
+        read = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)
+        return list(read["input_ids"])
+
     def answers(self, questions: Sequence[Question]) -> Answers:
         """Yield a batch at a time, longest prompts first, so that a lack of memory shows at once.
 
         Batches of shorter prompts hold more of them: as many tokens as ``llm_batch_size`` of the longest.
         """
-        plain = not self.tokenizer.chat_template  # a chat template contains the special tokens
-        texts = [self.text(question) for question in questions]
-        tokens: List[List[int]] = self.tokenizer(texts, add_special_tokens=plain)["input_ids"]
+        tokens = self.tokens(questions)
         order = sorted(range(len(questions)), key=lambda place: -len(tokens[place]))
         new, longest = self.settings.max_new_tokens, len(tokens[order[0]])
         context = getattr(self.model.config, "max_position_embeddings", None)  # not every architecture has a limit
@@ -185,69 +187,101 @@ class HfSelector(Selector):
                 f"{self.name}: a prompt of {longest} tokens and {new} new ones exceed its context of {context}; show "
                 "fewer candidates with max_candidates=N"
             )
-        prefix: Sequence[int] = os.path.commonprefix(tokens)[: len(tokens[order[-1]]) - 1]
+        prefix: Sequence[int] = os.path.commonprefix(tokens)[: len(tokens[order[-1]]) - 2]
         cache = self._encode(prefix)
-        prefix = [] if cache is None else prefix
         while order:
             size = self.settings.llm_batch_size * (longest + new) // (len(tokens[order[0]]) + new)
             batch, order = order[:size], order[size:]
-            generated = self._generate([tokens[place] for place in batch], prefix, cache)
-            answers = {questions[place]: answer for place, answer in zip(batch, generated)}
+            prompts = [tokens[place] for place in batch]
+            generated = self.generate(prompts) if cache is None else self.generate_by_drafts(prompts, prefix, cache)
+            answers = {questions[place]: self.answer(new) for place, new in zip(batch, generated)}
             for question, answer in answers.items():
                 self.check(question, answer, self.settings.stop_after_failures)
             yield answers
             if self.stopped:
                 return
 
-    def _encode(self, prefix: Sequence[int]) -> Any:
-        """The keys and values of what all prompts begin with; None if the model's cache is not of the plain kind.
+    def answer(self, new: List[int]) -> str:
+        """The text of the new tokens, without special ones."""
+        text = str(self.tokenizer.decode(new, skip_special_tokens=True))
+        return text if set(new).intersection(self.model.generation_config.eos_token_id) else text + CUT
 
-        Windows of attention and recurrent states would count the padding, which comes after the prefix.
+    def generate(self, prompts: Sequence[List[int]]) -> List[List[int]]:
+        """The new tokens of each prompt, then padding."""
+        import torch
+
+        inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.compute.device)
+        with torch.inference_mode():
+            ids = self.model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        new: List[List[int]] = ids[:, inputs["input_ids"].shape[1] :].tolist()
+        return new
+
+    def _encode(self, prefix: Sequence[int]) -> Any:
+        """The keys and values of what all prompts begin with; None if `generate_by_drafts` cannot be used.
+
+        Windows of attention and recurrent states would count the tokens that are masked.
         """
         import torch
         from transformers import DynamicCache
 
-        if not prefix or getattr(self.model.config, "sliding_window", None):
+        takes = inspect.signature(self.model.forward).parameters
+        if not prefix or "position_ids" not in takes or getattr(self.model.config, "sliding_window", None):
             return None
-        ids = torch.tensor([prefix], device=self.compute.device)
         with torch.inference_mode():
-            made = self.model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, return_dict_in_generate=True
-            )
-        cache = made.get("past_key_values")
+            made = self.model.base_model(input_ids=torch.tensor([prefix], device=self.compute.device), use_cache=True)
+        cache = getattr(made, "past_key_values", None)
         layers = {type(layer).__name__ for layer in getattr(cache, "layers", [])}  # since transformers 4.54
         return cache if type(cache) is DynamicCache and layers <= {"DynamicLayer"} else None
 
-    def _generate(self, tokens: Sequence[Sequence[int]], prefix: Sequence[int], cache: Any) -> List[str]:
-        """The new text for each prompt, without special tokens. With a cache, finished prompts leave the batch."""
-        import torch
-        from torch.nn.functional import pad
+    def generate_by_drafts(self, prompts: Sequence[List[int]], prefix: Sequence[int], cache: Any) -> List[List[int]]:
+        """The new tokens of each prompt, those of `generate`, in fewer passes: answers repeat titles of the prompt.
 
-        inputs = self.tokenizer.pad({"input_ids": [ids[len(prefix) :] for ids in tokens]}, return_tensors="pt")
-        inputs = inputs.to(self.compute.device)
-        start = torch.tensor(prefix, dtype=torch.long, device=self.compute.device).expand(len(tokens), -1)
-        ids = torch.cat([start, inputs["input_ids"]], dim=1)  # (B, prefix + padding + rest)
-        mask = pad(inputs["attention_mask"], (len(prefix), 0), value=1)
-        length, new = ids.shape[1], self.settings.max_new_tokens
-        ends = torch.tensor(self.model.generation_config.eos_token_id, device=ids.device)  # one, or several
-        rows, texts, own = torch.arange(len(tokens), device=ids.device), [""] * len(tokens), copy.deepcopy(cache)
+        A pass reads the last token and a `draft` of the next ones, and so finds what the model writes after each. The
+        answer grows by the part of the draft that the model writes, too, and by the token after it; the rest of the
+        draft is masked. Finished prompts leave the batch. (Prompt lookup; Saxena, 2023.)
+        """
+        import torch
+
+        ends, texts = self.model.generation_config.eos_token_id, [list(prompt) for prompt in prompts]
+        most = [len(prompt) + self.settings.max_new_tokens for prompt in prompts]
+        rows, cache = list(range(len(prompts))), copy.deepcopy(cache)
+        cache.batch_repeat_interleave(len(rows))
+        mask = torch.ones(len(rows), len(prefix), dtype=torch.long, device=self.compute.device)  # (B, tokens read)
+
+        def read(model: Any, tokens: Sequence[List[int]]) -> Any:
+            nonlocal mask
+            inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt").to(mask.device)
+            mask = torch.cat([mask, inputs["attention_mask"]], dim=1)
+            places = (mask.cumsum(dim=1) - 1)[:, -inputs["input_ids"].shape[1] :]
+            more = {"attention_mask": mask, "position_ids": places, "past_key_values": cache}
+            return model(input_ids=inputs["input_ids"], **more)
+
         with torch.inference_mode():
-            if own is not None:
-                own.batch_repeat_interleave(len(tokens))
-            while len(rows):
-                steps = new if own is None else min(STEPS, length + new - ids.shape[1])
-                more = {} if own is None else {"past_key_values": own}
-                ids = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=steps, **more)
-                ended = torch.isin(ids[:, length:], ends).any(dim=1)
-                done = ended | (ids.shape[1] >= length + new)
-                decoded = self.tokenizer.batch_decode(ids[done, length:], skip_special_tokens=True)
-                for row, text, end in zip(rows[done].tolist(), decoded, ended[done].tolist()):
-                    texts[row] = text if end else text + CUT
-                rows, ids, mask = rows[~done], ids[~done], mask[~done]
-                mask = pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
-                if own is not None:
-                    own.batch_select_indices((~done).nonzero().ravel())
-        return texts
+            read(self.model.base_model, [prompt[len(prefix) : -1] for prompt in prompts])
+            while rows:
+                drafts = [draft(texts[row], most[row] - len(texts[row]) - 1) for row in rows]
+                logits = read(self.model, [[texts[row][-1], *tokens] for row, tokens in zip(rows, drafts)]).logits
+                going_on = []
+                for place, (row, tokens, written) in enumerate(zip(rows, drafts, logits.argmax(-1).tolist())):
+                    written = written[-1 - len(tokens) :]
+                    right = len(os.path.commonprefix([tokens, written]))
+                    mask[place, mask.shape[1] - len(tokens) + right :] = 0
+                    end = next((n for n, token in enumerate(written[:right], 1) if token in ends), right + 1)
+                    texts[row] += written[:end]
+                    if texts[row][-1] not in ends and len(texts[row]) < most[row]:
+                        going_on.append(place)
+                if len(going_on) < len(rows):
+                    rows, mask = [rows[place] for place in going_on], mask[going_on]
+                    cache.batch_select_indices(torch.tensor(going_on, dtype=torch.long, device=mask.device))
+        return [text[len(prompt) :] for text, prompt in zip(texts, prompts)]
+
+
+def draft(tokens: List[int], most: int) -> List[int]:
+    """The `DRAFT` tokens, or ``most``, that followed the last two tokens where these last occurred before; or none."""
+    for place in range(len(tokens) - 1, 1, -1):
+        if tokens[place - 2 : place] == tokens[-2:]:
+            return tokens[place : place + min(DRAFT, most)]
+    return []
 
 
 class LikelihoodSelector(HfSelector):

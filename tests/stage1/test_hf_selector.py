@@ -4,7 +4,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, Type
+from typing import Any, Callable, Dict, List, Tuple, Type
 
 import numpy as np
 import pytest
@@ -21,9 +21,10 @@ from common.named_models import NAMED_MODELS
 from importers.settings import Settings as ImporterSettings
 from reproduce.doctor import installed_version
 from stage1_content_modality_semantic_alignment import llm_driven_sample, prepare_dataset
+from stage1_content_modality_semantic_alignment.llm import selectors
 from stage1_content_modality_semantic_alignment.llm.answers import CUT, VERDICTS
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, make_questions
-from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector, LikelihoodSelector
+from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector, LikelihoodSelector, draft
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 QUESTION = question_of(9, 7, 3)
@@ -60,6 +61,8 @@ def save_causal_lm(folder: Path, kind: str, chat_template: bool = False, context
         if not hasattr(transformers, "GlmForCausalLM"):
             pytest.skip("GLM came with transformers 4.46")
         model: Any = transformers.GlmForCausalLM(transformers.GlmConfig(head_dim=16, **sizes))
+    elif kind == "gpt2":
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
     elif kind == "mistral":
         model = transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=64, **sizes))
     else:
@@ -104,22 +107,41 @@ def test_batches_hold_every_question_once_longest_first_and_more_of_the_shorter(
     assert {question for batch in batches for question in batch} == set(questions)
 
 
-def test_the_common_start_is_read_once_and_finished_prompts_leave(tmp_path: Path) -> None:
-    name = save_causal_lm(tmp_path / "lm", "llama")
-    questions = tiny_questions()
-    selector, plain = (selector_of(name, 20, 60) for _ in range(2))
-    plain._encode = lambda prefix: None  # type: ignore[method-assign]
-    read: Dict[HfSelector, List[Tuple[int, int]]] = {selector: [], plain: []}  # prompts and tokens of each pass
-    for one, passes in read.items():
-        one.model.generation_config.eos_token_id = [1, 3]  # the random weights seldom end an answer
-        one.model.register_forward_pre_hook(
-            lambda _, __, inputs, passes=passes: passes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
-        )
-    answers, expected = (dict(next(one.answers(questions))) for one in read)
-    assert answers == expected
-    ((_, start), (most, rest)), (_, length) = read[selector][:2], read[plain][0]
-    assert most == len(questions) and start > 100 and start + rest == length
-    assert most > read[selector][-1][0] >= sum(CUT in answer for answer in answers.values()) > 0
+@pytest.mark.parametrize(
+    "kind, change",
+    [
+        ("llama", lambda tokens: tokens),
+        ("gpt2", lambda tokens: tokens),  # has no position beyond its context
+        ("llama", lambda tokens: []),
+        ("llama", lambda tokens: [token % 40 + 1 for token in tokens]),
+        ("llama", lambda tokens: [1, 3, *tokens][: len(tokens)]),
+    ],
+    ids=["copied", "copied-gpt2", "none", "wrong", "ends"],
+)
+def test_drafts_change_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change: Callable[[List[int]], List[int]]
+) -> None:
+    questions, most = tiny_questions(), 60
+    longest = max(len(letter_tokenizer(False)(question.prompt)["input_ids"]) for question in questions)
+    selector = selector_of(save_causal_lm(tmp_path / "lm", kind, context=longest + most), 20)
+    selector.model.generation_config.eos_token_id = [1, 3]  # the random weights seldom end an answer
+    monkeypatch.setattr(selectors, "draft", lambda *arguments: change(draft(*arguments)))
+    read: List[Tuple[int, ...]] = []  # prompts and tokens of each pass
+    selector.model.base_model.register_forward_pre_hook(
+        lambda _, inputs, named: read.append(tuple([*inputs, *named.values()][0].shape)), with_kwargs=True
+    )
+    for new in (1, 7, most):
+        selector.settings.max_new_tokens = selector.model.generation_config.max_new_tokens = new
+        expected = [selector.answer(tokens) for tokens in selector.generate(selector.tokens(questions))]
+        read.clear()
+        answers = dict(next(selector.answers(questions)))
+        assert [answers[question] for question in questions] == expected
+        assert len(set(expected)) > 3 or new == 1
+    (_, start), rest, *passes = read
+    assert start > 100 and rest == (len(questions), longest - start - 1)  # what all begin with is read once
+    assert len(questions) > passes[-1][0]  # finished prompts leave
+    assert 0 < sum(CUT in answer for answer in expected) < len(questions)
+    assert len(passes) < most if change([7]) == [7] else len(passes) == most
 
 
 def test_the_chat_template_is_used_where_there_is_one(tmp_path: Path) -> None:

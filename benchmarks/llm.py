@@ -1,0 +1,56 @@
+"""CPU seconds of ``selector=hf`` for a prompt, against `generate` in batches of 8, and how many answers are the same.
+
+    python -m benchmarks.llm -d Bili_Food prompt=en sample=48 llm=smollm2 precision=fp32
+
+In bf16, the size of a batch alone changes some answers.
+"""
+
+from __future__ import annotations
+
+from common.start import run_script
+
+import time
+from typing import Dict, List, Optional, Sequence
+
+from common.compute import pick_compute
+from common.dataset import load_dataset
+from common.settings import parse
+from stage1_content_modality_semantic_alignment.llm.prompts import Question, all_questions
+from stage1_content_modality_semantic_alignment.llm.selectors import Answers, HfSelector
+from stage1_content_modality_semantic_alignment.llm.settings import Settings
+
+PLAIN_BATCH = 8
+
+
+def plain(selector: HfSelector, questions: Sequence[Question]) -> Answers:
+    """Yield the answers to 8 prompts of similar length at a time, each of which reads all and waits for the last."""
+    order = sorted(zip(selector.tokens(questions), questions), key=lambda pair: -len(pair[0]))
+    for start in range(0, len(order), PLAIN_BATCH):
+        tokens, batch = zip(*order[start : start + PLAIN_BATCH])
+        yield dict(zip(batch, map(selector.answer, selector.generate(tokens))))
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Measure, with batches of both ways in turns, and print the table."""
+    settings = parse(Settings, __doc__, None, argv, has_force=False).settings
+    settings.stop_after_failures = 10**9
+    questions = list(dict.fromkeys(all_questions(settings, load_dataset(settings.dataset_dir, settings.dataset))))
+    selector = HfSelector(settings, pick_compute(settings.device, settings.precision))
+    ways = {"plain": plain(selector, questions), "selector=hf": selector.answers(questions)}
+    answers: Dict[str, Dict[Question, str]] = {way: {} for way in ways}
+    seconds = dict.fromkeys(ways, 0.0)
+    selector.model, selector.tokenizer  # noqa: B018  # loaded before the clock starts
+    while any(len(found) < len(questions) for found in answers.values()):
+        for way, batches in ways.items():
+            start = time.process_time()
+            answers[way].update(next(batches, {}))
+            seconds[way] += time.process_time() - start
+    same = sum(answers["plain"][question] == answers["selector=hf"][question] for question in questions)
+    print(f"{len(questions)} prompts, {same} with the same answer both ways")
+    print("| | CPU seconds a prompt | faster |\n|---|---|---|")
+    for way, spent in seconds.items():
+        print(f"| {way} | {spent / len(questions):.2f} | {seconds['plain'] / spent:.1f}× |")
+
+
+if __name__ == "__main__":
+    run_script(main)
