@@ -41,12 +41,6 @@ def token_counter(name: str) -> Tuple[CountTokens, str]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]), f"the tokenizer {name}"
 
 
-def answer_tokens(count: CountTokens, question: Question) -> int:
-    """Tokens of an answer in the form asked for, with its end token, as if it named the target itself."""
-    json_form = question.template.form == "json"
-    return 1 + count(f'{{"similar": {question.target}}}' if json_form else f"{question.target}-{question.target_title}")
-
-
 def print_costs(settings: Settings, questions: Sequence[Question], answered: Collection[Question]) -> None:
     """Print what a run would take that does not ask the ``answered`` questions again."""
     to_ask = [question for question in dict.fromkeys(questions) if question not in answered]
@@ -64,7 +58,9 @@ def print_costs(settings: Settings, questions: Sequence[Question], answered: Col
     else:
         lengths = [count(question.prompt) + TEMPLATE_TOKENS for question in to_ask]
     asked, at_most = sum(lengths), most * len(to_ask)
-    expected = sum(min(answer_tokens(count, question), most) for question in to_ask)
+    form = '{{"similar": {0}}}' if settings.form == "json" else "{0}-{1}"
+    answers = (form.format(question.target, question.target_title) for question in to_ask)
+    expected = sum(min(count(answer) + 1, most) for answer in answers)  # with the end token
     print(f"prompt tokens                {asked:>14,}   the longest prompt: {max(lengths, default=0):,}")
     print(f"answer tokens, about         {expected:>14,}   if each names an item with a title as long as the target's")
     print(f"answer tokens, at most       {at_most:>14,}   {most} (max_new_tokens) each")

@@ -93,13 +93,6 @@ def one_line(title: str) -> str:
     return " ".join(title.split())
 
 
-def target_count(targets: str, length: int) -> int:
-    """How many of the latest items of a history are targets."""
-    if targets == "every":
-        return length
-    return min(1 if targets == "last" else int(targets), length)
-
-
 def companions(parts: Sequence[np.ndarray], n_items: int, most: int) -> Callable[[int], List[int]]:
     """A function: item → the ``most`` items that share most histories with it, ties by the lower id."""
     from scipy.sparse import csr_matrix
@@ -139,7 +132,8 @@ def make_questions(sequences: Sequence[np.ndarray], titles: Sequence[str], setti
     questions = []
     for part in parts:
         history: List[int] = part.tolist()
-        for place in range(len(history) - target_count(settings.targets, len(history)), len(history)):
+        targets = int({"last": 1, "every": len(history)}.get(settings.targets, settings.targets))
+        for place in range(max(0, len(history) - targets), len(history)):
             target = history[place]
             if settings.candidates == "co-occurrence":
                 candidates = companions_of(target)

@@ -309,13 +309,8 @@ class LikelihoodSelector(HfSelector):
             rows = sorted(wanted, key=lambda row: (len(row[0]) + len(row[1]), row))
             for first in range(0, len(rows), size):
                 known.update(zip(rows[first : first + size], self._log_likelihoods(rows[first : first + size])))
-            yield {question: self._best(question, known) for question in some}
-
-    @staticmethod
-    def _best(question: Question, known: Dict[Tuple[str, str], float]) -> str:
-        scores = [known[question.target_title, title] - known["", title] for title in question.candidate_titles]
-        best = max(scores)
-        return question.answer(scores.index(best)) if best > 0 else "-1"
+            gains = [[known[q.target_title, title] - known["", title] for title in q.candidate_titles] for q in some]
+            yield {q: q.answer(own.index(max(own))) if max(own) > 0 else "-1" for q, own in zip(some, gains)}
 
     def _log_likelihoods(self, rows: Sequence[Tuple[str, str]]) -> List[float]:
         """log p(title | title before, line break) for each row."""
