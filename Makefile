@@ -1,9 +1,9 @@
 # The project in two commands:   make quickstart      make test
 # A command first makes the environment (.venv) if it is missing, incomplete or older than its requirements.
-#   make test PYTHON=python                              use this interpreter and install nothing
-#   make environment PYTHON=python3.9 VENV=/tmp/paper    make an environment with this interpreter, in this folder
-#   make test VENV=/tmp/paper                            use the environment in this folder
-#   make environment CONSTRAINTS=constraints/v100.txt    install these exact versions
+#   make test PYTHON=python                              # use this interpreter and install nothing
+#   make environment PYTHON=python3.9 VENV=/tmp/paper    # make an environment with this interpreter, in this folder
+#   make test VENV=/tmp/paper                            # use the environment in this folder
+#   make environment CONSTRAINTS=constraints/v100.txt    # install these exact versions
 # The default CONSTRAINTS depends on the Python version: 3.9 paper.txt, 3.10 v100.txt, 3.11 and 3.12 cpu.txt.
 
 SHELL := /bin/bash

@@ -4,7 +4,7 @@ Paper: Tong et al., Knowledge-Based Systems 2025, doi 10.1016/j.knosys.2025.1132
 
     python adrec/main.py -d Scientific
     python adrec/main.py -d Scientific plm_layer=12 seed=23
-    torchrun --nproc_per_node=2 adrec/main.py -d Scientific      (accelerate launch --multi_gpu works as well)
+    torchrun --nproc_per_node=2 adrec/main.py -d Scientific      # (accelerate launch --multi_gpu works as well)
 
 Reads:  <datasets_dir>/<D>/sequential_data.txt, <D>_item_sort.csv, and <D>_item_fields.csv if there is one
 Writes: <results_dir>/ADRec/<D>/<run>/ (common/run.py lists the files), with text_encoder/ (BERT's tokenizer and config)

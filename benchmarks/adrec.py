@@ -1,8 +1,8 @@
 """Seconds, floating-point operations and memory of one training step of ADRec, ours against the plain way, in one run.
 
     python -m benchmarks.adrec -d Scientific
-    python -m benchmarks.adrec -d Scientific plain_batch=0            ours alone
-    python -m benchmarks.adrec                                        on the quickstart's ml-100k
+    python -m benchmarks.adrec -d Scientific plain_batch=0            # ours alone
+    python -m benchmarks.adrec                                        # on the quickstart's ml-100k
 
 BERT of BERT-base's shape with random weights (speed does not depend on their values), plm_layer 1, queues of
 10,000. The plain way: every layer of BERT is run though one is used (A1), every history is padded to 20 items

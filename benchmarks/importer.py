@@ -1,7 +1,7 @@
 """Speed and peak memory of the importer over 0.2, 2 and 20 million reviews, compared with a pandas loop, with a plot.
 
     python -m benchmarks.importer 'rows=[200000,2000000]' folder=/tmp/importer
-    python -m benchmarks.importer 'rows=[20000000]' folder=/tmp/importer           adds to the results there
+    python -m benchmarks.importer 'rows=[20000000]' folder=/tmp/importer           # adds to the results there
 
 Makes reviews in Amazon's format of 2018 (gzipped JSON lines of about 200 bytes) with metadata, prepares them with the
 preset for Amazon (duplicates, five-core, titles), and deletes them. The pandas loop follows the reading loop of the

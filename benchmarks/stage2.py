@@ -1,7 +1,7 @@
 """Seconds and floating-point operations of a training epoch of stage 2: this code against the plain way, in one run.
 
     python -m benchmarks.stage2 -d Bili_Food features_dir=DIR
-    python -m benchmarks.stage2                                 on the quickstart's ml-100k
+    python -m benchmarks.stage2                                 # on the quickstart's ml-100k
 
 The plain way (plain.py): every prefix is a row padded to 50, the adapters run at every position, torch's dropout, fp32.
 Its epoch is scaled up from ``plain_steps`` steps. An epoch of this code is measured as a whole, with the making of

@@ -1,7 +1,7 @@
 """An archive of a suite's finished runs without their weights, and the suite's tables from it, without training.
 
-    python -m reproduce.archive table quickstart            from reproduce/archives/quickstart.tar.xz
-    python -m reproduce.archive write quickstart            a new archive of the runs in results/
+    python -m reproduce.archive table quickstart            # from reproduce/archives/quickstart.tar.xz
+    python -m reproduce.archive write quickstart            # a new archive of the runs in results/
     python -m reproduce.archive write figures dataset=Bili_Food results_dir=DIR/results datasets_dir=DIR/datasets
 
 An archive holds runs.csv, and of each run metrics, ranks, history, log, settings and what made it; of a data set the

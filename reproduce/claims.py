@@ -1,7 +1,7 @@
 """Run the commands of docs/claims.md again and print which of the README's numbers hold.
 
-    python -m reproduce.claims --quick                      what runs within minutes on two cores, as CI does
-    python -m reproduce.claims data_dir=DIR                 also what needs these data sets (hours)
+    python -m reproduce.claims --quick                      # what runs within minutes on two cores, as CI does
+    python -m reproduce.claims data_dir=DIR                 # also what needs these data sets (hours)
 
 Each section of docs/claims.md has a line of conditions, shell commands and tables. A table names numbers of a printed
 table: its first header cell is the start of the printed table's title (## TITLE), or that table's first header cell; a

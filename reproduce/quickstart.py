@@ -1,6 +1,6 @@
 """The quickstart: both methods and three models to compare on MovieLens 100K, then recommendations for one user.
 
-    make quickstart            or: python -m reproduce.quickstart
+    make quickstart            # or: python -m reproduce.quickstart
 
 Runs the suite reproduce/suites/quickstart.yaml, prints its table, writes the report, and recommends films to a user.
 Texts are encoded by MiniLM (requirements-models.txt); where it is missing, by a small encoder with random weights.
@@ -28,8 +28,8 @@ SUITE, DATASET, USER = "quickstart", "ml-100k", "3"
 ADREC = "ADRec, ours"
 RANDOM = ["text_model=small", "plm_layer=2"]
 NEXT = """Next:
-  bash run_train.sh SICSRec ml-100k && bash run_test.sh       with images too: covers that are drawn from titles
-  bash run_train.sh SICSRec Bili_Food data_dir=DIR            the first real data set; DIR holds NineRec's files"""
+  bash run_train.sh SICSRec ml-100k && bash run_test.sh       # with images too: covers that are drawn from titles
+  bash run_train.sh SICSRec Bili_Food data_dir=DIR            # the first real data set; DIR holds NineRec's files"""
 
 
 def encoder_words() -> List[str]:

@@ -1,8 +1,8 @@
 """Test the trained runs of a model on a data set; print mean ± standard deviation over seeds.
 
-    bash run_test.sh                                SICSRec on ml-100k
-    bash run_test.sh SICSRec Bili_Food              all runs, after those of the ID encoder
-    bash run_test.sh SICSRec Bili_Food alpha=0.2    only runs with this setting
+    bash run_test.sh                                # SICSRec on ml-100k
+    bash run_test.sh SICSRec Bili_Food              # all runs, after those of the ID encoder
+    bash run_test.sh SICSRec Bili_Food alpha=0.2    # only runs with this setting
 
 Each run is tested once, with the checkpoint that is best on validation; its metrics.json keeps the result.
 Writes <results_dir>/<model>/<dataset>/table.{md,csv}; of selected runs table-alpha=0.2.*, with --masked table-masked.*

@@ -1,11 +1,11 @@
 """Train a model on a data set, from the raw files on. Steps that are up to date are skipped.
 
-    bash run_train.sh                                       SICSRec on ml-100k, with drawn covers
-    bash run_train.sh SICSRec Bili_Food data_dir=DIR        DIR holds NineRec's raw files, or prepared ones
-    bash run_train.sh SICSRec Bili_Food data_dir=DIR features_dir=DIR2     features are in DIR2: no stage 1
+    bash run_train.sh                                       # SICSRec on ml-100k, with drawn covers
+    bash run_train.sh SICSRec Bili_Food data_dir=DIR        # DIR holds NineRec's raw files, or prepared ones
+    bash run_train.sh SICSRec Bili_Food data_dir=DIR features_dir=DIR2     # features are in DIR2: no stage 1
     bash run_train.sh ADRec Scientific data_dir=DIR
     bash run_train.sh SICSRec ml-100k alpha=0.4 sft_content_encoder.epochs=3
-    bash run_train.sh ADRec Scientific config=adrec/ours.yaml      settings from a YAML
+    bash run_train.sh ADRec Scientific config=adrec/ours.yaml      # settings from a YAML
 
 key=value goes to each step that has the key, step.key=value to one step. epochs, learning_rate and temperature
 without a step are those of stage 2; sft_content_encoder.epochs and so on are those of stage 1.

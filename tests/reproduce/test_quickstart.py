@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -69,3 +70,11 @@ def test_without_pretrained_encoders_it_says_twice_that_the_numbers_mean_nothing
     assert len(load_suite(suite_path("quickstart"), words)) == len(RANKS)
     shown = capsys.readouterr().out
     assert shown.count("mean nothing") == (0 if pretrained else 2) and "Next:" in shown
+
+
+@pytest.mark.parametrize("line", quickstart.NEXT.splitlines()[1:])
+def test_the_commands_it_ends_with_can_be_copied_with_their_comments(line: str) -> None:
+    commands = " ".join(shlex.split(line, comments=True)).split(" && ")
+    for _, script, *words in map(str.split, commands):
+        assert script in ("run_train.sh", "run_test.sh") and all(word in words[:2] or "=" in word for word in words)
+        assert words[:2] in ([], ["SICSRec", "ml-100k"], ["SICSRec", "Bili_Food"])
