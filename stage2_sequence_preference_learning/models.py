@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from common.dropout import Dropout, dropout
 from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.layers import Adapter, LayerSizes, LoRA, MixDecoder, TransformerEncoder
-from stage2_sequence_preference_learning.losses import contrastive_loss, recommendation_loss, table_regularization
+from stage2_sequence_preference_learning.losses import contrastive_loss, table_regularization
 from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
 from stage2_sequence_preference_learning.settings import (
@@ -69,7 +69,7 @@ class SequenceModel(RankingModel):
 
 
 class ID_SeqEncoder(SequenceModel):
-    """Step 1: SASRec with full cross entropy."""
+    """Step 1: SASRec with full cross entropy (`RankingModel.loss_terms`)."""
 
     schema = IDSettings
 
@@ -89,11 +89,6 @@ class ID_SeqEncoder(SequenceModel):
     def candidates(self) -> Tensor:
         """(n_items, d)."""
         return self.item_embedding.weight
-
-    def loss_terms(self, batch: Batch) -> Terms:
-        """Cross entropy over all items, or sampled softmax."""
-        u, n_negatives = self.preference(batch), self.settings.n_sampled
-        return {"rec": recommendation_loss(u, self.candidates(), batch.targets, n_negatives=n_negatives)}
 
 
 class ContentModel(SequenceModel):
@@ -197,7 +192,7 @@ class Content_SeqEncoder(ContentModel):
         u = self._at_predictions(F.embedding(batch.items, contents), batch)
         own = F.embedding(batch.targets, contents)
         return {
-            "rec": recommendation_loss(u, contents, batch.targets, self.temperature, self.settings.n_sampled),
+            "rec": self.recommendation_loss(u, contents, batch.targets, self.temperature),
             "reg": self.lamba * table_regularization(self.feature_tables()),
             "contrastive": self.alpha
             * contrastive_loss(u, own, batch.targets, batch.sequences, self.temperature, self.mask_same_target),
@@ -288,7 +283,7 @@ class SICSRec(ContentModel):
         table = self.item_embedding.weight
         items = F.normalize(dropout(table, self.settings.item_dropout, self.training), dim=-1)
         return {
-            "rec": recommendation_loss(u, items, batch.targets, self.temperature, self.settings.n_sampled),
+            "rec": self.recommendation_loss(u, items, batch.targets, self.temperature),
             "reg": self.lamba * table_regularization([table, *self.feature_tables()]),
             "contrastive": self.alpha
             * contrastive_loss(u, own, batch.targets, batch.sequences, self.temperature, self.mask_same_target),

@@ -23,8 +23,9 @@ from common.ranking import TOP, Ranking, rank_batches
 from common.run import LoopSettings
 from common.settings import as_dict, typed
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceData, data_of_recbole
+from stage2_sequence_preference_learning.losses import recommendation_loss
 from stage2_sequence_preference_learning.packing import Batch, batch_of_rows
-from stage2_sequence_preference_learning.settings import HistorySettings
+from stage2_sequence_preference_learning.settings import HistorySettings, LossSettings
 
 Terms = Dict[str, Tensor]
 
@@ -54,8 +55,8 @@ class RecBoleConfig(Dict[str, Any]):
 class RankingModel(SequentialRecommender):
     """A model that ranks all items after a history.
 
-    A subclass defines `preference`, (N, d) at the places that a batch predicts, `candidates`, (n_items, d), and
-    `loss_terms`.
+    A subclass defines `preference`, (N, d) at the places that a batch predicts, and `candidates`, (n_items, d); where
+    the loss is not that of the next item alone, `loss_terms` too.
 
     Args:
         settings: of the class ``schema``, or RecBole's config.
@@ -90,7 +91,15 @@ class RankingModel(SequentialRecommender):
 
     def loss_terms(self, batch: Batch) -> Terms:
         """The weighted terms of the loss by name; the loss is their sum."""
-        raise NotImplementedError
+        items = self.candidates()
+        return {"rec": self.recommendation_loss(self.preference(batch), items, batch.targets)}
+
+    def recommendation_loss(
+        self, preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """Cross entropy over all items (n, d), or sampled softmax, as the settings say."""
+        n_negatives = self.settings.n_sampled if isinstance(self.settings, LossSettings) else None
+        return recommendation_loss(preference, items, targets, temperature, n_negatives)
 
     def choose(self, option: float) -> None:
         """Take one of the model's ``options``."""

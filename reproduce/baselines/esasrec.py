@@ -15,9 +15,8 @@ from common.dropout import Dropout
 from reproduce.baselines.settings import ESASRecSettings
 from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.layers import attention
-from stage2_sequence_preference_learning.losses import recommendation_loss
 from stage2_sequence_preference_learning.packing import Batch
-from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
+from stage2_sequence_preference_learning.ranking_model import RankingModel
 
 
 class LiGRBlock(nn.Module):
@@ -78,11 +77,6 @@ class eSASRec(RankingModel):
     def candidates(self) -> Tensor:
         """(n_items, d)."""
         return self.item_embedding.weight
-
-    def loss_terms(self, batch: Batch) -> Terms:
-        """Sampled softmax, or cross entropy over all items."""
-        u, n_negatives = self.preference(batch), self.settings.n_sampled
-        return {"rec": recommendation_loss(u, self.candidates(), batch.targets, n_negatives=n_negatives)}
 
 
 def positions_from_the_end(batch: Batch) -> Tensor:

@@ -38,10 +38,9 @@ from reproduce.baselines.settings import (
     NARMSettings,
 )
 from stage2_sequence_preference_learning.data import SequenceData
-from stage2_sequence_preference_learning.losses import recommendation_loss
 from stage2_sequence_preference_learning.packing import Batch
 from stage2_sequence_preference_learning.ranking_model import RankingModel, RecBoleConfig, Terms
-from stage2_sequence_preference_learning.settings import HistorySettings, LossSettings
+from stage2_sequence_preference_learning.settings import HistorySettings
 
 torch.autograd.set_detect_anomaly(False)  # importing RecBole turns it on, and training takes twice as long
 
@@ -115,14 +114,9 @@ class RecBoleModel(RankingModel):
         return table
 
     def loss_terms(self, batch: Batch) -> Terms:
-        """The loss that the settings name."""
+        """The loss of the next item, at the network's temperature."""
         items = self.candidates()
         return {"rec": self.recommendation_loss(self.preference(batch) / self.temperature, items, batch.targets)}
-
-    def recommendation_loss(self, preference: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy over all items; sampled softmax if the settings say so."""
-        n_negatives = self.settings.n_sampled if isinstance(self.settings, LossSettings) else None
-        return recommendation_loss(preference, items, targets, n_negatives=n_negatives)
 
 
 def use_fast_dropout(net: nn.Module) -> None:
