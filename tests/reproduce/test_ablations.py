@@ -39,8 +39,8 @@ def names(model: Any) -> Set[str]:
     return set(model.state_dict())
 
 
-@pytest.mark.parametrize("values", STAGE_2[:-1])
-def test_gradients_reach_what_is_left_and_nothing_frozen(datasets_dir: Path, values: Dict[str, str]) -> None:
+@pytest.mark.parametrize("values", [*STAGE_2[:-1], {"train_ffw_lora": False}])
+def test_gradients_reach_what_is_left_and_nothing_frozen(datasets_dir: Path, values: Dict[str, Any]) -> None:
     full, _, _ = make_model(datasets_dir, "SICSRec")
     model, settings, data = make_model(datasets_dir, "SICSRec", **values)
     branches = settings.branches.split("+")
@@ -57,7 +57,8 @@ def test_gradients_reach_what_is_left_and_nothing_frozen(datasets_dir: Path, val
         sum(model.train()(loader.load(rows)[0]).values()).backward()
         optimizer.step()
     for name, parameter in model.named_parameters():
-        frozen = name.startswith("trm_encoder.") and "lora" not in name and settings.id_tuning != "full"
+        trained = "att_lora" in name or ("ffw_lora" in name and settings.train_ffw_lora)  # S8
+        frozen = name.startswith("trm_encoder.") and not trained and settings.id_tuning != "full"
         assert torch.equal(parameter, before[name]) == frozen, name
 
 
