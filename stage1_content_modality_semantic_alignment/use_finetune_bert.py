@@ -25,7 +25,8 @@ from common.features import features_path, save_features
 from common.files import making, recipe
 from common.item_fields import text_fields, text_files
 from common.settings import parse, setting, shaping
-from stage1_content_modality_semantic_alignment.settings import ExportSettings, local_model
+from stage1_content_modality_semantic_alignment.exports import ExportSettings
+from stage1_content_modality_semantic_alignment.settings import local_model
 
 if TYPE_CHECKING:  # torch is imported where it is needed: it takes seconds
     import torch

@@ -23,7 +23,8 @@ from common.dataset import items_path, load_dataset
 from common.features import features_path, save_features
 from common.files import making, recipe
 from common.settings import parse, setting, shaping
-from stage1_content_modality_semantic_alignment.settings import ExportSettings, covers_folder, local_model
+from stage1_content_modality_semantic_alignment.exports import ExportSettings
+from stage1_content_modality_semantic_alignment.settings import covers_folder, local_model
 
 CONFIGS = Path(__file__).parent / "configs" / "use_finetune_swinbase"
 
