@@ -23,6 +23,12 @@ from stage2_sequence_preference_learning.settings import SICSRecSettings
 STAGE2 = REPOSITORY / "stage2_sequence_preference_learning"
 WIDTHS = {"text": 12, "image": 10}
 SMALL = {"hidden_size": 8, "inner_size": 8, "train_batch_size": 16, "precision": "fp32", "device": "cpu"}
+INTER_FILES = {  # RecBole's config for the files of recbole_process.py
+    "benchmark_filename": ["train", "valid", "test"],
+    "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
+    "alias_of_item_id": ["item_id_list"],
+    "train_neg_sample_args": None,
+}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset
-from stage2_helpers import rows_of
+from stage2_helpers import INTER_FILES, rows_of
 
 from common.compute import Processes
 from common.dataset import write_dataset
@@ -59,17 +59,8 @@ def test_items_are_numbered_as_recbole_numbers_them(tmp_path, monkeypatch, seed)
     data = load(tmp_path, sequences, 50)
     recbole_process.run(recbole_process.Settings(dataset="D", datasets_dir=str(tmp_path)))
     monkeypatch.setattr("sys.argv", ["test"])
-    config = Config(
-        model=ID_SeqEncoder,
-        dataset="D",
-        config_dict={
-            "data_path": str(tmp_path / "D" / "recbole"),
-            "benchmark_filename": ["train", "valid", "test"],
-            "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
-            "alias_of_item_id": ["item_id_list"],
-            "train_neg_sample_args": None,
-        },
-    )
+    values = {"data_path": str(tmp_path / "D" / "recbole"), **INTER_FILES}
+    config = Config(model=ID_SeqEncoder, dataset="D", config_dict=values)
     tokens = create_dataset(config).field2id_token["item_id"]
     assert data.item_of_row.tolist() == [-1, *(int(token) - 1 for token in tokens[1:])]
 

@@ -11,6 +11,7 @@ import pytest
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.trainer import Trainer
+from stage2_helpers import INTER_FILES
 
 from common.compute import Processes, pick_compute
 from common.ranking import metrics
@@ -26,10 +27,7 @@ def train_under_recbole(model_class: Type[RankingModel], datasets_dir: Path, fol
     values = {
         "data_path": str(datasets_dir / "Tiny" / "recbole"),
         "datasets_dir": str(datasets_dir),
-        "benchmark_filename": ["train", "valid", "test"],
-        "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
-        "alias_of_item_id": ["item_id_list"],
-        "train_neg_sample_args": None,
+        **INTER_FILES,
         "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": None},
         "metrics": ["Hit", "NDCG", "MRR"],
         "topk": [5, 10],
