@@ -1,8 +1,9 @@
 """CPU seconds of ``selector=hf`` for a prompt, against `generate` in batches of 8, and how many answers are the same.
 
-    python -m benchmarks.llm -d Bili_Food prompt=en sample=48 llm=smollm2 precision=fp32
+    python -m benchmarks.llm -d Bili_Food prompt=en sample=64 llm_batch_size=64 llm=smollm2 precision=fp32
 
-In bf16, the size of a batch alone changes some answers.
+The prompts are those of median length, as in a run over all prompts a batch has prompts of nearly the same length. In
+bf16, the size of a batch alone changes some answers.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Measure, with batches of both ways in turns, and print the table."""
     settings = parse(Settings, __doc__, None, argv, has_force=False).settings
     settings.stop_after_failures = 10**9
+    size, settings.sample = settings.sample or 64, None
     questions = list(dict.fromkeys(all_questions(settings, load_dataset(settings.dataset_dir, settings.dataset))))
+    first = max(0, len(questions) - size) // 2
+    questions = sorted(questions, key=lambda question: len(question.prompt))[first : first + size]
     selector = HfSelector(settings, pick_compute(settings.device, settings.precision))
     ways = {"plain": plain(selector, questions), "selector=hf": selector.answers(questions)}
     answers: Dict[str, Dict[Question, str]] = {way: {} for way in ways}

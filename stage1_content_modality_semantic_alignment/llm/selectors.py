@@ -157,6 +157,7 @@ class HfSelector(Selector):
             max_new_tokens=self.settings.max_new_tokens,
             eos_token_id=[ends] if isinstance(ends, int) else ends,
             pad_token_id=self.tokenizer.pad_token_id,
+            return_legacy_cache=False,  # transformers before 4.47 would return tuples
         )
         return model.to(self.compute.device).eval()
 
@@ -227,9 +228,12 @@ class HfSelector(Selector):
         takes = inspect.signature(self.model.forward).parameters
         if not prefix or "position_ids" not in takes or getattr(self.model.config, "sliding_window", None):
             return None
+        ids = torch.tensor([prefix], device=self.compute.device)
         with torch.inference_mode():
-            made = self.model.base_model(input_ids=torch.tensor([prefix], device=self.compute.device), use_cache=True)
-        cache = getattr(made, "past_key_values", None)
+            made = self.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, return_dict_in_generate=True
+            )
+        cache = made.get("past_key_values")
         layers = {type(layer).__name__ for layer in getattr(cache, "layers", [])}  # since transformers 4.54
         return cache if type(cache) is DynamicCache and layers <= {"DynamicLayer"} else None
 

@@ -65,7 +65,7 @@ class Settings(StrategySettings):
     )
     max_new_tokens: int = setting(128, "most tokens of an answer", minimum=1)
     llm_batch_size: int = setting(
-        32,
+        16,
         "hf: prompts at once; more where they are shorter than the longest; likelihood: titles at once",
         minimum=1,
         shapes=False,
