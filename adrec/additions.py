@@ -96,14 +96,3 @@ def refined_logq(
     n = negative.sum(dim=1, keepdim=True).clamp(min=1)
     shift = (1 - shares[targets])[:, None].log() - n.log() - key_shares.log()
     return (cosines + shift / scale).masked_fill(~negative, -torch.inf)
-
-
-def leave_out_same_item(cosines: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    """Give keys of a row's own target item the cosine −∞, so that they are not negatives.
-
-    Args:
-        cosines: (…, B, K).
-        items: (K,) the keys' items.
-        targets: (B,) the rows' target items.
-    """
-    return cosines.masked_fill(items == targets[:, None], -torch.inf)

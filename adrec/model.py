@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adrec.additions import Adapter, Offsets, count_items_once, leave_out_same_item, refined_logq
+from adrec.additions import Adapter, Offsets, count_items_once, refined_logq
 from adrec.data import Batch, Rows, Split, Tokens, by_length
 from adrec.encoders import SequenceEncoder, TextEncoder, Vocabulary
 from adrec.losses import angular_margin_infonce
@@ -236,7 +236,7 @@ class ADRec(nn.Module):
         if s.queue_correction == "once_per_item" and kind == "item":
             cosines = count_items_once(cosines, items, s.scale)
         if s.mask_same_item or name not in s.queues:
-            cosines = leave_out_same_item(cosines, items, own_items)
+            cosines = cosines.masked_fill(items == own_items[:, None], -torch.inf)
         return cosines
 
     def enqueue(self, sequence_keys: Tensor, item_keys: Tensor, batch: Batch) -> None:
