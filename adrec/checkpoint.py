@@ -15,11 +15,12 @@ from adrec.model import TABLE, Encoders
 from adrec.settings import ADRecSettings
 from common.checkpoints import load_checkpoint, load_weights
 from common.compute import Compute
-from common.dataset import Dataset, sequences_path
+from common.dataset import Dataset
 from common.errors import UserError
 from common.files import checksum
 from common.item_fields import text_files
 from common.run import Run
+from common.splits import SplitSettings
 from common.text_encoders import ENCODER_FIX, fetch, load_bert, text_model_path
 
 TEXT_ENCODER = "text_encoder"
@@ -49,7 +50,7 @@ class Loaded:
 
     def check_data(self, dataset: Dataset, *names: str) -> None:
         """Raise a `UserError` if files of the data set, by meaning, are not those of the training, if it says them."""
-        here = {"sequences": sequences_path(dataset.folder), **text_files(dataset.folder, dataset.name)}
+        here = {**SplitSettings.input_files(self.settings), **text_files(dataset.folder, dataset.name)}
         for name in names if self.trained_on else ():
             now = checksum(here[name]) if name in here else None
             if self.trained_on.get(name) != now:

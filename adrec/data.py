@@ -1,4 +1,4 @@
-"""Item texts, their tokens, and the training rows: every prefix of a user's train part."""
+"""Item texts, their tokens, and the rows of the splits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from adrec.ragged import OnDevice, Ragged
 from adrec.settings import ADRecSettings
 from common.arrays import ranges, starts_of
 from common.compute import Processes
-from common.dataset import Dataset, train_part
+from common.dataset import Dataset
 from common.errors import UserError, nearest
 from common.item_fields import text_fields
+from common.splits import Targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -128,7 +129,7 @@ class Rows:
     start: np.ndarray
     stop: np.ndarray
     targets: np.ndarray
-    users: np.ndarray
+    users: np.ndarray  # number of the sequence
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -151,34 +152,13 @@ class Split:
     tokens: Tokens
 
 
-def _rows(sequences: Sequence[np.ndarray], places: Sequence[Sequence[int]], max_seq_length: int) -> Rows:
-    """One row for each place of each sequence, with the items before it as history."""
-    begin = starts_of(np.array([len(sequence) for sequence in sequences]))[:-1]
-    users = np.repeat(np.arange(len(sequences)), [len(p) for p in places])
-    inside = np.concatenate([np.asarray(p, dtype=np.int64) for p in places])
-    items = np.concatenate(list(sequences)).astype(np.int64)
-    stop = begin[users] + inside
-    return Rows(items, stop - np.minimum(inside, max_seq_length), stop, items[stop], users)
-
-
-def train_rows(dataset: Dataset, max_seq_length: int) -> Rows:
-    """Every prefix of every user's train part, with the item after it.
-
-    Raises:
-        UserError: no user has four items.
-    """
-    sequences = [train_part(sequence) for sequence in dataset.sequences]
-    places = [range(1, len(sequence)) for sequence in sequences]
-    if not any(len(p) for p in places):
-        raise UserError(f"{dataset.folder}: no row to train on: no user has four items or more")
-    return _rows(sequences, places, max_seq_length)
-
-
-def held_out_rows(dataset: Dataset, split: str, max_seq_length: int) -> Rows:
-    """One row per user, in file order: ``valid`` predicts the item before the last, ``test`` the last (A9)."""
-    before = 2 if split == "valid" else 1
-    places = [[len(sequence) - before] for sequence in dataset.sequences]
-    return _rows(dataset.sequences, places, max_seq_length)
+def rows_of(dataset: Dataset, targets: Targets, max_seq_length: int) -> Rows:
+    """One row for each target, with the last ``max_seq_length`` items before it as history."""
+    begin = starts_of(np.array([len(sequence) for sequence in dataset.sequences]))[:-1]
+    items = np.concatenate(dataset.sequences).astype(np.int64)
+    users, places = targets
+    stop = begin[users] + places
+    return Rows(items, stop - np.minimum(places, max_seq_length), stop, items[stop], users)
 
 
 def by_length(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:

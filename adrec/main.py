@@ -32,20 +32,22 @@ def train(settings: ADRecSettings, force: bool = False) -> Path:
         if run.finished:
             return run.folder
         from adrec.checkpoint import load_text_encoder
-        from adrec.data import Split, TrainLoader, held_out_rows, item_tokens, train_rows
+        from adrec.data import Split, TrainLoader, item_tokens, rows_of
         from adrec.encoders import TextEncoder
         from adrec.model import ADRec
         from adrec.test_main import test_checkpoint
         from common.dataset import load_dataset
+        from common.splits import split_dataset
         from common.training import fit
 
         dataset = load_dataset(settings.dataset_dir, settings.dataset)
         bert, tokenizer = load_text_encoder(settings, dataset, run)
         text = TextEncoder(bert, settings.plm_layer, settings.frozen_text_layers)
         vocabulary, tokens = text.keep_tokens(item_tokens(dataset, settings, tokenizer))
-        rows = train_rows(dataset, settings.max_seq_length)
+        splits = split_dataset(dataset, settings)
+        rows, valid_rows = (rows_of(dataset, one, settings.max_seq_length) for one in (splits.train, splits.valid))
         train = TrainLoader(rows, tokens, settings, run.processes)
-        valid = Split(held_out_rows(dataset, "valid", settings.max_seq_length), tokens)
+        valid = Split(valid_rows, tokens)
         counts = rows.target_counts(dataset.n_items)
         model = ADRec(text, vocabulary, settings, counts, run.processes).to(run.compute.device)
         model.compute_constants(tokens, run.compute)

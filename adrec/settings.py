@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
-from common.dataset import check_prepared, sequences_path
 from common.errors import UserError
 from common.item_fields import text_files
 from common.run import LoopSettings, best_run
 from common.settings import LARGEST_SEED, PrecisionSettings, setting, switch
+from common.splits import SplitSettings
 
 VALID_METRICS = ("hit@5", "hit@10", "hit@50", "ndcg@5", "ndcg@10", "ndcg@50", "mrr")
 CHECKPOINT: Tuple[Tuple[str, ...], Dict[str, Any]] = (
@@ -20,7 +20,7 @@ CHECKPOINT: Tuple[Tuple[str, ...], Dict[str, Any]] = (
 
 
 @dataclass
-class ADRecSettings(LoopSettings):
+class ADRecSettings(LoopSettings, SplitSettings):
     """Training of ADRec. Settings whose help begins with "ours" are not in the paper."""
 
     topk: ClassVar[Tuple[int, ...]] = (5, 10, 50)
@@ -116,8 +116,7 @@ class ADRecSettings(LoopSettings):
 
     def input_files(self) -> Dict[str, Path]:
         """The files that a run reads, by meaning. A model of the hub is identified by its name alone."""
-        check_prepared(self.dataset_dir, self.dataset)
-        files = {"sequences": sequences_path(self.dataset_dir), **text_files(self.dataset_dir, self.dataset)}
+        files = {**super().input_files(), **text_files(self.dataset_dir, self.dataset)}
         if Path(self.text_model).is_dir():
             files["text_model"] = Path(self.text_model)
         return files

@@ -44,9 +44,10 @@ def test_checkpoint(
         UserError: sequences or texts are not those of the training, so that the test items may have been trained on.
     """
     from adrec.checkpoint import load_encoders
-    from adrec.data import held_out_rows
+    from adrec.data import rows_of
     from adrec.model import ranking_of
-    from common.ranking import metrics_by_frequency
+    from common.ranking import metrics_by_frequency, train_counts
+    from common.splits import split_dataset
 
     folder = checkpoint.parent
     is_run = checkpoint.name == BEST and (folder / METRICS).is_file()
@@ -56,11 +57,12 @@ def test_checkpoint(
         return kept
     dataset = load_dataset(Path(datasets_dir) / dataset_name, dataset_name)
     loaded = load_encoders(checkpoint, dataset_name, datasets_dir, compute)
-    loaded.check_data(dataset, "sequences", "items", "fields")
+    loaded.check_data(dataset, "sequences", "items", "fields", "times")
     items = item_embeddings(loaded, dataset, compute)
-    rows = held_out_rows(dataset, "test", loaded.settings.max_seq_length)
-    ranking, topk = ranking_of(loaded.encoders, items, rows, np.array(dataset.users)), loaded.settings.topk
-    by_frequency = metrics_by_frequency(ranking.ranks, rows.targets, dataset.sequences, topk)
+    splits, topk = split_dataset(dataset, loaded.settings), loaded.settings.topk
+    rows = rows_of(dataset, splits.test, loaded.settings.max_seq_length)
+    ranking = ranking_of(loaded.encoders, items, rows, np.array(dataset.users)[rows.users])
+    by_frequency = metrics_by_frequency(ranking.ranks, rows.targets, train_counts(dataset, splits), topk)
     if is_run:
         ranking.write(folder, topk, {"test_by_frequency": by_frequency})
     return {**ranking.metrics(topk), "test_by_frequency": by_frequency}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
-from adrec.data import Rows, Tokens, TrainLoader, item_texts, item_tokens, tokenise, train_rows
+from adrec.data import Rows, Tokens, TrainLoader, item_texts, item_tokens, rows_of, tokenise
 from adrec.encoders import SequenceEncoder, TextEncoder
 from adrec.model import ADRec
 from adrec.ragged import Ragged
@@ -34,6 +34,7 @@ from benchmarks.measured import Measured, measure, print_table, update
 from common.compute import Compute, pick_compute, seed_everything
 from common.dataset import load_dataset
 from common.settings import ComputeSettings, parse, setting
+from common.splits import split_dataset
 from common.text_encoders import ENCODER_FIX, SMALL, fetch, text_model_path
 from common.training import make_optimizer
 
@@ -139,7 +140,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     name = text_model_path(settings.tokenizer, dataset, "en", settings.seed)
     tokenizer = fetch(AutoTokenizer, name, ENCODER_FIX)
-    tokens, rows = item_tokens(dataset, own, tokenizer), train_rows(dataset, own.max_seq_length)
+    tokens, splits = item_tokens(dataset, own, tokenizer), split_dataset(dataset, own)
+    rows = rows_of(dataset, splits.train, own.max_seq_length)
     measured, sizes = [], []
     for own.batch_by in ("user", "row"):
         measured.append(ours(rows, tokens, own, compute, settings.steps))

@@ -75,11 +75,6 @@ def cover_path(covers: Path, item: int) -> Path:
     return covers / f"{item}.jpg"
 
 
-def train_part(sequence: np.ndarray) -> np.ndarray:
-    """A user's items without the last two, which are the validation and the test label."""
-    return sequence[:-2]
-
-
 def check_prepared(folder: Path, name: str) -> None:
     """Raise a `UserError` if a prepared data set's files are missing."""
     for path in (sequences_path(folder), items_path(folder, name)):
@@ -90,6 +85,12 @@ def check_prepared(folder: Path, name: str) -> None:
                 f"stage1_content_modality_semantic_alignment/prepare_dataset.py -d {name}', or correct datasets_dir"
                 f"{nearest(name, others)}"
             )
+
+
+def check_times(path: Path) -> None:
+    """Raise a `UserError` if the file of the times is missing."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; prepare the data set again, from a source that has times")
 
 
 def load_dataset(folder: Path, name: str) -> Dataset:
@@ -113,8 +114,7 @@ def read_times(dataset: Dataset) -> np.ndarray:
         UserError: the file is missing, is not that, or a user's times are not in order.
     """
     path, n = times_path(dataset.folder), sum(map(len, dataset.sequences))
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; prepare the data set again, from a source that has times")
+    check_times(path)
     try:
         times = np.load(path, allow_pickle=False).astype(np.float64)
     except Exception as error:  # a damaged file raises nearly anything: tokenize.TokenError, SyntaxError, …

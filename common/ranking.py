@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 
 from common.compute import Processes
-from common.dataset import train_part
+from common.dataset import Dataset
 from common.errors import UserError
 from common.files import atomic, checksum, read_json, write_json, write_text
 from common.run import BEST, METRICS
+from common.splits import Splits
 
 TOPK = (5, 10)
 TOP = 10  # items of top.npy
@@ -103,23 +104,21 @@ def metrics(ranks: np.ndarray, topk: Sequence[int] = TOPK) -> Dict[str, float]:
 FREQUENCIES = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, None)}
 
 
-def train_counts(sequences: Sequence[np.ndarray], n_items: int) -> np.ndarray:
-    """How often each item occurs in training rows: in the users' train parts of two items or more. (n_items,)."""
-    parts = map(train_part, sequences)
-    trained = [part for part in parts if len(part) > 1]  # a row needs a history and a target
-    return np.bincount(np.concatenate(trained), minlength=n_items) if trained else np.zeros(n_items, dtype=np.int64)
+def train_counts(dataset: Dataset, splits: Splits) -> np.ndarray:
+    """How often each item occurs in training rows. (n_items,)."""
+    return np.bincount(np.concatenate(splits.train_parts(dataset)), minlength=dataset.n_items)
 
 
 def metrics_by_frequency(
-    ranks: np.ndarray, targets: np.ndarray, sequences: Sequence[np.ndarray], topk: Sequence[int] = TOPK
+    ranks: np.ndarray, targets: np.ndarray, counts: np.ndarray, topk: Sequence[int] = TOPK
 ) -> Dict[str, Dict[str, Any]]:
     """`metrics` of the users whose target was seen 0, 1-4, 5-19, 20+ times in training, and how many they are.
 
     Args:
         ranks, targets: (N,) each user's rank and zero-based target.
-        sequences: all users' items.
+        counts: (n_items,) of `train_counts`.
     """
-    seen = train_counts(sequences, int(max(targets.max(), max(s.max() for s in sequences))) + 1)[targets]
+    seen = counts[targets]
     result: Dict[str, Dict[str, Any]] = {}
     for name, (low, high) in FREQUENCIES.items():
         inside = (seen >= low) & (seen <= (np.inf if high is None else high))

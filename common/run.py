@@ -34,11 +34,11 @@ from common.files import (
     write_text,
 )
 from common.settings import ComputeSettings, check_folder_names, setting, shaping, to_yaml
+from common.splits import LEAVE_ONE_OUT, SplitSettings, as_protocol
 
 MADE, METRICS, BEST, LAST = "made.json", "metrics.json", "best.pth", "last.pth"
 VALID_METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
 PROTOCOL = {
-    "split": "leave one out: last item test, the one before validation",
     "candidates": "all items",
     "ties": "mean rank",
     "history": {"valid": "unmasked", "test": "unmasked", "test_masked": "masked"},
@@ -202,7 +202,8 @@ class Run:
         """
         settings = self.recipe["settings"]
         about = {"model": self.model, "dataset": self.settings.dataset, "seed": self.settings.seed}
-        protocol = {"protocol": PROTOCOL} if "valid" in found else {}
+        of_split = {"split": as_protocol(self.settings)} if isinstance(self.settings, SplitSettings) else {}
+        protocol = {"protocol": {**of_split, **PROTOCOL}} if "valid" in found else {}
         seconds = found["seconds"]  # 0 for scores made elsewhere
         energy = {"energy": self.meter.energy(seconds)} if seconds else {}
         content = {**about, "variant": settings.get("variant"), **found, **energy, **protocol}
@@ -238,7 +239,7 @@ def log_to(path: Path, first: bool) -> Iterator[None]:
 
 
 def best_run(results_dir: str, model: str, dataset: str, metric: str = "hit@10") -> Path:
-    """The checkpoint of the model's run that is best on validation by ``metric``.
+    """The checkpoint of the model's run that is best on validation by ``metric``, of leave one out if there is one.
 
     Raises:
         UserError: nothing was trained.
@@ -247,4 +248,9 @@ def best_run(results_dir: str, model: str, dataset: str, metric: str = "hit@10")
     runs = [path for path in sorted(folder.glob(f"*/{METRICS}")) if (path.parent / BEST).is_file()]
     if not runs:
         raise UserError(f"{folder}: no run; train with run_train.sh {model} {dataset}, or give --checkpoint FILE")
-    return max(runs, key=lambda path: float(read_json(path)["valid"][metric])).parent / BEST
+
+    def by_validation(path: Path) -> Tuple[bool, float]:
+        found = read_json(path)
+        return found["protocol"]["split"] == LEAVE_ONE_OUT, float(found["valid"][metric])
+
+    return max(runs, key=by_validation).parent / BEST

@@ -27,6 +27,7 @@ from typing import (
     Tuple,
     Type,
     TypeVar,
+    Union,
 )
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -48,14 +49,15 @@ def setting(
     minimum: Optional[float] = None,
     maximum: Optional[float] = None,
     may_be_empty: bool = True,
-    shapes: bool = True,
+    shapes: Union[bool, str] = True,
 ) -> Any:
     """A dataclass field with its help text and the values that it allows (bounds are inclusive).
 
     For a list the bounds hold for each value; with ``choices`` no value may occur twice.
 
     Args:
-        shapes: false leaves it out of the recipe: numbers do not depend on it, or only by way of an input file.
+        shapes: false leaves it out of the recipe: numbers do not depend on it, or only by way of an input file;
+            "changed" leaves its default out, so that runs from before there was the setting are up to date.
     """
     allowed = {"choices": choices, "minimum": minimum, "maximum": maximum, "may_be_empty": may_be_empty}
     metadata = {"help": help, "allowed": allowed, "shapes": shapes}
@@ -162,7 +164,12 @@ def as_dict(settings: CommonSettings) -> Dict[str, Any]:
 
 def shaping(settings: CommonSettings) -> Dict[str, Any]:
     """The settings that a run's numbers depend on."""
-    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.metadata.get("shapes", True)}
+    found = {}
+    for f in dataclasses.fields(settings):
+        shapes, value = f.metadata.get("shapes", True), getattr(settings, f.name)
+        if shapes is True or (shapes == "changed" and value != f.default):
+            found[f.name] = value
+    return found
 
 
 def to_yaml(settings: CommonSettings) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from common.dataset import Dataset
 from common.errors import UserError
+from common.splits import Splits, targets_of
 
 SHOWN = "shown.npz"
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10", "mrr")
@@ -89,7 +90,7 @@ class Catalogue:
         return [float(np.mean(shown > 0)), float(gini), float((shown * information).sum() / total)]
 
 
-def catalogue_of(dataset: Dataset, ranks: Ranks) -> Catalogue:
+def catalogue_of(dataset: Dataset, splits: Splits, ranks: Ranks) -> Catalogue:
     """What tables need of a data set and its test users; the most popular items make the first third.
 
     Raises:
@@ -97,19 +98,21 @@ def catalogue_of(dataset: Dataset, ranks: Ranks) -> Catalogue:
     """
     from common.ranking import train_counts
 
-    of_user = dict(zip(dataset.users, dataset.sequences))
-    for user, item in zip(ranks.users.tolist(), ranks.items.tolist()):
-        if user not in of_user or of_user[user][-1] != item:
-            raise UserError(
-                f"{dataset.folder}: the runs were tested on other data (user {user}); run the suite again, or correct "
-                "datasets_dir"
-            )
-    counts = train_counts(dataset.sequences, dataset.n_items)
+    users = np.array(dataset.users)[splits.test.users]
+    by_user = np.argsort(users, kind="stable")
+    if not (
+        np.array_equal(ranks.users, users[by_user])
+        and np.array_equal(ranks.items, targets_of(dataset, splits.test)[by_user])
+    ):
+        raise UserError(
+            f"{dataset.folder}: the runs were tested on other data; run the suite again, or correct datasets_dir"
+        )
+    counts = train_counts(dataset, splits)
     order = np.argsort(-counts, kind="stable")
     before = np.empty(dataset.n_items)
     before[order] = (np.cumsum(counts[order]) - counts[order]) / counts.sum()  # share of more popular items
     thirds = np.minimum(before[ranks.items] * 3, 2).astype(np.int8)
-    return Catalogue(counts, thirds, np.array([len(of_user[user]) - 1 for user in ranks.users.tolist()]))
+    return Catalogue(counts, thirds, splits.test.places[by_user])
 
 
 def times_shown(folder: Path, n_items: int) -> Optional[np.ndarray]:

@@ -9,9 +9,11 @@ from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar
 
 import pandas as pd
 
+from common.dataset import Dataset
 from common.errors import UserError
 from common.files import file_name, read_json
 from common.settings import Parser, help_of_settings, setting, typed
+from common.splits import Splits, split_dataset, split_of
 from reproduce.ranks import Ranks, read_ranks
 from reproduce.suite import Selection, check_known, read_suite, read_words, suite_path
 
@@ -43,6 +45,10 @@ class Row:
     def values(self, split: str, metric: str) -> List[float]:
         """A metric of each run."""
         return [result[split][metric] for result in self.results]
+
+    def splits(self, dataset: Dataset) -> Splits:
+        """The splits of the runs, which are the same for all rows of a table."""
+        return split_dataset(dataset, split_of(self.results[0].get("protocol", {}).get("split", "")))
 
 
 @dataclass

@@ -63,10 +63,12 @@ def train(settings: Settings, force: bool = False) -> Path:
         if run.finished:
             return run.folder
         from common.ranking import metrics
-        from stage2_sequence_preference_learning.data import load_splits
+        from stage2_sequence_preference_learning.data import check_one_row_each, load_splits
 
         data = load_splits(settings)
-        scores, valid_scores = (open_scores(files[key], data) for key in ("scores", "valid_scores"))
+        check_one_row_each(data.test)
+        scores = open_scores(files["scores"], data, data.test)
+        valid_scores = open_scores(files["valid_scores"], data, data.valid)
         if run.recipe["inputs"]["scores"]["sha256"] == run.recipe["inputs"]["valid_scores"]["sha256"]:
             logging.warning("scores and valid_scores are the same: one was computed from the wrong histories")
         valid = metrics(rank(valid_scores, data.valid, data).ranks)
@@ -78,8 +80,8 @@ def train(settings: Settings, force: bool = False) -> Path:
     return run.folder
 
 
-def open_scores(path: Path, data: SequenceData) -> np.ndarray:
-    """The scores (users, items), a number or -inf for each user and item of the data set; they stay on disk.
+def open_scores(path: Path, data: SequenceData, split: Sequences) -> np.ndarray:
+    """The scores (users, items), a number or -inf for each user of the split and each item; they stay on disk.
 
     Raises:
         UserError: the file is not that; names the first row with a fault.
@@ -94,7 +96,7 @@ def open_scores(path: Path, data: SequenceData) -> np.ndarray:
             f"{path}: {scores.dtype} {scores.shape}; it must hold numbers of shape {shape}, rows by zero-based user, "
             "columns by zero-based item"
         )
-    for user in data.users:
+    for user in split.users:
         row = scores[user][data.item_of_row[1:]]
         if not (row < np.inf).all():
             fault = "NaN" if np.isnan(row).any() else "infinite"
@@ -110,7 +112,7 @@ def rank(scores: np.ndarray, split: Sequences, data: SequenceData) -> Ranking:
     from common.ranking import TOP, Ranking, rank_batches
     from stage2_sequence_preference_learning.data import EvalLoader
 
-    users, items = data.users, data.item_of_row[1:]  # without the padding item, which -inf would tie with
+    users, items = split.users, data.item_of_row[1:]  # without the padding item, which -inf would tie with
     loader = EvalLoader(split, data.n_items)
 
     def scored() -> Iterator[Tuple[np.ndarray, torch.Tensor, torch.Tensor]]:

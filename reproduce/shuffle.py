@@ -77,21 +77,22 @@ def load_stage_2(checkpoint: Path, model: str, settings: Settings, compute: Comp
 def load_adrec(checkpoint: Path, settings: Settings, compute: Compute) -> Tested:
     """ADRec."""
     from adrec.checkpoint import load_encoders
-    from adrec.data import held_out_rows, item_tokens
+    from adrec.data import item_tokens, rows_of
     from adrec.model import ranking_of
     from common.arrays import starts_of
+    from common.splits import split_dataset
 
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     loaded = load_encoders(checkpoint, settings.dataset, settings.datasets_dir, compute)
-    loaded.check_data(dataset, "sequences", "items", "fields")
+    loaded.check_data(dataset, "sequences", "items", "fields", "times")
     vectors = loaded.encoders.encode_items(item_tokens(dataset, loaded.settings, loaded.tokenizer), compute)
-    rows = held_out_rows(dataset, "test", loaded.settings.max_seq_length)
+    rows = rows_of(dataset, split_dataset(dataset, loaded.settings).test, loaded.settings.max_seq_length)
     items, lengths = rows.histories(np.arange(len(rows)))
     starts = starts_of(lengths)
     rows = replace(rows, start=starts[:-1], stop=starts[1:])
 
     def rank(items: np.ndarray) -> Ranking:
-        return ranking_of(loaded.encoders, vectors, replace(rows, items=items), np.array(dataset.users))
+        return ranking_of(loaded.encoders, vectors, replace(rows, items=items), np.array(dataset.users)[rows.users])
 
     return Tested(items, lengths, rank)
 

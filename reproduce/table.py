@@ -63,8 +63,8 @@ def catalogue(results: Results, dataset: str) -> Catalogue:
     if archived.is_file():
         with np.load(archived, allow_pickle=False) as content:
             return Catalogue(**content)
-    first = results.of(dataset)[0].name
-    return catalogue_of(load_dataset(results.datasets_dir / dataset, dataset), results.ranks(dataset)[first])
+    first, data = results.of(dataset)[0], load_dataset(results.datasets_dir / dataset, dataset)
+    return catalogue_of(data, first.splits(data), results.ranks(dataset)[first.name])
 
 
 def overview(results: Results) -> Table:

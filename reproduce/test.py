@@ -122,7 +122,7 @@ def find_runs(step: Step, results_dir: Path, dataset: str, wanted: Mapping[str, 
     wanted = typed(step.schema, wanted, "command line")
     runs = []
     for path in sorted((results_dir / step.name / dataset).glob(f"*/{MADE}")):
-        settings = read_yaml(path.with_name("settings.yaml"))
+        settings = {**as_dict(step.schema()), **read_yaml(path.with_name("settings.yaml"))}  # older runs have fewer
         if all(settings[key] == value for key, value in wanted.items()):
             runs.append(Run(step, path.parent, read_json(path), read_json(path.with_name("metrics.json"))))
     return runs

@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.features import MODALITIES
 from common.files import checksum
 from common.run import Run
+from common.splits import check_same_split
 from stage2_sequence_preference_learning.data import load_splits
 from stage2_sequence_preference_learning.models import MODELS, SICSRec
 from stage2_sequence_preference_learning.ranking_model import RankingModel
@@ -43,6 +44,8 @@ def load_id_encoder(model: SICSRec, run: Run) -> None:
     for name, sha256 in about.get("inputs", {}).items():
         if run.recipe["inputs"][name]["sha256"] != sha256:
             raise UserError(f"pretrain_id={path}: trained on other {name}; train the ID encoder again")
+    if about:
+        check_same_split(model.settings, about["settings"], f"pretrain_id={path}")
     for key in ("n_heads", "hidden_act", "layer_norm_eps"):  # which the weights' shapes do not show
         here = getattr(model.settings, key)
         there = about.get("settings", {}).get(key, here)

@@ -1,12 +1,12 @@
 """Stage 2's data: the splits of `recbole_process.py` as packed batches, straight from the sequences, and item features.
 
-Leave one out: a user's last item is test, the one before is validation, the rest is train, of which every prefix of
-two items or more is a row. The rows equal those of the ``.inter`` files (tests/stage2/test_data.py).
+`common.splits` says what is train, validation and test; every prefix of two items or more of a train part is a row. The
+rows equal those of the ``.inter`` files (tests/stage2/test_data.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from common.compute import Processes
 from common.dataset import load_dataset
 from common.errors import UserError
 from common.features import features_path, load_features
+from common.splits import Splits, split_dataset
 from stage2_sequence_preference_learning.packing import Batch, Sequences, batches_by_targets, one_row_each, pack
 from stage2_sequence_preference_learning.settings import FeatureSettings, HistorySettings
 
@@ -37,7 +38,7 @@ class SequenceData:
     name: str
     item_of_row: np.ndarray  # (n_items,) zero-based item; -1 for padding
     n_catalogue: int  # items of the data set; those that no user has are not in a row
-    users: np.ndarray  # (users,) zero-based, in the order of valid and test
+    users: np.ndarray  # (users,) zero-based, all of them
     train: Sequences
     valid: Sequences
     test: Sequences
@@ -66,44 +67,42 @@ def load_splits(settings: HistorySettings, features: Optional[Mapping[str, Tenso
         features: by row of the item tables, in place of those of the settings.
 
     Raises:
-        UserError: a file is missing or does not fit; no user has four items, so there is no row to train on.
+        UserError: a file is missing or does not fit, or a split is empty.
     """
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
     lengths = np.array([len(sequence) for sequence in dataset.sequences])
     items = np.concatenate(dataset.sequences)
     starts = starts_of(lengths)[:-1]
-    if (lengths < 4).all():
-        raise UserError(f"{dataset.folder}: no row to train on: no user has four items or more")
-    item_of_row = number_items(items, starts, lengths)
+    splits, at_most = split_dataset(dataset, settings), settings.max_seq_length
+    item_of_row = number_items(items, starts, splits, at_most)
     rows = np.zeros(dataset.n_items, np.int64)
     rows[item_of_row[1:]] = np.arange(1, len(item_of_row))
     if features is None and isinstance(settings, FeatureSettings):
         features = read_features(settings, item_of_row, dataset.n_items)
-    at_most = settings.max_seq_length
-    return SequenceData(
-        dataset.name,
-        item_of_row,
-        dataset.n_items,
-        np.array(dataset.users),
-        prefixes_of_train(rows[items], starts, lengths - 2, at_most),
-        last_predicted(rows[items], starts, lengths - 1, at_most),
-        last_predicted(rows[items], starts, lengths, at_most),
-        features or {},
+    users = np.array(dataset.users)
+    valid, test = (
+        replace(last_predicted(rows[items], starts[part.users], part.places + 1, at_most), users=users[part.users])
+        for part in (splits.valid, splits.test)
     )
+    train = prefixes_of_train(rows[items], starts, splits.n_train, at_most)
+    return SequenceData(dataset.name, item_of_row, dataset.n_items, users, train, valid, test, features or {})
 
 
-def number_items(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def number_items(items: np.ndarray, starts: np.ndarray, splits: Splits, at_most: int) -> np.ndarray:
     """The zero-based item of each row as RecBole numbers them, -1 first: by first occurrence in the ``.inter`` files.
 
     Those are the targets of train (a user's from the last to the first), valid and test, then the histories.
 
     Args:
-        items: all users' items end to end; starts, lengths: (users,).
+        items: all users' items end to end; starts: (users,).
     """
-    to_train = np.maximum(lengths - 3, 0)
-    backwards = np.repeat(starts + lengths - 3, to_train) - ranges(np.zeros_like(to_train), to_train)
-    first = np.concatenate([starts[to_train > 0], starts])  # the items that are the target of no row
-    order = items[np.concatenate([backwards, starts + lengths - 2, starts + lengths - 1, first])]
+    parts = [part.longest_first() for part in (splits.train, splits.valid, splits.test)]
+    trained = splits.n_train > 1
+    found = [*(starts[part.users] + part.places for part in parts), starts[trained]]
+    for part in parts[1:]:  # in a history, items of the train part are targets, or its first item
+        begin = np.maximum(part.places - at_most, np.where(trained, splits.n_train, 0)[part.users])
+        found.append(ranges(starts[part.users] + begin, np.maximum(part.places - begin, 0)))
+    order = items[np.concatenate(found)]
     _, place = np.unique(order, return_index=True)
     return np.concatenate([[-1], order[np.sort(place)]])
 
@@ -143,6 +142,12 @@ def last_predicted(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray, a
     ends = starts + lengths - 1
     one_each = np.arange(len(starts) + 1)
     return Sequences(items[ranges(ends - width, width)], starts_of(width), width - 1, items[ends], one_each)
+
+
+def check_one_row_each(split: Sequences) -> None:
+    """Raise a `UserError` if a user has several rows in validation or test: a file of scores has one for each user."""
+    if len(np.unique(split.users)) < len(split.users):
+        raise UserError("target=successive: a user has several rows, but a file of scores has one; use target=last")
 
 
 def read_features(settings: FeatureSettings, item_of_row: np.ndarray, n_catalogue: int) -> Dict[str, Tensor]:

@@ -42,15 +42,16 @@ def write_scores(path: Path, model: RankingModel, split: Sequences, device: torc
     """Write the scores of a split as float32 (users, items) by zero-based ids; -inf for items that no user has.
 
     Raises:
-        UserError: most rows would be empty, because the ids of users have large gaps.
+        UserError: most rows would be empty, because the ids of users have large gaps, or a user has several rows.
     """
     import numpy as np
     import torch
     from numpy.lib.format import write_array_header_1_0
 
-    from stage2_sequence_preference_learning.data import EvalLoader
+    from stage2_sequence_preference_learning.data import EvalLoader, check_one_row_each
 
     users, items = model.data.users, model.data.item_of_row
+    check_one_row_each(split)
     if users.max() >= 10 * len(users):
         raise UserError(
             f"{path}: not written: user ids go up to {users.max():,}, but there are {len(users):,} users, so that most "
@@ -63,7 +64,7 @@ def write_scores(path: Path, model: RankingModel, split: Sequences, device: torc
         out.writelines(line.tobytes() for _ in range(n_lines))
         for rows, batch in EvalLoader(split, model.data.n_items):
             found = model.full_sort_scores(batch.to(device)).cpu().numpy()
-            for user, scores in zip(users[rows].tolist(), found):
+            for user, scores in zip(split.users[rows].tolist(), found):
                 line[items[1:]] = scores[1:]
                 out.seek(start + user * line.nbytes)
                 out.write(line.tobytes())
@@ -101,7 +102,7 @@ def main(argv: Optional[List[str]] = None, models: Optional[Mapping[str, Any]] =
     if not processes.first:
         return
     results = {"unmasked": metrics(ranking.ranks), "masked": metrics(ranking.masked)}
-    print(f"{type(model).__name__} on {settings.dataset}, {arguments.split}, {len(sequences)} users")
+    print(f"{type(model).__name__} on {settings.dataset}, {arguments.split}, {len(sequences)} rows")
     print("history    " + "  ".join(f"{name:>8}" for name in results["unmasked"]))
     for name, found in results.items():
         print(f"{name:<10} " + "  ".join(f"{value:8.4f}" for value in found.values()))

@@ -8,7 +8,7 @@ of the separate prefixes (tests/stage2/test_models.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import List, Tuple
 
 import numpy as np
@@ -71,6 +71,7 @@ class Sequences:
     columns: np.ndarray
     targets: np.ndarray
     target_start: np.ndarray
+    users: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # zero-based; of validation and test alone
 
     def __len__(self) -> int:
         return len(self.item_start) - 1

@@ -144,7 +144,7 @@ class RankingModel(SequentialRecommender):
         batches, top = self.scored(split, compute), min(TOP, self.n_items - 1)
         ranks, masked, best = rank_batches(batches, len(split.sequences), processes, split.history, top)
         targets = self.data.item_of_row[split.sequences.targets]
-        return Ranking(self.data.users, targets, ranks, masked, self.data.item_of_row[best])
+        return Ranking(split.sequences.users, targets, ranks, masked, self.data.item_of_row[best])
 
     def weights_to_continue(self) -> Dict[str, Tensor]:
         """All weights."""

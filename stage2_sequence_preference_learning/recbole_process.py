@@ -1,11 +1,12 @@
-"""Write the splits as RecBole's benchmark files: leave one out, train holds every prefix (SICSRec's evaluation).
+"""Write the splits (common/splits.py) as RecBole's benchmark files: train holds every prefix (SICSRec's evaluation).
 
 This project's trainings read the sequences directly (data.py); the files are for RecBole itself and for models of the
 user's own that read RecBole's data sets (docs/recbole.md).
 
     python stage2_sequence_preference_learning/recbole_process.py -d ml-100k
+    python stage2_sequence_preference_learning/recbole_process.py -d ml-100k split=temporal quantile=0.9 target=last
 
-Reads   <datasets_dir>/<D>/sequential_data.txt (and <D>_item_sort.csv, to check the items)
+Reads   <datasets_dir>/<D>/sequential_data.txt (and <D>_item_sort.csv, to check the items; interaction_times.npy)
 Writes  <datasets_dir>/<D>/recbole/<D>/<D>.{train,valid,test}.inter
         <datasets_dir>/<D>/recbole/recbole_process.json (the record)
 
@@ -19,15 +20,17 @@ from __future__ import annotations
 from common.start import run_script
 
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Iterator, List, Optional
 
 from tqdm import tqdm
 
-from common.dataset import Dataset, items_path, load_dataset, sequences_path
-from common.errors import UserError
+from common.dataset import Dataset, items_path, load_dataset
 from common.files import atomic, making, recipe, record
-from common.settings import CommonSettings, parse, setting
+from common.settings import CommonSettings, parse, setting, shaping
+from common.splits import KEYS, SplitSettings, Targets, describe, split_dataset
 
 CONFIGS = Path(__file__).parent / "props" / "recbole_process"
 HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
@@ -35,7 +38,7 @@ SPLITS = ("train", "valid", "test")
 
 
 @dataclass
-class Settings(CommonSettings):
+class Settings(SplitSettings):
     """Settings of the split."""
 
     max_seq_length: int = setting(50, "how many of the latest items of a history are kept", minimum=1)
@@ -51,26 +54,25 @@ def inter_path(settings: CommonSettings, split: str) -> Path:
     return recbole_folder(settings) / settings.dataset / f"{settings.dataset}.{split}.inter"
 
 
-def rows(dataset: Dataset, split: str, max_seq_length: int) -> Iterator[str]:
+def rows(dataset: Dataset, targets: Targets, max_seq_length: int) -> Iterator[str]:
     """The lines of a split, users in file order, a user's longest history first."""
     tokens = [str(item + 1) for item in range(dataset.n_items)]
-    for user, sequence in zip(dataset.users, dataset.sequences):
-        words = [tokens[item] for item in sequence.tolist()]
-        last = len(words) - 1
-        places = {"train": range(last - 2, 0, -1), "valid": [last - 1], "test": [last]}[split]
-        for place in places:
+    users, places = targets.longest_first()
+    for number, own in groupby(zip(users.tolist(), places.tolist()), key=itemgetter(0)):
+        words = [tokens[item] for item in dataset.sequences[number].tolist()]
+        for _, place in own:
             history = " ".join(words[max(0, place - max_seq_length) : place])
-            yield f"{user + 1}\t{history}\t{words[place]}\n"
+            yield f"{dataset.users[number] + 1}\t{history}\t{words[place]}\n"
 
 
 def run(settings: Settings, force: bool = False) -> None:
     """Write the three files, unless they are up to date."""
     home, name = settings.dataset_dir, settings.dataset
     dataset = load_dataset(home, name)
-    if all(len(sequence) < 4 for sequence in dataset.sequences):
-        raise UserError(f"{sequences_path(home)}: no row for train: no user has four items or more")
-    inputs = {"sequences": sequences_path(home), "items": items_path(home, name)}
-    made_from = recipe("recbole_process", {"max_seq_length": settings.max_seq_length}, inputs)
+    splits = split_dataset(dataset, settings)
+    inputs = {**settings.input_files(), "items": items_path(home, name)}
+    own = {key: value for key, value in shaping(settings).items() if key in ("max_seq_length", *KEYS)}
+    made_from = recipe("recbole_process", own, inputs)
     path = recbole_folder(settings) / "recbole_process.json"
     with making(path, made_from, force) as needed:
         if not needed:
@@ -79,10 +81,11 @@ def run(settings: Settings, force: bool = False) -> None:
         for split in SPLITS:
             file = inter_path(settings, split)
             with atomic(file) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
-                lines = rows(dataset, split, settings.max_seq_length)
+                lines = rows(dataset, getattr(splits, split), settings.max_seq_length)
                 out.write(HEADER)
                 out.writelines(tqdm(lines, desc=split, disable=None, unit="row", leave=False))
         record(path, made_from, {split: inter_path(settings, split) for split in SPLITS})
+    print(describe(dataset, splits))
     print(f"written: {recbole_folder(settings) / name}/{name}.{{{','.join(SPLITS)}}}.inter")
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple
 
-from common.dataset import check_prepared, items_path, sequences_path
+from common.dataset import items_path
 from common.errors import UserError
 from common.features import MODALITIES, check_made_from, check_there, features_dir, features_path
 from common.run import LoopSettings
-from common.settings import CommonSettings, setting, switch, typed
+from common.settings import setting, switch, typed
+from common.splits import SplitSettings
 
 PROPS = Path(__file__).parent / "props"
 N_TRIALS, PRETRAIN_ID = ("--n_trials", "n_trials", "N"), ("-pretrain_id", "pretrain_id", "FILE")  # for `parse`
@@ -63,17 +64,12 @@ RECBOLE: Dict[str, Tuple[str, Optional[str]]] = {
 
 
 @dataclass
-class HistorySettings(CommonSettings):
-    """How long histories are."""
+class HistorySettings(SplitSettings):
+    """How the data are split, and how long histories are."""
 
     foreign: ClassVar[Mapping[str, Tuple[str, Optional[str]]]] = RECBOLE
 
     max_seq_length: int = setting(50, "positions; longer histories keep their last items", minimum=1)
-
-    def input_files(self) -> Dict[str, Path]:
-        """The files that a run reads, by meaning; a missing one is an error."""
-        check_prepared(self.dataset_dir, self.dataset)
-        return {"sequences": sequences_path(self.dataset_dir)}
 
 
 @dataclass

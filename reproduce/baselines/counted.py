@@ -10,7 +10,8 @@ from scipy import sparse
 from torch import Tensor
 
 from common.arrays import ranges, starts_of
-from common.dataset import load_dataset, train_part
+from common.dataset import load_dataset
+from common.splits import split_dataset
 from reproduce.baselines.histories import prefixes
 from reproduce.baselines.settings import ItemKNNSettings, MarkovSettings, PopSettings, RankingSettings
 from stage2_sequence_preference_learning.data import SequenceData
@@ -27,8 +28,8 @@ class TrainItems:
     """
 
     def __init__(self, settings: RankingSettings, data: SequenceData) -> None:
-        parts = map(train_part, load_dataset(settings.dataset_dir, settings.dataset).sequences)
-        kept = [part for part in parts if len(part) > 1]
+        dataset = load_dataset(settings.dataset_dir, settings.dataset)
+        kept = split_dataset(dataset, settings).train_parts(dataset)
         self.items = data.row_of_item()[np.concatenate(kept)]
         self.lengths = np.array([len(part) for part in kept])
         self.n_items = data.n_items

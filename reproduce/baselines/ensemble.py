@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from common.compute import pick_compute
 from common.errors import UserError
+from common.settings import as_dict
+from common.splits import check_same_split
 from reproduce.baselines.counted import ItemKNN, Markov, Pop, ScoringModel
 from reproduce.baselines.esasrec import eSASRec
 from reproduce.baselines.features import AlphaFuse, NearestContent, SASRecIDText, SASRecText, UniSRec
@@ -39,6 +41,7 @@ class Ensemble(ScoringModel):
             load_model(path, s.dataset, s.datasets_dir, cpu, models=MODELS) for path in s.checkpoints().values()
         ]
         for (name, path), member in zip(s.checkpoints().items(), self.members):
+            check_same_split(s, as_dict(member.settings), f"{name}={path}")
             reads = member.settings.max_seq_length
             if reads < s.max_seq_length:
                 both = f"reads {reads} items, but the ensemble {s.max_seq_length}"

@@ -74,18 +74,19 @@ def drawn_users(rows: List[Row], dataset: Dataset, count: int, seed: int) -> Lis
     The rows have the same users and test items, as `reproduce.table.by_groups` checks.
     """
     shown = [row for row in rows if (row.folders[0] / "top.npy").is_file()]
-    tables = [pd.read_csv(row.folders[0] / "ranks.csv", index_col="user") for row in shown]
+    tables = [pd.read_csv(row.folders[0] / "ranks.csv") for row in shown]
+    orders = [np.argsort(table["user"].to_numpy(), kind="stable") for table in tables]
     tops = [np.load(row.folders[0] / "top.npy", allow_pickle=False) for row in shown]
-    tested = sorted(tables[0].index) if tables else []
-    sequences = dict(zip(dataset.users, dataset.sequences))
+    tested = rows[0].splits(dataset).test
+    by_user = np.argsort(np.array(dataset.users)[tested.users], kind="stable") if shown else np.empty(0, np.int64)
     users = []
-    for number in (tested[place] for place in np.sort(np.random.default_rng(seed).permutation(len(tested))[:count])):
-        *history, following = sequences[number].tolist()
-        user = User(int(number), history, following)
-        for row, table, top in zip(shown, tables, tops):
-            place = table.index.get_loc(number)
-            rank, masked = table[["rank", "rank_masked"]].iloc[place]
-            user.rows.append(Recommended(row.name, float(rank), float(masked), top[place].tolist()))
+    for place in np.sort(np.random.default_rng(seed).permutation(len(by_user))[:count]):
+        number, length = (int(part[by_user[place]]) for part in tested)
+        *history, following = dataset.sequences[number][: length + 1].tolist()
+        user = User(dataset.users[number], history, following)
+        for row, table, order, top in zip(shown, tables, orders, tops):
+            rank, masked = table[["rank", "rank_masked"]].iloc[order[place]]
+            user.rows.append(Recommended(row.name, float(rank), float(masked), top[order[place]].tolist()))
         users.append(user)
     return users
 

@@ -79,10 +79,10 @@ def principal_plane(vectors: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     return points, np.maximum(values[:-3:-1], 0) / max(values.sum(), 1e-30)
 
 
-def item_map(vectors: torch.Tensor, dataset: Dataset, items: np.ndarray, title: str) -> go.Figure:
-    """Some items in the plane of all items' principal components, coloured by popularity."""
+def item_map(vectors: torch.Tensor, dataset: Dataset, counts: np.ndarray, items: np.ndarray, title: str) -> go.Figure:
+    """Some items in the plane of all items' principal components, coloured by their counts (n_items,) in training."""
     points, shares = principal_plane(vectors.double().numpy())
-    popularity = train_counts(dataset.sequences, dataset.n_items)[items]
+    popularity = counts[items]
     titles = [html.escape(f"{dataset.titles_en[item]} ({item})") for item in items]
     bar = {"orientation": "h", "y": -0.15, "yanchor": "top", "thickness": 10}
     bar["title"] = {"text": "log10(1 + training interactions)", "side": "top"}
@@ -119,8 +119,9 @@ def plots_of(rows: List[Row], dataset: Dataset, before_dir: Path, seed: int) -> 
     """The HTML of the curves and of the maps."""
     drawn = [curves(rows, "valid/ndcg@10", "validation NDCG@10"), curves(rows, "loss", "training loss")]
     items = np.sort(np.random.default_rng(seed).permutation(dataset.n_items)[:MAP_ITEMS])
+    counts = train_counts(dataset, rows[0].splits(dataset))
     maps = [
-        item_map(vectors, dataset, items, html.escape(title))
+        item_map(vectors, dataset, counts, items, html.escape(title))
         for title, vectors in item_vectors(rows, dataset, before_dir).items()
     ]
     return (

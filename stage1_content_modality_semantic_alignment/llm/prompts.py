@@ -11,13 +11,14 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from common.dataset import Dataset, train_part
+from common.dataset import Dataset
 from common.errors import UserError
 from common.files import read_text
+from common.splits import split_dataset
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
 
 PROMPTS = Path(__file__).parents[1] / "prompts"
@@ -113,7 +114,12 @@ def companions(parts: Sequence[np.ndarray], n_items: int, most: int) -> Callable
     return of
 
 
-def make_questions(sequences: Sequence[np.ndarray], titles: Sequence[str], settings: Settings) -> List[Question]:
+def make_questions(
+    sequences: Sequence[np.ndarray],
+    titles: Sequence[str],
+    settings: Settings,
+    n_train: Optional[Sequence[int]] = None,
+) -> List[Question]:
     """The questions user by user, oldest target first; a target without candidates gives none.
 
     The candidates of a target are the distinct items before it, the latest ``max_candidates`` of them in order of
@@ -122,11 +128,15 @@ def make_questions(sequences: Sequence[np.ndarray], titles: Sequence[str], setti
     Switches: S1 released takes the whole history, so that the last target is the test item, in place of the train
     part; S2 released shows the titles in id order beside ids in the order of the candidates; S19 released keeps the
     white space of titles.
+
+    Args:
+        n_train: length of each user's train part; by default all but the last two items.
     """
     shown = [one_line(title) for title in titles] if settings.fold_titles else list(titles)
     template = load_template(settings)
     most = settings.max_candidates
-    parts = [train_part(sequence) if settings.target_from_train else sequence for sequence in sequences]
+    lengths = [len(sequence) - 2 for sequence in sequences] if n_train is None else n_train
+    parts = [s[:n] if settings.target_from_train else s for s, n in zip(sequences, lengths)]
     if settings.candidates == "co-occurrence":
         companions_of = companions(parts, len(titles), most or COMPANIONS)
     questions = []
@@ -152,7 +162,8 @@ def all_questions(settings: Settings, dataset: Dataset) -> List[Question]:
 
     Both count distinct prompts. A larger sample contains a smaller one.
     """
-    questions = make_questions(dataset.sequences, dataset.titles(settings.language), settings)
+    n_train = split_dataset(dataset, settings).n_train.tolist()
+    questions = make_questions(dataset.sequences, dataset.titles(settings.language), settings, n_train)
     if not questions:
         raise UserError(f"{dataset.folder}: no user has an item before the target: the histories are too short")
     distinct = list(dict.fromkeys(questions))

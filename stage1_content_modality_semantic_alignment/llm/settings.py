@@ -8,13 +8,14 @@ from typing import Any, Dict, Optional
 
 from common.errors import UserError
 from common.settings import setting, switch
+from common.splits import SplitSettings
 from stage1_content_modality_semantic_alignment.settings import StrategySettings
 
 NO_LLM = ("tfidf", "random")  # selectors that need no LLM
 
 
 @dataclass
-class Settings(StrategySettings):
+class Settings(StrategySettings, SplitSettings):
     """Settings of this step."""
 
     selector: str = setting(

@@ -10,10 +10,11 @@ import torch
 from adrec_helpers import tiny_adrec, tiny_adrec_dataset, tiny_settings, tiny_tokenizer
 from tiny import tiny_sequences
 
-from adrec.data import TrainLoader, held_out_rows, item_texts, item_tokens, train_rows
+from adrec.data import TrainLoader, item_texts, item_tokens, rows_of
 from adrec.ragged import Ragged
 from common.compute import Processes
 from common.errors import UserError
+from common.splits import split_dataset
 
 
 def test_text_is_prompt_category_brand_title_without_empty_fields(tmp_path: Path) -> None:
@@ -59,9 +60,9 @@ def test_rows_are_every_prefix_of_the_train_part_and_one_held_out_row_a_user(tmp
         places = {"train": range(1, len(items) - 2), "valid": [len(items) - 2], "test": [len(items) - 1]}
         for split, chosen in places.items():
             expected[split] += [(items[max(0, p - 3) : p], items[p]) for p in chosen]
-    found = {"train": train_rows(dataset, 3)}
-    found.update({split: held_out_rows(dataset, split, 3) for split in ("valid", "test")})
-    for split, rows in found.items():
+    splits = split_dataset(dataset, tiny_settings(tmp_path))
+    for split in expected:
+        rows = rows_of(dataset, getattr(splits, split), 3)
         own = [(rows.items[a:b].tolist(), t) for a, b, t in zip(rows.start, rows.stop, rows.targets.tolist())]
         assert own == expected[split], split
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 import common.training
 from adrec import embedding_out, main, recommend, test_main
 from adrec.checkpoint import load_encoders
-from adrec.data import held_out_rows, item_tokens
+from adrec.data import item_tokens, rows_of
 from adrec.model import ranking_of
 from adrec.settings import ADRecSettings
 from common.compute import pick_compute
@@ -30,6 +30,7 @@ from common.dataset import load_dataset
 from common.errors import UserError
 from common.ranking import metrics
 from common.settings import REPOSITORY
+from common.splits import split_dataset
 
 CPU = pick_compute("cpu", "fp32")
 
@@ -79,7 +80,7 @@ def test_either_side_ranks(home: Path, tmp_path: Path, side: str) -> None:
     loaded = load_encoders(run / "best.pth", "Tiny", str(home / "datasets"), CPU)
     dataset = load_dataset(home / "datasets" / "Tiny", "Tiny")
     items = loaded.encoders.encode_items(item_tokens(dataset, loaded.settings, loaded.tokenizer), CPU)
-    rows = held_out_rows(dataset, "valid", 5)
+    rows = rows_of(dataset, split_dataset(dataset, loaded.settings).valid, 5)
     found = metrics(ranking_of(loaded.encoders, items, rows, rows.users).ranks, (10,))
     assert read_metrics(run)["valid"]["mrr"] == pytest.approx(found["mrr"])
 
@@ -89,7 +90,7 @@ def test_ranks_equal_cosines_sorted_by_hand(home: Path, trained: Path) -> None:
     items = load_file(trained / "item_embeddings.safetensors")
     assert items["item_ids"].tolist() == list(range(15))
     dataset = load_dataset(home / "datasets" / "Tiny", "Tiny")
-    rows = held_out_rows(dataset, "test", 5)
+    rows = rows_of(dataset, split_dataset(dataset, loaded.settings).test, 5)
     lines = (trained / "ranks.csv").read_text().splitlines()[1:]
     for user, line in enumerate(lines):
         history = tiny_sequences()[user][:-1][-5:]

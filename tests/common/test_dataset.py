@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import N_ITEMS, make_tiny_dataset, tiny_sequences, tiny_titles
 
 from common.covers import check_covers
-from common.dataset import cover_path, load_dataset, read_times, times_path, train_part, write_dataset
+from common.dataset import cover_path, load_dataset, read_times, times_path, write_dataset
 from common.errors import UserError
 
 ITEMS = "0,面,noodles\n1,舞,dance\n2,猫,cat\n3,书,book\n"
@@ -35,11 +35,6 @@ def test_tiny_dataset_is_read_as_written(tmp_path: Path) -> None:
     assert dataset.n_items == N_ITEMS
     assert dataset.covers == tmp_path / "Tiny" / "covers"
     check_covers(dataset)
-
-
-def test_train_part_leaves_the_two_labels_out() -> None:
-    assert train_part(np.array([7, 8, 9])).tolist() == [7]
-    assert train_part(np.array([5, 6, 7, 8])).tolist() == [5, 6]
 
 
 def test_what_is_harmless_is_admitted(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from tiny import make_tiny_dataset
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from adrec.data import Batch, Tokens, TrainLoader, item_tokens, train_rows
+from adrec.data import Batch, Tokens, TrainLoader, item_tokens, rows_of
 from adrec.encoders import TextEncoder, Vocabulary
 from adrec.model import ADRec
 from adrec.settings import ADRecSettings
 from common.dataset import Dataset, load_dataset
 from common.item_fields import write_item_fields
+from common.splits import split_dataset
 from common.text_encoders import SPECIAL_TOKENS
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -89,7 +90,7 @@ def tiny_adrec(folder: Path, dropout: float = 0.0, cut: bool = False, **values: 
     vocabulary = Vocabulary(torch.arange(len(table)), table)
     if cut:
         vocabulary, tokens = text.keep_tokens(tokens)
-    rows = train_rows(dataset, settings.max_seq_length)
+    rows = rows_of(dataset, split_dataset(dataset, settings).train, settings.max_seq_length)
     model = ADRec(text, vocabulary, settings, rows.target_counts(dataset.n_items))
     return TinyADRec(model, TrainLoader(rows, tokens, settings), tokens)
 

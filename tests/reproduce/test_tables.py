@@ -20,6 +20,7 @@ from common.dataset import Dataset
 from common.errors import UserError
 from common.files import read_json
 from common.ranking import train_counts
+from common.splits import SplitSettings, split_dataset
 from reproduce import figure, formats, report, table
 from reproduce.ranks import METRICS, Catalogue, Ranks, catalogue_of
 from reproduce.rows import Results, ResultsSettings, Row, read_results
@@ -188,14 +189,15 @@ def test_gains_are_the_metrics() -> None:
 def test_popularity_is_counted_over_training_interactions() -> None:
     lists = [[0, 0, 1, 3, 0], [1, 2, 1], [0, 2, 3, 3]]  # the second user has no training row
     sequences = [np.array(items) for items in lists]
-    assert train_counts(sequences, 4).tolist() == [3, 1, 1, 0]
     dataset = Dataset("D", Path(), [0, 1, 2], sequences, [""] * 4, [""] * 4, None)
-    found = catalogue_of(dataset, ranks_of([[1, 1, 1]], items=(0, 1, 3))).groups()
+    splits = split_dataset(dataset, SplitSettings())
+    assert train_counts(dataset, splits).tolist() == [3, 1, 1, 0]
+    found = catalogue_of(dataset, splits, ranks_of([[1, 1, 1]], items=(0, 1, 3))).groups()
     assert found["popular targets"].tolist() == [True, False, False]
     assert (found["medium targets"] | found["rare targets"]).tolist() == [False, True, True]
     assert found["history 1-5"].all()
     with pytest.raises(UserError, match="tested on other data"):
-        catalogue_of(dataset, ranks_of([[1, 1, 1]], items=(0, 1, 2)))
+        catalogue_of(dataset, splits, ranks_of([[1, 1, 1]], items=(0, 1, 2)))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_files_are_exactly_in_recbole_form(tmp_path: Path) -> None:
 
 
 def test_no_user_long_enough_to_train_on_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="sequential_data.txt: no row for train: no user has four items"):
+    with pytest.raises(UserError, match="sequential_data.txt: no row to train on: no user has four items"):
         split_of(tmp_path, {0: [0, 1, 2]}, 3)
 
 
