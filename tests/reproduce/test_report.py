@@ -66,7 +66,7 @@ def test_maps_show_principal_components_before_and_after_stage_1(results: Path, 
     for (title, vectors), source in zip(found.items(), (folder / "features" / "before_stage1", folder)):
         expected = load_features(features_path(source, "Tiny", "text"), N_ITEMS).double().numpy()
         u, s, _ = np.linalg.svd(expected - expected.mean(0), full_matrices=False)
-        (shown,) = item_map(vectors, dataset, items, title).data
+        (shown,) = item_map(vectors, dataset, np.ones(N_ITEMS), items, title).data
         assert np.allclose(np.abs([shown.x, shown.y]), np.abs(u[items, :2] * s[:2]).T, atol=1e-3)
         assert shown.hovertext[1] == html.escape(f"{EVIL} (3)") and title in page
 
