@@ -125,7 +125,7 @@ def test_lists_follow_the_order_of_ranks_csv(results: Path, tmp_path: Path) -> N
     dataset = load_dataset(results.parent / "datasets" / "Tiny", "Tiny")
     (tmp_path / "ranks.csv").write_text("user,item,rank,rank_masked\n7,1,2.5,1.5\n3,0,1,1\n")
     np.save(tmp_path / "top.npy", np.array([[4, 1], [0, 2]]))
-    users = drawn_users([Row("a", "Tiny", [1], [tmp_path], [])], dataset, 2, seed=0)
+    users = drawn_users([Row("a", "Tiny", [1], [tmp_path], [{}])], dataset, 2, seed=0)
     assert [(user.number, user.rows[0].rank, user.rows[0].items) for user in users] == [
         (3, 1, [0, 2]),
         (7, 2.5, [4, 1]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,7 @@ def test_each_split_has_runs_of_its_own(home: Path, words: List[str], tmp_path: 
     runs = runs_of(tmp_path / "r" / "Pop" / "Tiny")
     dataset = load_dataset(home / "datasets" / "Tiny", "Tiny")
     for target, folder in runs.items():
-        chosen = {"split": "temporal", "quantile": 0.7, "target": target} if target else {}
+        chosen: Dict[str, Any] = {"split": "temporal", "quantile": 0.7, "target": target} if target else {}
         splits = split_dataset(dataset, SplitSettings(**chosen))
         counts = np.bincount(np.concatenate(splits.train_parts(dataset)), minlength=15)
         ranks = pd.read_csv(folder / "ranks.csv")
