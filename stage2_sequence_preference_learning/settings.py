@@ -10,7 +10,7 @@ from common.dataset import items_path
 from common.errors import UserError
 from common.features import MODALITIES, check_made_from, check_there, features_dir, features_path
 from common.run import LoopSettings
-from common.settings import setting, switch, typed
+from common.settings import CommonSettings, setting, switch, typed
 from common.splits import SplitSettings
 
 PROPS = Path(__file__).parent / "props"
