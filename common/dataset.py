@@ -97,7 +97,7 @@ def load_dataset(folder: Path, name: str) -> Dataset:
     """Read and check a prepared data set. Covers are not opened; see `common.covers.check_covers`.
 
     Raises:
-        UserError: file, line and fix of a fault; docs/data_formats.md lists them.
+        UserError: a fault, with its file and line.
     """
     folder = Path(folder)
     check_prepared(folder, name)
