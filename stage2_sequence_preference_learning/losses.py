@@ -17,16 +17,18 @@ def recommendation_loss(
     targets: Tensor,
     temperature: float = 1.0,
     n_negatives: Optional[int] = None,
+    logq: bool = False,
 ) -> Tensor:
     """Cross entropy of each target over all items, or sampled softmax.
 
     Sampled softmax as in eSASRec (arXiv 2508.06450): negatives are uniform over all items but the padding, drawn with
-    replacement and for each prediction anew. One may be the target or in the history, and there is no logQ correction:
-    for uniform draws it would add log((n - 1) / n_negatives) to each negative's logit.
+    replacement and for each prediction anew. One may be the target or in the history.
 
     Args:
         preference: (N, d); items: (n, d), row 0 is padding; targets: (N,).
         n_negatives: k of sampled softmax; None: all items.
+        logq: correct the negatives as in arXiv 2507.09331, so that the loss estimates that over all items but the
+            padding: draws of the target are left out, and with m draws left log((n - 2) / m) is added to their logits.
     """
     if n_negatives is None:
         logits, labels = fp32_product(preference, items), targets
@@ -36,7 +38,13 @@ def recommendation_loss(
         with torch.autocast(preference.device.type, enabled=False):
             logits = (candidates.float() @ preference.float()[:, :, None]).squeeze(-1)
         labels = torch.zeros_like(targets)
-    return F.cross_entropy(logits if temperature == 1.0 else logits / temperature, labels)
+    logits = logits if temperature == 1.0 else logits / temperature
+    if n_negatives is not None and logq:
+        hits = drawn == targets[:, None]
+        left = (~hits).sum(dim=1, keepdim=True).clamp(min=1)
+        negatives = (logits[:, 1:] + torch.log((len(items) - 2) / left)).masked_fill(hits, -torch.inf)
+        logits = torch.cat([logits[:, :1], negatives], dim=1)
+    return F.cross_entropy(logits, labels)
 
 
 def contrastive_loss(

@@ -98,8 +98,10 @@ class RankingModel(SequentialRecommender):
         self, preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0
     ) -> Tensor:
         """Cross entropy over all items (n, d), or sampled softmax, as the settings say."""
-        n_negatives = self.settings.n_sampled if isinstance(self.settings, LossSettings) else None
-        return recommendation_loss(preference, items, targets, temperature, n_negatives)
+        if not isinstance(self.settings, LossSettings):
+            return recommendation_loss(preference, items, targets, temperature)
+        n_negatives, logq = self.settings.n_sampled, self.settings.loss == "sampled_softmax_logq"
+        return recommendation_loss(preference, items, targets, temperature, n_negatives, logq)
 
     def choose(self, option: float) -> None:
         """Take one of the model's ``options``."""

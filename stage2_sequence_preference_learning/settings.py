@@ -98,15 +98,16 @@ class LossSettings(CommonSettings):
 
     loss: str = setting(
         "cross_entropy",
-        "over all items (cross_entropy), or over the target and n_negatives random items (sampled_softmax)",
-        choices=("cross_entropy", "sampled_softmax"),
+        "over all items (cross_entropy), or over the target and n_negatives random items (sampled_softmax; with logQ "
+        "correction sampled_softmax_logq)",
+        choices=("cross_entropy", "sampled_softmax", "sampled_softmax_logq"),
     )
-    n_negatives: int = setting(256, "negatives of sampled_softmax, for each prediction", minimum=1)
+    n_negatives: int = setting(256, "negatives of both sampled softmaxes, for each prediction", minimum=1)
 
     @property
     def n_sampled(self) -> Optional[int]:
         """The number of negatives; None for a loss over all items."""
-        return {"cross_entropy": None, "sampled_softmax": self.n_negatives}[self.loss]
+        return None if self.loss == "cross_entropy" else self.n_negatives
 
 
 @dataclass

@@ -47,6 +47,27 @@ def test_sampled_softmax(drawn):
     assert set(items.grad.abs().sum(dim=1).nonzero().flatten().tolist()) == {*targets, *negatives.flatten().tolist()}
 
 
+def test_logq_correction(drawn):
+    """Against the formula, with draws of the target; with many draws, the loss over all items."""
+    u, items = drawn[0], torch.randn(6, 4, dtype=torch.float64)
+    targets = torch.tensor([3, 1, 4, 1, 1])
+    torch.manual_seed(1)
+    negatives = torch.randint(1, 6, (5, 8))
+    torch.manual_seed(1)
+    loss = recommendation_loss(u, items, targets, TEMPERATURE, n_negatives=8, logq=True)
+    expected = 0.0
+    for i, target in enumerate(targets.tolist()):
+        kept = [j for j in negatives[i].tolist() if j != target]
+        own = math.exp(dot(u[i], items[target]) / TEMPERATURE)
+        others = sum(4 / len(kept) * math.exp(dot(u[i], items[j]) / TEMPERATURE) for j in kept)  # Q' = 1/4
+        expected -= math.log(own / (own + others)) / 5
+    assert (negatives == targets[:, None]).any() and loss.item() == pytest.approx(expected, abs=1e-6)
+    estimate = recommendation_loss(u, items, targets, 1.0, n_negatives=100_000, logq=True)
+    exact = recommendation_loss(u, items[1:], targets - 1)
+    assert estimate.item() == pytest.approx(exact.item(), rel=0.01)
+    assert recommendation_loss(u, items[:2], targets * 0 + 1, n_negatives=3, logq=True).item() == 0  # only the target
+
+
 def test_negatives_are_all_items_but_the_padding():
     items = torch.zeros(4, 2, requires_grad=True)
     recommendation_loss(torch.ones(9, 2), items, torch.full((9,), 2), n_negatives=100).backward()
