@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -16,21 +16,22 @@ def recommendation_loss(
     items: Tensor,
     targets: Tensor,
     temperature: float = 1.0,
-    n_negatives: Optional[int] = None,
-    logq: bool = False,
+    loss: str = "cross_entropy",
+    n_negatives: int = 256,
 ) -> Tensor:
     """Cross entropy of each target over all items, or sampled softmax.
 
     Sampled softmax as in eSASRec (arXiv 2508.06450): negatives are uniform over all items but the padding, drawn with
-    replacement and for each prediction anew. One may be the target or in the history.
+    replacement and for each prediction anew. One may be the target or in the history. With the logQ correction of
+    arXiv 2507.09331 the loss estimates that over all items but the padding: draws of the target are left out, and with
+    m draws left log((n - 2) / m) is added to their logits.
 
     Args:
         preference: (N, d); items: (n, d), row 0 is padding; targets: (N,).
-        n_negatives: k of sampled softmax; None: all items.
-        logq: correct the negatives as in arXiv 2507.09331, so that the loss estimates that over all items but the
-            padding: draws of the target are left out, and with m draws left log((n - 2) / m) is added to their logits.
+        loss: cross_entropy, sampled_softmax or sampled_softmax_logq.
+        n_negatives: k of both sampled softmaxes.
     """
-    if n_negatives is None:
+    if loss == "cross_entropy":
         logits, labels = fp32_product(preference, items), targets
     else:
         drawn = torch.randint(1, len(items), (len(targets), n_negatives), device=targets.device)
@@ -39,7 +40,7 @@ def recommendation_loss(
             logits = (candidates.float() @ preference.float()[:, :, None]).squeeze(-1)
         labels = torch.zeros_like(targets)
     logits = logits if temperature == 1.0 else logits / temperature
-    if n_negatives is not None and logq:
+    if loss == "sampled_softmax_logq":
         hits = drawn == targets[:, None]
         left = (~hits).sum(dim=1, keepdim=True).clamp(min=1)
         negatives = (logits[:, 1:] + torch.log((len(items) - 2) / left)).masked_fill(hits, -torch.inf)

@@ -98,10 +98,9 @@ class RankingModel(SequentialRecommender):
         self, preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0
     ) -> Tensor:
         """Cross entropy over all items (n, d), or sampled softmax, as the settings say."""
-        if not isinstance(self.settings, LossSettings):
-            return recommendation_loss(preference, items, targets, temperature)
-        n_negatives, logq = self.settings.n_sampled, self.settings.loss == "sampled_softmax_logq"
-        return recommendation_loss(preference, items, targets, temperature, n_negatives, logq)
+        s = self.settings
+        loss = (s.loss, s.n_negatives) if isinstance(s, LossSettings) else ()
+        return recommendation_loss(preference, items, targets, temperature, *loss)
 
     def choose(self, option: float) -> None:
         """Take one of the model's ``options``."""

@@ -104,11 +104,6 @@ class LossSettings(CommonSettings):
     )
     n_negatives: int = setting(256, "negatives of both sampled softmaxes, for each prediction", minimum=1)
 
-    @property
-    def n_sampled(self) -> Optional[int]:
-        """The number of negatives; None for a loss over all items."""
-        return None if self.loss == "cross_entropy" else self.n_negatives
-
 
 @dataclass
 class TransformerSettings(LossSettings, LoopSettings, NetworkSettings):

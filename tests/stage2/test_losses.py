@@ -37,7 +37,7 @@ def test_sampled_softmax(drawn):
     torch.manual_seed(1)
     negatives = torch.randint(1, 50, (5, 6))  # rows of one prediction each; row 0 is the padding
     torch.manual_seed(1)
-    loss = recommendation_loss(u, items, torch.tensor(targets), TEMPERATURE, n_negatives=6)
+    loss = recommendation_loss(u, items, torch.tensor(targets), TEMPERATURE, "sampled_softmax", 6)
     expected = 0.0
     for i, target in enumerate(targets):
         scores = [math.exp(dot(u[i], items[j]) / TEMPERATURE) for j in (target, *negatives[i].tolist())]
@@ -54,7 +54,7 @@ def test_logq_correction(drawn):
     torch.manual_seed(1)
     negatives = torch.randint(1, 6, (5, 8))
     torch.manual_seed(1)
-    loss = recommendation_loss(u, items, targets, TEMPERATURE, n_negatives=8, logq=True)
+    loss = recommendation_loss(u, items, targets, TEMPERATURE, loss="sampled_softmax_logq", n_negatives=8)
     expected = 0.0
     for i, target in enumerate(targets.tolist()):
         kept = [j for j in negatives[i].tolist() if j != target]
@@ -62,15 +62,17 @@ def test_logq_correction(drawn):
         others = sum(4 / len(kept) * math.exp(dot(u[i], items[j]) / TEMPERATURE) for j in kept)  # Q' = 1/4
         expected -= math.log(own / (own + others)) / 5
     assert (negatives == targets[:, None]).any() and loss.item() == pytest.approx(expected, abs=1e-6)
-    estimate = recommendation_loss(u, items, targets, 1.0, n_negatives=100_000, logq=True)
+    estimate = recommendation_loss(u, items, targets, 1.0, "sampled_softmax_logq", 100_000)
     exact = recommendation_loss(u, items[1:], targets - 1)
     assert estimate.item() == pytest.approx(exact.item(), rel=0.01)
-    assert recommendation_loss(u, items[:2], targets * 0 + 1, n_negatives=3, logq=True).item() == 0  # only the target
+    assert (
+        recommendation_loss(u, items[:2], targets * 0 + 1, loss="sampled_softmax_logq", n_negatives=3).item() == 0
+    )  # only the target
 
 
 def test_negatives_are_all_items_but_the_padding():
     items = torch.zeros(4, 2, requires_grad=True)
-    recommendation_loss(torch.ones(9, 2), items, torch.full((9,), 2), n_negatives=100).backward()
+    recommendation_loss(torch.ones(9, 2), items, torch.full((9,), 2), 1.0, "sampled_softmax", 100).backward()
     assert (items.grad.abs().sum(dim=1) > 0).tolist() == [False, True, True, True]
 
 
@@ -93,14 +95,14 @@ def test_contrastive_loss_s10(drawn, mask_same_target):
     assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("n_negatives", [None, 8])
-def test_logits_are_fp32_inside_autocast(n_negatives):
+@pytest.mark.parametrize("loss", ["cross_entropy", "sampled_softmax", "sampled_softmax_logq"])
+def test_logits_are_fp32_inside_autocast(loss):
     found = []
     for enabled in (False, True):
         torch.manual_seed(0)
         u, items, targets = torch.randn(64, 32), torch.randn(50, 32), torch.arange(64) % 50
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            found.append(recommendation_loss(u, items, targets, 0.05, n_negatives))
+            found.append(recommendation_loss(u, items, targets, 0.05, loss, 8))
     assert torch.equal(*found)
 
 
