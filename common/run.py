@@ -154,7 +154,8 @@ class Run:
         if self.finished:
             print(f"{self.model}: {self.folder} is up to date")
             return self
-        from common.compute import EnergyMeter, pick_compute, seed_everything, start_processes
+        from common.compute import pick_compute, seed_everything, start_processes
+        from common.energy import EnergyMeter
 
         settings = self.settings
         self.processes = start_processes(settings.device)

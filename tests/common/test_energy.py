@@ -11,8 +11,8 @@ from typing import Dict, Tuple
 import pytest
 import torch
 
-from common import compute
-from common.compute import WATTS_PER_GPU, WATTS_PER_THREAD, EnergyMeter
+from common import energy
+from common.energy import WATTS_PER_GPU, WATTS_PER_THREAD, EnergyMeter
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 LIMIT = 1_000_000_000  # 1,000 J
@@ -32,7 +32,7 @@ def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         content = {"name": f"{name}\n", "energy_uj": f"{value}\n", "max_energy_range_uj": f"{LIMIT}\n"}
         for file, text in content.items():
             (tmp_path / zone / file).write_text(text)
-    monkeypatch.setattr(compute, "POWERCAP", tmp_path)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     return tmp_path
 
 
@@ -73,7 +73,7 @@ def test_without_readable_counters_it_is_an_estimate(
 ) -> None:
     counted = powercap / "intel-rapl:1" / "energy_uj"
     if fault == "no folder":
-        monkeypatch.setattr(compute, "POWERCAP", powercap / "nothing")
+        monkeypatch.setattr(energy, "POWERCAP", powercap / "nothing")
     elif fault == "not readable":  # as root any file is, but no folder
         counted.unlink()
         counted.mkdir()
