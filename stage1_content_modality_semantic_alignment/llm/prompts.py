@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -115,10 +115,7 @@ def companions(parts: Sequence[np.ndarray], n_items: int, most: int) -> Callable
 
 
 def make_questions(
-    sequences: Sequence[np.ndarray],
-    titles: Sequence[str],
-    settings: Settings,
-    n_train: Optional[Sequence[int]] = None,
+    sequences: Sequence[np.ndarray], n_train: Sequence[int], titles: Sequence[str], settings: Settings
 ) -> List[Question]:
     """The questions user by user, oldest target first; a target without candidates gives none.
 
@@ -130,13 +127,12 @@ def make_questions(
     white space of titles.
 
     Args:
-        n_train: length of each user's train part; by default all but the last two items.
+        n_train: length of each user's train part.
     """
     shown = [one_line(title) for title in titles] if settings.fold_titles else list(titles)
     template = load_template(settings)
     most = settings.max_candidates
-    lengths = [len(sequence) - 2 for sequence in sequences] if n_train is None else n_train
-    parts = [s[:n] if settings.target_from_train else s for s, n in zip(sequences, lengths)]
+    parts = [s[:n] if settings.target_from_train else s for s, n in zip(sequences, n_train)]
     if settings.candidates == "co-occurrence":
         companions_of = companions(parts, len(titles), most or COMPANIONS)
     questions = []
@@ -163,7 +159,7 @@ def all_questions(settings: Settings, dataset: Dataset) -> List[Question]:
     Both count distinct prompts. A larger sample contains a smaller one.
     """
     n_train = split_dataset(dataset, settings).n_train.tolist()
-    questions = make_questions(dataset.sequences, dataset.titles(settings.language), settings, n_train)
+    questions = make_questions(dataset.sequences, n_train, dataset.titles(settings.language), settings)
     if not questions:
         raise UserError(f"{dataset.folder}: no user has an item before the target: the histories are too short")
     distinct = list(dict.fromkeys(questions))

@@ -84,7 +84,9 @@ def selector_of(
 
 def tiny_questions() -> List[Question]:
     sequences, titles = [np.array(s) for s in tiny_sequences()], ["abc" * n for n in range(15)]
-    return list(dict.fromkeys(make_questions(sequences, titles, Settings())))
+    return list(
+        dict.fromkeys(make_questions(sequences, [len(sequence) - 2 for sequence in sequences], titles, Settings()))
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, List, Optional, Set
+from typing import Any, List, Optional, Sequence, Set
 
 import numpy as np
 import pytest
@@ -29,9 +29,14 @@ ZH = load_template(Settings())
 QUESTION = Question(9, (7, 3), "title 9", ("title 7", "title 3"), ZH)
 
 
+def questions_of(sequences: Sequence[np.ndarray], titles: Sequence[str], settings: Settings) -> List[Question]:
+    """The questions of leave one out."""
+    return make_questions(sequences, [len(sequence) - 2 for sequence in sequences], titles, settings)
+
+
 def question_of(sequence: np.ndarray, **changes: Any) -> Question:
     """The one question about one user."""
-    (question,) = make_questions([sequence], TITLES, Settings(**changes))
+    (question,) = questions_of([sequence], TITLES, Settings(**changes))
     return question
 
 
@@ -49,7 +54,7 @@ def test_s1_target_is_the_last_train_item_and_candidates_precede_it() -> None:
 def test_s1_by_default_no_prompt_shows_a_validation_or_test_item(targets: str, candidates: str) -> None:
     others = [np.array([3, 7, 9, 2, 5]), np.array([7, 9, 3, 6, 8])]
     settings = Settings(targets=targets, candidates=candidates)
-    for question in make_questions([SEQUENCE, *others], TITLES, settings):
+    for question in questions_of([SEQUENCE, *others], TITLES, settings):
         assert not {1, 4, 2, 5, 6, 8} & {question.target, *question.candidates}
 
 
@@ -63,7 +68,7 @@ def test_s2_ids_and_titles_are_paired() -> None:
 def test_a_user_without_earlier_items_is_not_asked_about() -> None:
     histories = [np.array([1, 2, 3]), np.array([1, 2, 3, 4]), np.array([1])]
     for targets in ("last", "every", "3"):
-        (question,) = make_questions(histories, TITLES, Settings(targets=targets))
+        (question,) = questions_of(histories, TITLES, Settings(targets=targets))
         assert question.target == 2
 
 
@@ -88,7 +93,7 @@ LONG = np.array([5, 2, 5, 6, 0, 1])  # train part: 5 2 5 6
     ],
 )
 def test_targets(targets: str, asked: List[Any]) -> None:
-    questions = make_questions([LONG], TITLES, Settings(targets=targets))
+    questions = questions_of([LONG], TITLES, Settings(targets=targets))
     assert [(question.target, question.candidates) for question in questions] == asked
 
 
@@ -101,11 +106,11 @@ def test_targets_of_another_form_are_one_error(targets: str) -> None:
 def test_candidates_by_co_occurrence_are_the_most_frequent_companions_lower_ids_first() -> None:
     tail = [8, 9]  # validation and test
     sequences = [np.array(part + tail) for part in ([1, 2, 3], [3, 1], [4, 2, 2, 1], [5, 1, 3], [0])]
-    questions = make_questions(sequences, TITLES, Settings(candidates="co-occurrence"))
+    questions = questions_of(sequences, TITLES, Settings(candidates="co-occurrence"))
     assert [question.target for question in questions] == [3, 1, 1, 3]
     # with 1: item 3 in three histories, 2 in two (twice in one counts once), 4 and 5 in one each
     assert questions[1].candidates == (3, 2, 4, 5) and questions[1] == questions[2]
-    two = make_questions(sequences, TITLES, Settings(candidates="co-occurrence", max_candidates=2))
+    two = questions_of(sequences, TITLES, Settings(candidates="co-occurrence", max_candidates=2))
     assert two[1].candidates == (3, 2) and len(two) == 4
 
 
@@ -170,7 +175,7 @@ def test_s19_a_file_and_two_settings_give_one_paragraph_with_its_white_space(tmp
     shown = [titles.get(item, "") for item in range(10)]
 
     def prompt_of(**changes: Any) -> str:
-        (question,) = make_questions([SEQUENCE], shown, Settings(prompt=str(own), title_language="en", **changes))
+        (question,) = questions_of([SEQUENCE], shown, Settings(prompt=str(own), title_language="en", **changes))
         return question.prompt
 
     assert prompt_of() == "Like id-title. Target: 9-fried rice. Candidates: 7-a b\n3-c"
@@ -184,7 +189,7 @@ def test_s19_a_file_and_two_settings_give_one_paragraph_with_its_white_space(tmp
 
 def test_s19_tfidf_answers_whatever_the_white_space_of_titles() -> None:
     titles = ["spicy  noodles", "street dance", "spicy noodles\n", "", ""]
-    (question,) = make_questions([np.array([1, 2, 0, 3, 4])], titles, Settings(fold_titles=False))
+    (question,) = questions_of([np.array([1, 2, 0, 3, 4])], titles, Settings(fold_titles=False))
     assert judge(question, TfidfSelector(titles, 0.1).choose(question)).item == 2
 
 
@@ -257,7 +262,7 @@ BLANK_TITLES = ["", " ", "\u3000", "\n"]
 @pytest.mark.parametrize("selector", [RandomSelector(1), TfidfSelector([*BLANK_TITLES, "title"], 0.0)])
 def test_a_candidate_with_a_blank_title_can_be_the_answer(title: str, fold: bool, selector: Selector) -> None:
     titles = ["title", title, "title"]
-    (question,) = make_questions([np.array([1, 0, 0, 2])], titles, Settings(fold_titles=fold, max_candidates=2))[:1]
+    (question,) = questions_of([np.array([1, 0, 0, 2])], titles, Settings(fold_titles=fold, max_candidates=2))[:1]
     question = replace(question, candidates=(1,), candidate_titles=question.candidate_titles[:1])
     answer = selector.choose(question)
     assert (judge(question, answer).kind, judge(question, answer).item) == (PAIR, 1)
