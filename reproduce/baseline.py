@@ -125,8 +125,7 @@ def choose(model: RankingModel, valid: EvalLoader, settings: RankingSettings, ru
 
 def with_parts(settings: EnsembleSettings) -> EnsembleSettings:
     """The ensemble's settings with both checkpoints. A part that has none is trained, unless its run is up to date."""
-    shared = ["dataset", "datasets_dir", "results_dir", "max_seq_length", "device", "precision", "seed"]
-    shared += KEYS
+    shared = ["dataset", "datasets_dir", "results_dir", "max_seq_length", "device", "precision", "seed", *KEYS]
     training = ["train_batch_size", "learning_rate", "clip_grad_norm", "epochs", "stopping_step", "search_seed"]
     of_features = ["modalities", "strategy", "features_dir"]
     scripts: Dict[str, Any] = {"ID_SeqEncoder": id_encoder_main1, "Content_SeqEncoder": content_encoder_main1}

@@ -12,12 +12,30 @@ from __future__ import annotations
 from common.start import run_script
 
 import sys
-from typing import List, Optional
+from typing import TYPE_CHECKING, List, Mapping, Optional, Type
 
 from common.errors import UserError
 from common.settings import Parser
 from reproduce.baseline import find
 from reproduce.pipeline import PIPELINES, pipeline
+
+if TYPE_CHECKING:
+    from stage2_sequence_preference_learning.ranking_model import RankingModel
+
+
+def name_of(model: str) -> str:
+    """The name of MODEL. Raises `UserError` if it is unknown or has no checkpoint."""
+    name = pipeline(model)[-1].name
+    if name == "Scores":
+        raise UserError("Scores: has no checkpoint; name another model")
+    return name
+
+
+def models_of(model: str) -> Mapping[str, Type[RankingModel]]:
+    """The models of stage 2 that a checkpoint of MODEL may hold, by name."""
+    from reproduce.baselines.ensemble import MODELS
+
+    return find(model).models() if ".py:" in model else MODELS
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -27,9 +45,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("what", choices=("recommend", "evaluate"))
     parser.add_argument("model", metavar="MODEL", help=f"{', '.join(PIPELINES)}, or FILE.py:CLASS")
     what = parser.parse_args(words[:2]).what
-    model = pipeline(words[1])[-1].name
-    if model == "Scores":
-        raise UserError("Scores: has no checkpoint; name another model")
+    model = name_of(words[1])
     if model == "ADRec" and what == "evaluate":
         raise UserError("evaluate ADRec: use python adrec/test_main.py -d DATASET")
     if model == "ADRec":
@@ -37,10 +53,9 @@ def main(argv: Optional[List[str]] = None) -> None:
 
         of_adrec.main(words[2:])
         return
-    from reproduce.baselines.ensemble import MODELS
     from stage2_sequence_preference_learning import evaluate, recommend
 
-    models = find(words[1]).models() if ".py:" in words[1] else MODELS
+    models = models_of(words[1])
     if what == "evaluate":
         evaluate.main(words[2:], models)
     else:

@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional
 import numpy as np
 
 from common.dataset import load_dataset
-from common.errors import UserError
 from common.run import best_run
 from common.settings import DeviceSettings, Parser, SeedSettings, parse, setting
-from reproduce.baseline import find
-from reproduce.pipeline import PIPELINES, pipeline
+from reproduce.checkpoint import models_of, name_of
+from reproduce.pipeline import PIPELINES
 
 if TYPE_CHECKING:
     from common.compute import Compute
@@ -60,12 +59,10 @@ class Tested(NamedTuple):
 def load_stage_2(checkpoint: Path, model: str, settings: Settings, compute: Compute) -> Tested:
     """A model of stage 2 or a baseline; ``model`` is a name or FILE.py:CLASS."""
     from common.compute import Processes
-    from reproduce.baselines.ensemble import MODELS
     from stage2_sequence_preference_learning.checkpoints import load_model
     from stage2_sequence_preference_learning.data import EvalLoader
 
-    models = find(model).models() if ".py:" in model else MODELS
-    trained = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute, models=models)
+    trained = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute, models=models_of(model))
     test, n_items = trained.data.test, trained.data.n_items
 
     def rank(items: np.ndarray) -> Ranking:
@@ -144,9 +141,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         parser.add_argument("MODEL", help=f"{', '.join(PIPELINES)}, FILE.py:CLASS; MODEL --help lists the settings")
         parser.print_help()
         return
-    name = pipeline(words[0])[-1].name
-    if name == "Scores":
-        raise UserError("Scores: has no checkpoint to rank other histories with; name another model")
+    name = name_of(words[0])
     command = parse(Settings, __doc__, None, words[1:], (CHECKPOINTS,), has_force=False)
     settings = command.settings
     checkpoints = command.arguments.checkpoint or [best_run(settings.results_dir, name, settings.dataset, "ndcg@10")]

@@ -119,10 +119,10 @@ def find_runs(step: Step, results_dir: Path, dataset: str, wanted: Mapping[str, 
     Raises:
         UserError: a value that the setting does not allow.
     """
-    wanted = typed(step.schema, wanted, "command line")
+    wanted, defaults = typed(step.schema, wanted, "command line"), as_dict(step.schema())
     runs = []
     for path in sorted((results_dir / step.name / dataset).glob(f"*/{MADE}")):
-        settings = {**as_dict(step.schema()), **read_yaml(path.with_name("settings.yaml"))}  # older runs have fewer
+        settings = {**defaults, **read_yaml(path.with_name("settings.yaml"))}  # older runs have fewer
         if all(settings[key] == value for key, value in wanted.items()):
             runs.append(Run(step, path.parent, read_json(path), read_json(path.with_name("metrics.json"))))
     return runs
