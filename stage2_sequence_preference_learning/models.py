@@ -152,12 +152,9 @@ class ContentModel(SequenceModel):
 
     def content_of(self, batch: Batch) -> Tuple[Tensor, Tensor]:
         """Contents of the batch's items (R, L, d) and targets (N, d); each item goes through the adapters once."""
-        every = torch.cat([batch.items.flatten(), batch.targets])
-        if self._fixed_contents is not None:
-            content = F.embedding(every, self._fixed_contents)
-        else:
-            distinct, where = torch.unique(every, return_inverse=True)
-            content = F.embedding(where, self.content(distinct))
+        fixed = self._fixed_contents
+        contents = self.content(batch.distinct) if fixed is None else F.embedding(batch.distinct, fixed)
+        content = F.embedding(batch.places, contents)
         inside, targets = content.split([batch.items.numel(), len(batch)])
         return inside.view(*batch.items.shape, -1), targets
 

@@ -29,6 +29,9 @@ class Batch:
     columns: Tensor  # (N,) column of each prediction
     targets: Tensor  # (N,) the item to predict
     sequences: Tensor  # (N,) number of the sequence that each prediction belongs to
+    lengths: Tensor  # (S,) of the sequences, by number
+    distinct: Tensor  # (n,) the items of `items` and `targets`, each once, ascending
+    places: Tensor  # (R · L + N,) place in `distinct` of each of `items`, then of each of `targets`
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -55,7 +58,14 @@ def batch_of_rows(item_seq: Tensor, lengths: Tensor, targets: Tensor) -> Batch:
     positions = torch.arange(longest, device=items.device).expand_as(items)
     rows = torch.arange(len(items), device=items.device)
     segments = torch.where(positions < lengths[:, None], rows[:, None], -1)
-    return Batch(items, positions, segments, rows, lengths - 1, targets, rows)
+    distinct = distinct_items(items, targets)
+    return Batch(items, positions, segments, rows, lengths - 1, targets, rows, lengths, *distinct)
+
+
+def distinct_items(items: Tensor, targets: Tensor) -> Tuple[Tensor, Tensor]:
+    """`Batch.distinct` and `Batch.places`. Computed when a batch is packed, since a GPU would have to wait for it."""
+    distinct, places = torch.unique(torch.cat([items.flatten(), targets]), return_inverse=True)
+    return distinct, places
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,8 @@ def pack(sequences: Sequences, chosen: np.ndarray) -> Batch:
     columns = np.repeat(offset_of, n_targets) + sequences.columns[predicted]
     own = np.repeat(np.arange(len(chosen)), n_targets)
     grid = [torch.from_numpy(a.reshape(n_rows, width)) for a in (items, positions, segments)]
-    return Batch(*grid, *map(torch.from_numpy, (rows, columns, sequences.targets[predicted], own)))
+    flat = [torch.from_numpy(a) for a in (rows, columns, sequences.targets[predicted], own, lengths)]
+    return Batch(*grid, *flat, *distinct_items(grid[0], flat[2]))
 
 
 def batches_by_targets(sequences: Sequences, order: np.ndarray, batch_size: int) -> List[np.ndarray]:

@@ -81,5 +81,5 @@ class eSASRec(RankingModel):
 
 def positions_from_the_end(batch: Batch) -> Tensor:
     """(R, L) position within the own sequence, its last position being 0; of padding too."""
-    lengths = torch.bincount(batch.segments.flatten() + 1)  # of each segment, the padding's first
-    return (lengths[batch.segments + 1] - 1 - batch.positions).where(batch.segments >= 0, torch.zeros_like(batch.items))
+    from_end = batch.lengths[batch.segments] - 1 - batch.positions
+    return from_end.where(batch.segments >= 0, torch.zeros_like(batch.items))

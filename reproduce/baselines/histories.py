@@ -14,12 +14,9 @@ from stage2_sequence_preference_learning.packing import Batch, Sequences
 
 def histories(batch: Batch) -> Tuple[Tensor, Tensor]:
     """The batch's sequences: items (S, L) right-padded with 0, lengths (S,)."""
-    real = batch.segments >= 0
-    numbers, positions = batch.segments[real], batch.positions[real]
-    n_sequences, longest = int(numbers.max()) + 1, int(positions.max()) + 1
-    items = batch.items.new_zeros(n_sequences, longest)
-    items[numbers, positions] = batch.items[real]
-    return items, torch.bincount(numbers, minlength=n_sequences)
+    items = batch.items.new_zeros(len(batch.lengths) + 1, batch.items.shape[1])
+    items[batch.segments, batch.positions] = batch.items  # of padding into the last row
+    return items[:-1], batch.lengths
 
 
 def prefixes(batch: Batch) -> Tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from reproduce.baselines.ensemble import MODELS
 from reproduce.baselines.esasrec import LiGRBlock, positions_from_the_end
 from reproduce.baselines.settings import AttentionSettings, ESASRecSettings
 from stage2_sequence_preference_learning.data import SequenceData, load_splits
-from stage2_sequence_preference_learning.packing import Batch, pack
+from stage2_sequence_preference_learning.packing import Batch, distinct_items, pack
 from stage2_sequence_preference_learning.settings import LossSettings
 
 SAMPLED = [name for name, model in MODELS.items() if issubclass(model.schema, LossSettings)]
@@ -39,9 +39,10 @@ def make(name: str, datasets_dir: Path, **values: Any) -> Tuple[Any, SequenceDat
 
 
 def with_padding(batch: Batch) -> Batch:
-    """The same batch with three more columns and a row."""
+    """The same batch with one more row."""
     values = {"items": 0, "positions": 0, "segments": -1}
-    padded = {key: F.pad(getattr(batch, key), (0, 3, 0, 1), value=value) for key, value in values.items()}
+    padded = {key: F.pad(getattr(batch, key), (0, 0, 0, 1), value=value) for key, value in values.items()}
+    padded["distinct"], padded["places"] = distinct_items(padded["items"], batch.targets)
     return dataclasses.replace(batch, **padded)
 
 
@@ -91,7 +92,7 @@ def test_positions_count_from_the_end() -> None:
     segments = torch.tensor([[0, 0, 0, 2, 2], [1, 1, -1, -1, -1]])
     positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]])
     none = torch.zeros(0, dtype=torch.int64)
-    found = positions_from_the_end(Batch(segments, positions, segments, none, none, none, none))
+    found = positions_from_the_end(Batch(segments, positions, segments, *[none] * 4, torch.tensor([3, 2, 2]), none, none))
     assert found.tolist() == [[2, 1, 0, 1, 0], [1, 0, 0, 0, 0]]
 
 
