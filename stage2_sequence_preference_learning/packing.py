@@ -62,10 +62,9 @@ def batch_of_rows(item_seq: Tensor, lengths: Tensor, targets: Tensor) -> Batch:
     return Batch(items, positions, segments, rows, lengths - 1, targets, rows, lengths, *distinct)
 
 
-def distinct_items(items: Tensor, targets: Tensor) -> Tuple[Tensor, Tensor]:
+def distinct_items(items: Tensor, targets: Tensor) -> List[Tensor]:
     """`Batch.distinct` and `Batch.places`. Computed when a batch is packed, since a GPU would have to wait for it."""
-    distinct, places = torch.unique(torch.cat([items.flatten(), targets]), return_inverse=True)
-    return distinct, places
+    return list(torch.unique(torch.cat([items.flatten(), targets]), return_inverse=True))
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,8 @@ def test_each_sequence_gives_the_same_alone_as_packed(datasets_dir: Path) -> Non
 def test_positions_count_from_the_end() -> None:
     segments = torch.tensor([[0, 0, 0, 2, 2], [1, 1, -1, -1, -1]])
     positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]])
-    none = torch.zeros(0, dtype=torch.int64)
-    found = positions_from_the_end(Batch(segments, positions, segments, *[none] * 4, torch.tensor([3, 2, 2]), none, none))
+    none, lengths = torch.zeros(0, dtype=torch.int64), torch.tensor([3, 2, 2])
+    found = positions_from_the_end(Batch(segments, positions, segments, *[none] * 4, lengths, none, none))
     assert found.tolist() == [[2, 1, 0, 1, 0], [1, 0, 0, 0, 0]]
 
 
