@@ -75,8 +75,9 @@ def count_items_once(cosines: Tensor, items: Tensor, scale: float) -> Tensor:
         cosines: (…, K) with the keys.
         items: (K,) the keys' items.
     """
-    _, place, counts = items.unique(return_inverse=True, return_counts=True)
-    return cosines - counts.float().log()[place] / scale
+    in_order = items.sort().values
+    counts = torch.searchsorted(in_order, items, right=True) - torch.searchsorted(in_order, items)
+    return cosines - counts.float().log() / scale
 
 
 def refined_logq(

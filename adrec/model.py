@@ -122,12 +122,11 @@ class Queue(nn.Module):
     def push(self, keys: Tensor, items: Tensor) -> None:
         """Replace the B oldest by keys (B, d); of more than K keys, the last K stay."""
         size = len(self.vectors)
-        start = int(self.pointer)
-        kept = torch.arange(max(0, len(keys) - size), len(keys), device=keys.device)
-        places = (start + kept) % size
-        self.vectors[places] = keys[kept].to(self.vectors.dtype)
-        self.items[places] = items[kept]
-        self.pointer.fill_((start + len(keys)) % size)
+        first = max(0, len(keys) - size)  # of the keys that stay
+        places = (self.pointer + torch.arange(first, len(keys), device=keys.device)) % size
+        self.vectors[places] = keys[first:].to(self.vectors.dtype)
+        self.items[places] = items[first:]
+        self.pointer.add_(len(keys)).remainder_(size)
 
 
 class ADRec(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.arrays import ranges
+from common.compute import to_device
 from common.dropout import dropout
 
 STEP = 8  # sequences whose lengths are in the same step of eight are padded together for attention
@@ -28,7 +29,9 @@ def moved(value: Any, device: torch.device) -> Any:
     """A field of an `OnDevice` on a device."""
     if isinstance(value, list):
         return [moved(one, device) for one in value]
-    return value.to(device) if isinstance(value, (Tensor, OnDevice)) else value
+    if isinstance(value, OnDevice):
+        return value.to(device)
+    return to_device(value, device) if isinstance(value, Tensor) else value
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Group(OnDevice):
     start: int  # of their positions in the flat tensor
     stop: int
     places: Tensor  # (G, L) place of each position in the group's part of the flat tensor; padding has place 0
-    real: Tensor  # (G, L) bool, not padding
+    real: Tensor  # (positions,) places of those that are no padding among all G · L
     keys: Tensor  # (G, 1, 1, L) bool, positions that may be attended to
 
 
@@ -73,7 +76,7 @@ class Ragged(OnDevice):
             real = columns < lengths[first:beyond, None]
             places = np.where(real, starts[first:beyond, None] - starts[first] + columns, 0)
             keys = columns < key_lengths[first:beyond, None]
-            tensors = map(torch.from_numpy, (places, real, keys[:, None, None]))
+            tensors = map(torch.from_numpy, (places, np.flatnonzero(real), keys[:, None, None]))
             groups.append(Group(int(starts[first]), int(ends[beyond - 1]), *tensors))
         segments = np.repeat(np.arange(len(lengths)), lengths)
         positions = ranges(np.zeros_like(lengths), lengths)
@@ -110,4 +113,4 @@ def _attend(group: Group, query: Tensor, key: Tensor, value: Tensor, heads: int,
         mixed = dropout(weights, p, p > 0).to(v.dtype) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=group.keys, dropout_p=p)
-    return mixed.transpose(1, 2).reshape(n * length, -1)[group.real.flatten()]
+    return mixed.transpose(1, 2).reshape(n * length, -1).index_select(0, group.real)

@@ -94,6 +94,13 @@ def fp32_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return left.float() @ right.float().T
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device. A GPU gets it from pinned memory, so that it is copied while the last step computes."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process's rank among ``size`` processes."""

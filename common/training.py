@@ -144,7 +144,7 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
         model.train()
         hidden = None if run.processes.first else True  # None: on a terminal alone
         for rows in tqdm(steps[at.step :], desc=f"epoch {at.epoch + 1}", unit="step", leave=False, disable=hidden):
-            batch, total = train.load(rows)
+            batch, total = train.load(rows)  # while a GPU still computes the last step, for which nothing waits
             batch = batch.to(run.compute.device)
             with run.compute.autocast():
                 terms = stepped(batch)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.compute import Compute
+from common.compute import Compute, to_device
 from common.dataset import Dataset
 from common.errors import UserError
 from stage1_content_modality_semantic_alignment.image_encoders import image_size, normalise, read_covers
 from stage1_content_modality_semantic_alignment.llm.pairs import Pair
-from stage1_content_modality_semantic_alignment.model import ImageTower, TextTower, Tower
+from stage1_content_modality_semantic_alignment.model import ImageTower, PairBatch, TextTower, Tower
 from stage1_content_modality_semantic_alignment.settings import covers_folder
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class Pairs:
         order = np.random.default_rng([self.seed, number]).permutation(len(self.pairs))
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
-    def load(self, rows: np.ndarray) -> Tuple[Tensor, int]:
-        """The pairs of a step, (B, 2), and their number."""
-        return self.pairs[torch.from_numpy(rows)], len(rows)
+    def load(self, rows: np.ndarray) -> Tuple[PairBatch, int]:
+        """The pairs of a step, and their number."""
+        return PairBatch.of(self.pairs[torch.from_numpy(rows)]), len(rows)
 
 
 class Titles:
@@ -67,7 +67,7 @@ class Titles:
         ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=self.padding)
         lengths = torch.as_tensor(self.lengths[list(positions)])
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
-        return ids.to(device), mask.to(device)
+        return to_device(ids, device), to_device(mask, device)
 
 
 class Covers:
@@ -79,7 +79,7 @@ class Covers:
 
     def batch(self, positions: Sequence[int], device: torch.device) -> Tuple[Tensor, Tensor]:
         """Normalised pixels (B, 3, S, S), and a mask of ones (B, 1)."""
-        pixels = normalise(self.pixels[list(positions)].to(device))
+        pixels = normalise(to_device(self.pixels[list(positions)], device))
         return pixels, torch.ones(len(pixels), 1, dtype=torch.long, device=device)
 
 
@@ -177,7 +177,7 @@ class CachedItems:
         for place, (start, length) in enumerate(zip(starts, lengths)):
             hidden[place, :length] = self.rows[start : start + length]
         mask = torch.arange(hidden.shape[1])[None, :] < torch.from_numpy(lengths)[:, None]
-        return hidden.to(self.compute.device), mask.to(self.compute.device)
+        return to_device(hidden, self.compute.device), to_device(mask, self.compute.device)
 
     def vectors(self, positions: Sequence[int]) -> Tensor:
         """(len(positions), width)."""

@@ -8,6 +8,7 @@ classifier, output = logits.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Protocol, Sequence, Union
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from common.checkpoints import full_disk_is_an_error
+from common.compute import to_device
 from common.dataset import Dataset
 from common.features import MODALITIES
 from common.files import atomic_folder
@@ -33,6 +35,27 @@ if TYPE_CHECKING:
     from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 
 ADAPTER_HIDDEN, ADAPTER_WIDTH = 128, 64
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs of items, with each distinct item once; made on the CPU, so that a GPU does not wait."""
+
+    distinct: List[int]  # positions in the list of items, ascending
+    places: Tensor  # (B, 2) place of each pair's items in ``distinct``
+
+    @classmethod
+    def of(cls, pairs: Tensor) -> PairBatch:
+        """From pairs of positions (B, 2)."""
+        distinct, places = torch.unique(pairs, return_inverse=True)
+        return cls(distinct.tolist(), places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The same batch on a device."""
+        return PairBatch(self.distinct, to_device(self.places, device))
 
 
 class ItemVectors(Protocol):
@@ -69,24 +92,22 @@ class ContentModel(nn.Module):
                 module.requires_grad_(True)
         self.adapters.requires_grad_(bool(settings.train_adapters))
 
-    def forward(self, pairs: Tensor) -> Dict[str, Tensor]:
-        """Pairs (B, 2) of positions → the terms of the loss by name; stage 1 minimises their sum."""
+    def forward(self, batch: PairBatch) -> Dict[str, Tensor]:
+        """The terms of the loss by name; stage 1 minimises their sum."""
         s = self.settings
-        return alignment_losses(self.pair_vectors(pairs), s.temperature, s.losses, mean=bool(s.cosine_losses))
+        return alignment_losses(self.pair_vectors(batch), s.temperature, s.losses, mean=bool(s.cosine_losses))
 
-    def pair_vectors(self, pairs: Tensor) -> Dict[str, Vectors]:
-        """Pairs (B, 2) of positions → modality → adapter outputs: targets (B, 64), positives (B, 64).
+    def pair_vectors(self, batch: PairBatch) -> Dict[str, Vectors]:
+        """B pairs → modality → adapter outputs: targets (B, 64), positives (B, 64).
 
-        Each distinct item of the batch is encoded once. The outputs have length 1, unless S15 is released.
+        The outputs have length 1, unless S15 is released.
         """
-        distinct, place = torch.unique(pairs, return_inverse=True)  # place (B, 2): positions in distinct
-        positions = distinct.tolist()
         found = {}
         for name, adapter in self.adapters.items():
-            vectors = adapter(self.items[name].vectors(positions))
+            vectors = adapter(self.items[name].vectors(batch.distinct))
             if self.settings.cosine_losses:
                 vectors = normalize(vectors, dim=-1)
-            found[name] = (vectors[place[:, 0]], vectors[place[:, 1]])
+            found[name] = (vectors[batch.places[:, 0]], vectors[batch.places[:, 1]])
         return found
 
     def train(self, mode: bool = True) -> ContentModel:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from common.arrays import ranges, starts_of
+from common.compute import to_device
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+        return Batch(*(to_device(getattr(self, name), device) for name in self.__dataclass_fields__))
 
     def allowed(self) -> Tensor:
         """(R, 1, L, L) bool: a position attends to itself and to earlier positions of its own sequence."""

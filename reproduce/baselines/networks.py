@@ -97,6 +97,9 @@ class RecBoleModel(RankingModel):
         """(N, d)."""
         items, lengths = histories(batch) if self.causal else prefixes(batch)
         row_of, column_of = batch.sequences, batch.positions[batch.rows, batch.columns]
+        if items.device.type != "cpu":  # one group: to cut groups a GPU would have to wait
+            self._places = (row_of, column_of)
+            return self.encode(items, lengths)
         parts: List[Tensor] = []
         predicted: List[Tensor] = []
         for rows in lengths.argsort(stable=True).chunk(GROUPS):
@@ -244,6 +247,7 @@ class FDSA(RecBoleModel):
         """(R, L), (R,) → (predictions of these rows, d)."""
         layer = self.net.feature_embed_layer
         layer.item_feat = layer.item_feat.to(items.device)  # it is no buffer, so the model's `to` does not move it
+        layer.device = items.device
         return super().encode(items, lengths)
 
 

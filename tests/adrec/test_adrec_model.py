@@ -13,6 +13,7 @@ import torch
 from adrec_helpers import plain_items, plain_sequence, tiny_adrec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from no_waiting import GPU, step_without_waiting
 from torch.nn import functional as F
 
 from adrec.additions import Adapter, refined_logq
@@ -395,3 +396,23 @@ def test_adapter_whitens_and_does_not_blow_up_what_a_small_catalogue_did_not_sho
     assert new < 2.5 * known
     adapter.fit(torch.ones(3, 32))
     assert adapter(items).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"momentum_first": False, "enqueue_last": False, "mean_over_real": False},
+        {"queue_correction": "logq"},
+        {"queue_correction": "once_per_item", "queues": ["items"]},
+        {"train_text": False, "adapter": True, "item_offsets": True, "positions": True, "history_map": True},
+        {"frozen_text_layers": 1, "plm_layer": 2},
+    ],
+)
+def test_a_gpu_does_not_wait_in_a_step(values: Dict[str, Any], tmp_path: Path) -> None:
+    tiny = tiny_adrec(tmp_path, **values)
+    tiny.model.compute_constants(tiny.tokens, CPU)
+    for side in (tiny.model.query, tiny.model.key):
+        side.fixed = side.fixed.to(GPU) if side.fixed is not None else None
+        side.text.remembered = side.text.remembered.to(GPU)
+    step_without_waiting(tiny.model, tiny.first_batch())

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from no_waiting import step_without_waiting
 from recbole.data.interaction import Interaction
 from scipy import sparse
 from stage2_helpers import ENVIRONMENT, SMALL, padded, read_metrics, separate_rows
@@ -97,6 +98,13 @@ def test_every_trained_weight_has_a_gradient(name: str, datasets_dir: Path) -> N
     model, data = make(name, datasets_dir)
     sum(model.loss_terms(all_packed(data)).values()).backward()
     assert not {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
+
+
+# BERT4Rec draws the cells that it predicts; RecBole's FEARec reads indices, its FDSA copies a constant
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in ("BERT4Rec", "FEARec", "FDSA")])
+def test_a_gpu_does_not_wait_in_a_step(name: str, datasets_dir: Path) -> None:
+    model, data = make(name, datasets_dir)
+    step_without_waiting(model, all_packed(data))
 
 
 @pytest.mark.parametrize("name", ALONE)

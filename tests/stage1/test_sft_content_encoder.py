@@ -6,10 +6,13 @@ import json
 import signal
 from pathlib import Path
 from typing import Any, Dict
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from no_waiting import GPU, step_without_waiting
 from safetensors.torch import load_file
 from stage1_helpers import make_tiny_run, run_python, tiny_bert, tiny_swin, weights_of
 from tiny import tiny_titles
@@ -21,14 +24,14 @@ from common import text_encoders
 from common.errors import Diverged, UserError
 from common.settings import as_dict
 from stage1_content_modality_semantic_alignment import sft_content_encoder
-from stage1_content_modality_semantic_alignment.inputs import Covers, LiveItems
-from stage1_content_modality_semantic_alignment.model import ContentModel, ImageTower, TextTower, Tower
+from stage1_content_modality_semantic_alignment.inputs import Covers, LiveItems, Pairs
+from stage1_content_modality_semantic_alignment.model import ContentModel, ImageTower, PairBatch, TextTower, Tower
 from stage1_content_modality_semantic_alignment.sft_content_encoder import Settings
 
 # --- what is trained: S5, S6 ---
 
 
-def tiny_model(**switches: bool) -> ContentModel:
+def tiny_model(**switches: Any) -> ContentModel:
     towers: Dict[str, Tower] = {"text": TextTower(tiny_bert()), "image": ImageTower(tiny_swin())}
     pixels = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     raw: Dict[str, Any] = {"text": TokenItems([3, 8, 5, 4, 6, 6, 2, 9]), "image": Covers(pixels)}
@@ -47,7 +50,7 @@ TRAINED = (
 @pytest.mark.parametrize("train_adapters", [True, False])
 def test_s5_gradients_reach_exactly_what_is_trained(train_adapters: bool) -> None:
     model = tiny_model(train_adapters=train_adapters)
-    torch.stack(list(model(torch.tensor([[0, 1], [2, 3]])).values())).sum().backward()
+    torch.stack(list(model(PairBatch.of(torch.tensor([[0, 1], [2, 3]]))).values())).sum().backward()
     expected = (*TRAINED, "adapters.") if train_adapters else TRAINED
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == name.startswith(expected), name
@@ -67,7 +70,7 @@ def test_s6_frozen_part_runs_in_eval_mode_and_released_in_train_mode() -> None:
 @pytest.mark.parametrize("cosine_losses", [True, False])
 def test_s15_products_are_cosines_or_raw(cosine_losses: bool) -> None:
     model = tiny_model(cosine_losses=cosine_losses).eval()
-    found = model.pair_vectors(torch.tensor([[0, 1]]))["text"][0]
+    found = model.pair_vectors(PairBatch.of(torch.tensor([[0, 1]])))["text"][0]
     raw = model.adapters["text"](model.items["text"].vectors([0]))
     assert torch.allclose(found, raw / raw.norm() if cosine_losses else raw, atol=1e-6)
     assert abs(raw.norm().item() - 1) > 0.01
@@ -91,9 +94,19 @@ def test_each_distinct_item_is_encoded_once() -> None:
             return torch.arange(1.0, len(positions) + 1)[:, None].repeat(1, self.width)
 
     model.items = {"text": Items(16), "image": Items(12)}
-    target, positive = model.pair_vectors(torch.tensor([[7, 2], [2, 7], [7, 5]]))["text"]
+    target, positive = model.pair_vectors(PairBatch.of(torch.tensor([[7, 2], [2, 7], [7, 5]])))["text"]
     assert asked == [[2, 5, 7]] * 2
     assert target.shape == (3, 64) and torch.equal(target[1], positive[0]) and torch.equal(target[0], target[2])
+
+
+def test_a_gpu_does_not_wait_in_a_step() -> None:
+    model = tiny_model(losses=["t2t"])
+    text: Any = model.items["text"]
+    tokens, mask = text.raw.batch(range(3), CPU.device)
+    hidden, mask = text.tower.prefix(tokens, mask).detach().to(GPU), mask.to(GPU)
+    model.items = {"text": mock.Mock(vectors=lambda _: text.tower.tail(hidden, mask))}
+    del model.adapters["image"]
+    step_without_waiting(model, Pairs(torch.tensor([[0, 1], [2, 1], [2, 0]]), 3, 0).load(np.arange(3))[0])
 
 
 def fine_tuned(settings: Settings) -> Path:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from no_waiting import step_without_waiting
 from stage2_helpers import make_model, padded, separate_rows
 
 from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec, causal_mask, last
@@ -204,3 +205,10 @@ def test_features_are_matched_by_item(datasets_dir):
         expected = torch.zeros(by_item.shape[1]) if row == 0 else by_item[item]
         assert torch.equal(model.plm_text_embedding.weight[row], expected)
     assert data.item_of_row[1:].tolist() != sorted(data.item_of_row[1:])  # the order does differ
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "sampled_softmax_logq"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_gpu_does_not_wait_in_a_step(datasets_dir, name, loss):
+    model, _, data = make_model(datasets_dir, name, loss=loss)
+    step_without_waiting(model, pack(data.train, np.arange(len(data.train))))
