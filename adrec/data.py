@@ -154,10 +154,9 @@ class Split:
 
 def rows_of(dataset: Dataset, targets: Targets, max_seq_length: int) -> Rows:
     """One row for each target, with the last ``max_seq_length`` items before it as history."""
-    begin = starts_of(np.array([len(sequence) for sequence in dataset.sequences]))[:-1]
-    items = np.concatenate(dataset.sequences).astype(np.int64)
+    items = dataset.items.astype(np.int64)
     users, places = targets
-    stop = begin[users] + places
+    stop = dataset.starts[users] + places
     return Rows(items, stop - np.minimum(places, max_seq_length), stop, items[stop], users)
 
 

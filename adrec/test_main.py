@@ -18,8 +18,6 @@ from common.start import run_script
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-import numpy as np
-
 from adrec.embedding_out import item_embeddings
 from adrec.settings import CHECKPOINT, chosen_checkpoint
 from adrec.settings import EncodeSettings as Settings
@@ -61,7 +59,7 @@ def test_checkpoint(
     items = item_embeddings(loaded, dataset, compute)
     splits, topk = split_dataset(dataset, loaded.settings), loaded.settings.topk
     rows = rows_of(dataset, splits.test, loaded.settings.max_seq_length)
-    ranking = ranking_of(loaded.encoders, items, rows, np.array(dataset.users)[rows.users])
+    ranking = ranking_of(loaded.encoders, items, rows, dataset.users[rows.users])
     by_frequency = metrics_by_frequency(ranking.ranks, rows.targets, train_counts(dataset, splits), topk)
     if is_run:
         ranking.write(folder, topk, {"test_by_frequency": by_frequency})

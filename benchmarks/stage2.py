@@ -79,7 +79,7 @@ def measure_plain(name: str, model: Any, data: SequenceData, own: TransformerSet
         parameter.requires_grad_(key in trained)
     optimizer = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=1e-3)
     columns = (*train_rows(data.train, own.max_seq_length), torch.from_numpy(data.train.targets))
-    batches = torch.randperm(len(data.train.targets)).split(own.train_batch_size)
+    batches = torch.randperm(len(columns[-1])).split(own.train_batch_size)
     chosen = iter(batches)
 
     def step() -> None:

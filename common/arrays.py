@@ -1,6 +1,8 @@
-"""Index arithmetic of sequences that lie end to end in one array."""
+"""Sequences that are end to end in one array, and their index arithmetic."""
 
 from __future__ import annotations
+
+from typing import Iterator, Sequence
 
 import numpy as np
 
@@ -12,5 +14,23 @@ def starts_of(lengths: np.ndarray) -> np.ndarray:
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """[start, start + length) of each pair, end to end."""
-    offsets = np.arange(int(lengths.sum())) - np.repeat(starts_of(lengths)[:-1], lengths)
-    return np.repeat(starts, lengths) + offsets
+    found = np.repeat(starts - starts_of(lengths)[:-1], lengths)
+    found += np.arange(len(found))
+    return found
+
+
+class Slices(Sequence[np.ndarray]):
+    """Arrays end to end in one: array i is the view ``flat[starts[i]:starts[i + 1]]``."""
+
+    def __init__(self, flat: np.ndarray, starts: np.ndarray) -> None:
+        self.flat, self.starts = flat, starts
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        i = range(len(self))[i]
+        return self.flat[self.starts[i] : self.starts[i + 1]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.flat[begin:end] for begin, end in zip(self.starts, self.starts[1:]))

@@ -13,12 +13,13 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import BinaryIO, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from common.arrays import Slices, starts_of
 from common.errors import UserError, nearest
-from common.files import atomic, read_text
+from common.files import atomic, read_bytes, read_text
 
 MIN_ITEMS = 3  # one to train on, one to validate, one to test
 LISTED = 20  # number of faults of one kind that a message lists
@@ -26,6 +27,7 @@ LISTED = 20  # number of faults of one kind that a message lists
 csv.field_size_limit(1 << 30)  # descriptions of items exceed csv's 128 KiB
 
 _INTEGER = re.compile("[0-9]{1,18}")
+_BLOCK = 1 << 22  # bytes that are parsed at once; their arrays fit in the cache
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,17 @@ class Dataset:
 
     name: str
     folder: Path
-    users: List[int]
-    sequences: List[np.ndarray]
+    users: np.ndarray  # (users,) int64 ids, in the order of the file
+    items: np.ndarray  # (interactions,) int32, all sequences end to end
+    starts: np.ndarray  # (users + 1,) int64, where each sequence starts in items, and where the last one ends
     titles_cn: List[str]
     titles_en: List[str]
     covers: Optional[Path]
+
+    @property
+    def sequences(self) -> Slices:
+        """The items of each user, as views."""
+        return Slices(self.items, self.starts)
 
     @property
     def n_items(self) -> int:
@@ -102,9 +110,9 @@ def load_dataset(folder: Path, name: str) -> Dataset:
     folder = Path(folder)
     check_prepared(folder, name)
     titles_cn, titles_en = _read_titles(items_path(folder, name))
-    users, sequences = _read_sequences(sequences_path(folder), len(titles_cn), items_path(folder, name))
+    sequences = _read_sequences(sequences_path(folder), len(titles_cn), items_path(folder, name))
     covers = covers_path(folder)
-    return Dataset(name, folder, users, sequences, titles_cn, titles_en, covers if covers.is_dir() else None)
+    return Dataset(name, folder, *sequences, titles_cn, titles_en, covers if covers.is_dir() else None)
 
 
 def read_times(dataset: Dataset) -> np.ndarray:
@@ -113,7 +121,7 @@ def read_times(dataset: Dataset) -> np.ndarray:
     Raises:
         UserError: the file is missing, is not that, or a user's times are not in order.
     """
-    path, n = times_path(dataset.folder), sum(map(len, dataset.sequences))
+    path, n = times_path(dataset.folder), len(dataset.items)
     check_times(path)
     try:
         times = np.load(path, allow_pickle=False).astype(np.float64)
@@ -121,21 +129,22 @@ def read_times(dataset: Dataset) -> np.ndarray:
         raise UserError(f"{path}: not a whole npy file of numbers: {error}; write it with numpy.save") from error
     if times.shape != (n,) or not np.isfinite(times).all():
         raise UserError(f"{path}: shape {times.shape}; it must hold the times of {n} interactions, all finite, ({n},)")
-    user = np.repeat(np.arange(len(dataset.users)), [len(sequence) for sequence in dataset.sequences])
-    back = np.flatnonzero((np.diff(times) < 0) & (np.diff(user) == 0))
-    if len(back):
-        raise UserError(f"{path}: the times of user {dataset.users[user[back[0]]]} are not in order; sort both files")
+    back = np.diff(times) < 0
+    back[dataset.starts[1:-1] - 1] = False  # to the next user
+    if back.any():
+        user = dataset.users[np.searchsorted(dataset.starts, back.argmax(), side="right") - 1]
+        raise UserError(f"{path}: the times of user {user} are not in order; sort both files")
     return times
 
 
 def write_dataset(
     folder: Path,
     name: str,
-    sequences: Mapping[int, Union[List[int], np.ndarray]],
+    sequences: Iterable[Tuple[int, Union[List[int], np.ndarray]]],
     titles: Iterable[Tuple[str, str]],
     times: Optional[np.ndarray] = None,
 ) -> None:
-    """Write user → items, in the order of the mapping, the Chinese and English title of each item, and the times.
+    """Write the items of each user, in the order given, the Chinese and English title of each item, and the times.
 
     Each file is written atomically, the sequences last: if they are there, the others are.
     """
@@ -146,7 +155,7 @@ def write_dataset(
             np.save(out_times, times.astype(np.float64))
     number = list(map(str, range(len(rows)))).__getitem__  # half the time of str
     with atomic(sequences_path(folder)) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as out:
-        for user, items in sequences.items():
+        for user, items in sequences:
             out.write(f"{user} {' '.join(map(number, np.asarray(items).tolist()))}\n")
 
 
@@ -224,9 +233,49 @@ def _read_titles(path: Path) -> Tuple[List[str], List[str]]:
     return [cn for cn, _ in ordered], [en for _, en in ordered]
 
 
-def _read_sequences(path: Path, n_items: int, items_file: Path) -> Tuple[List[int], List[np.ndarray]]:
+def _read_sequences(path: Path, n_items: int, items_file: Path) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``users``, ``items`` and ``starts`` of a `Dataset`."""
+    found = _parse_sequences(io.BytesIO(read_bytes(path)), n_items)
+    if found is None:
+        found = _parse_sequences(io.BytesIO(_checked_sequences(path, n_items, items_file)), n_items)
+        assert found is not None
+    return found
+
+
+def _parse_sequences(file: BinaryIO, n_items: int) -> Optional[Tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """`_read_sequences` of a file of digits, single blanks and line ends; None if it has anything else or a fault."""
+    users, items, lengths = [], [], []
+    for block in iter(lambda: file.read(_BLOCK) + file.readline(), b""):
+        if block.translate(None, b"0123456789 \r\n"):
+            return None
+        numbers = np.fromstring(block, np.int64, sep=" ")
+        text = np.frombuffer(b" " + block + b"\n", np.uint8)
+        begin = np.flatnonzero((text[1:] >= ord("0")) & (text[:-1] < ord("0")))  # of each number
+        if (np.diff(begin) > 19).any() or (numbers >= 10**18).any():
+            return None
+        counts = np.diff(np.searchsorted(begin, np.flatnonzero(text[1:] == ord("\n"))), prepend=0)  # of each line
+        counts = counts[counts > 0]
+        first = starts_of(counts)[:-1]
+        ids = np.delete(numbers, first)
+        if (ids >= n_items).any():
+            return None
+        users.append(numbers[first])
+        items.append(ids.astype(np.int32))
+        lengths.append(counts - 1)
+    user, length = (np.concatenate([np.empty(0, np.int64), *parts]) for parts in (users, lengths))
+    if not len(user) or length.min() < MIN_ITEMS or len(np.unique(user)) < len(user):
+        return None
+    return user, np.concatenate(items), starts_of(length)
+
+
+def _checked_sequences(path: Path, n_items: int, items_file: Path) -> bytes:
+    """The file with single blanks and without blank lines.
+
+    Raises:
+        UserError: the first fault.
+    """
     lines: Dict[int, int] = {}  # user → line
-    sequences = []
+    found = []
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         words = text.split()
         if not words:
@@ -246,7 +295,7 @@ def _read_sequences(path: Path, n_items: int, items_file: Path) -> Tuple[List[in
             unknown = next(item for item in items if item >= n_items)
             raise UserError(f"{path}:{line}: item {unknown} has no row in {items_file}; add it there")
         lines[user] = line
-        sequences.append(np.array(items))
-    if not sequences:
+        found.append(" ".join(words))
+    if not found:
         raise UserError(f"{path}:1: holds no users; it needs one line per user: user item item …")
-    return list(lines), sequences
+    return "\n".join(found).encode("ascii")

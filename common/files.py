@@ -113,12 +113,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
 
 
-def read_text(path: Path) -> str:
-    """Read UTF-8 text (a byte-order mark is dropped); a `UserError` for a missing file or wrong encoding."""
+def read_bytes(path: Path) -> bytes:
+    """Read a file; a `UserError` if it cannot be read."""
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text (a byte-order mark is dropped); a `UserError` for a missing file or wrong encoding."""
+    data = read_bytes(path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

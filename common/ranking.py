@@ -106,7 +106,7 @@ FREQUENCIES = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, None)}
 
 def train_counts(dataset: Dataset, splits: Splits) -> np.ndarray:
     """How often each item occurs in training rows. (n_items,)."""
-    return np.bincount(np.concatenate(splits.train_parts(dataset)), minlength=dataset.n_items)
+    return np.bincount(splits.train_parts(dataset).flat, minlength=dataset.n_items)
 
 
 def metrics_by_frequency(

@@ -41,9 +41,10 @@ def history_of(dataset: Dataset, arguments: Namespace) -> np.ndarray:
     if arguments.k < 1:
         raise UserError(f"-k {arguments.k}: must be at least 1")
     if user is not None:
-        if user not in dataset.users:
-            raise UserError(f"--user {user}: no such user; ids are from {min(dataset.users)} to {max(dataset.users)}")
-        return dataset.sequences[dataset.users.index(user)]
+        users = dataset.users
+        if user not in users:
+            raise UserError(f"--user {user}: no such user; ids are from {users.min()} to {users.max()}")
+        return dataset.sequences[int((users == user).argmax())].astype(np.int64)
     try:
         ids = [int(word) for word in items.split(",")]
     except ValueError as error:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Union
+from typing import Any, Dict, Mapping, NamedTuple, Union
 
 import numpy as np
 
-from common.arrays import ranges, starts_of
+from common.arrays import Slices, ranges, starts_of
 from common.dataset import Dataset, check_prepared, check_times, read_times, sequences_path, times_path
 from common.errors import UserError
 from common.settings import CommonSettings, setting
@@ -77,6 +77,8 @@ class Targets(NamedTuple):
 
     def longest_first(self) -> Targets:
         """The same with each user's longest history first."""
+        if (np.diff(self.users) > 0).all():
+            return self
         order = np.lexsort((-self.places, self.users))
         return Targets(self.users[order], self.places[order])
 
@@ -95,9 +97,11 @@ class Splits(NamedTuple):
         users = np.repeat(np.arange(len(n_targets)), n_targets)
         return Targets(users, ranges(np.ones_like(n_targets), n_targets))
 
-    def train_parts(self, dataset: Dataset) -> List[np.ndarray]:
+    def train_parts(self, dataset: Dataset) -> Slices:
         """The train parts of two items or more: a row needs a history and a target."""
-        return [sequence[:n] for sequence, n in zip(dataset.sequences, self.n_train.tolist()) if n > 1]
+        trained = self.n_train > 1
+        lengths = self.n_train[trained]
+        return Slices(dataset.items[ranges(dataset.starts[:-1][trained], lengths)], starts_of(lengths))
 
 
 def split_dataset(dataset: Dataset, settings: SplitSettings) -> Splits:
@@ -106,18 +110,16 @@ def split_dataset(dataset: Dataset, settings: SplitSettings) -> Splits:
     Raises:
         UserError: there is nothing to train on, to validate or to test; temporal: the times are missing or do not fit.
     """
-    lengths = np.array([len(sequence) for sequence in dataset.sequences])
+    lengths = np.diff(dataset.starts)
     if settings.split == "leave_one_out":
         users = np.arange(len(lengths))
         splits = Splits(lengths - 2, Targets(users, lengths - 2), Targets(users, lengths - 1))
         why = "no user has four items or more"
     else:
-        times, starts = read_times(dataset), starts_of(lengths)[:-1]
+        times, starts = read_times(dataset), dataset.starts[:-1]
         test_from = np.quantile(times, settings.quantile)
         valid_from = np.quantile(times[times <= test_from], settings.quantile)
-        n_train, n_before = (
-            np.add.reduceat((times <= cut).astype(np.int64), starts) for cut in (valid_from, test_from)
-        )
+        n_train, n_before = (np.add.reduceat(times <= cut, starts, dtype=np.int64) for cut in (valid_from, test_from))
         parts = (_targets(*period, settings.target) for period in ((n_train, n_before), (n_before, lengths)))
         splits = Splits(n_train, *parts)
         why = "no user has two items before the cut by time; use another quantile"
@@ -143,8 +145,9 @@ def _targets(begin: np.ndarray, end: np.ndarray, target: str) -> Targets:
 def describe(dataset: Dataset, splits: Splits) -> str:
     """The sizes of the parts, and how many of the users and items of validation and test have no training row."""
     seen = np.zeros(dataset.n_items, dtype=bool)
-    seen[np.concatenate([*splits.train_parts(dataset), np.empty(0, np.int64)])] = True
-    words = [f"train {len(splits.train.users):,} rows of {np.count_nonzero(splits.n_train > 1):,} users"]
+    train = splits.train_parts(dataset)
+    seen[train.flat] = True
+    words = [f"train {len(train.flat) - len(train):,} rows of {len(train):,} users"]
     for name, (users, places) in (("valid", splits.valid), ("test", splits.test)):
         distinct, items = np.unique(users), targets_of(dataset, Targets(users, places))
         new_users, new_items = np.count_nonzero(splits.n_train[distinct] < 2), np.count_nonzero(~seen[items])
@@ -155,8 +158,7 @@ def describe(dataset: Dataset, splits: Splits) -> str:
 
 def targets_of(dataset: Dataset, targets: Targets) -> np.ndarray:
     """(N,) the zero-based items to predict."""
-    pairs = zip(targets.users.tolist(), targets.places.tolist())
-    return np.array([dataset.sequences[user][place] for user, place in pairs], dtype=np.int64)
+    return dataset.items[dataset.starts[targets.users] + targets.places].astype(np.int64)
 
 
 def as_protocol(settings: SplitSettings) -> Union[str, Dict[str, Any]]:

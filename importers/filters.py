@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 import numpy as np
 import polars as pl
 
+from common.arrays import Slices, starts_of
 from common.dataset import LISTED, MIN_ITEMS
 from common.errors import UserError
 from importers.raw import RawData, RawLog, is_missing, losses
@@ -179,7 +180,7 @@ def apply_filters(raw: RawLog, filters: Filters, seed: int, bad_rows: Mapping[st
     texts = item_ids.to_frame("item").join(texts, on="item", how="left", maintain_order="left").fill_null("")
     names = [name for name in texts.columns if name not in ("item", "title_cn", "title_en")]
     return RawData(
-        sequences=np.split(items, np.cumsum(log.lengths["len"].to_numpy())[:-1]),
+        sequences=Slices(items, starts_of(log.lengths["len"].to_numpy())),
         titles=texts.select("title_cn", "title_en").rows(),
         user_ids=[raw.user_names.get(user, user) for user in log.user_ids.gather(log.lengths["user"])],
         item_ids=[raw.item_names.get(item, item) for item in item_ids],

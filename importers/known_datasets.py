@@ -81,13 +81,14 @@ def statistics(dataset: Dataset) -> Dict[str, Any]:
 
     ``ties``: interactions at the same time as another one of their user; None without times.
     """
-    lengths = [len(sequence) for sequence in dataset.sequences]
-    counts = Counts(len(lengths), dataset.n_items, sum(lengths))
+    lengths = np.diff(dataset.starts)
+    counts = Counts(len(lengths), dataset.n_items, len(dataset.items))
     share = None
     if times_path(dataset.folder).exists():
-        same = (np.diff(read_times(dataset)) == 0) & (np.diff(np.repeat(np.arange(len(lengths)), lengths)) == 0)
+        same = np.diff(read_times(dataset)) == 0
+        same[dataset.starts[1:-1] - 1] = False  # of two users
         share = float(np.mean(np.append(same, False) | np.append(False, same)))
-    return {**counts._asdict(), "shortest": min(lengths), "longest": max(lengths), "ties": share}
+    return {**counts._asdict(), "shortest": int(lengths.min()), "longest": int(lengths.max()), "ties": share}
 
 
 def describe(dataset: Dataset, kind: str, with_cover: int, drawn: bool) -> str:

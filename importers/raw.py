@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import polars as pl
 
+from common.arrays import Slices
 from common.errors import UserError
 
 Files = Dict[str, Path]  # the files of a source by meaning, such as inter and item
@@ -83,7 +84,7 @@ class RawData:
         times: of the sequences' items end to end, in seconds; None if the source has none.
     """
 
-    sequences: List[np.ndarray]
+    sequences: Slices
     titles: List[Tuple[str, str]]
     user_ids: List[str]
     item_ids: List[str]

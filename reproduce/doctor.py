@@ -161,7 +161,7 @@ def check_dataset(report: Report, name: str, folders: Dict[str, Path]) -> None:
             counts = known_counts(name, source)
             report.line("later", f"source={source}", f"{origin}; {counts}" if counts else origin)
         return
-    n_items, interactions = data.n_items, sum(map(len, data.sequences))
+    n_items, interactions = data.n_items, len(data.items)
     report.line("ok", "data set", f"{len(data.users)} users, {n_items} items, {interactions} interactions")
     fields, record = item_fields_path(home, name), home / "prepare.json"
     if fields.exists():

@@ -98,7 +98,7 @@ def catalogue_of(dataset: Dataset, splits: Splits, ranks: Ranks) -> Catalogue:
     """
     from common.ranking import train_counts
 
-    users = np.array(dataset.users)[splits.test.users]
+    users = dataset.users[splits.test.users]
     by_user = np.argsort(users, kind="stable")
     if not (
         np.array_equal(ranks.users, users[by_user])

@@ -58,17 +58,23 @@ class Tested(NamedTuple):
 
 def load_stage_2(checkpoint: Path, model: str, settings: Settings, compute: Compute) -> Tested:
     """A model of stage 2 or a baseline; ``model`` is a name or FILE.py:CLASS."""
+    from common.arrays import ranges, starts_of
     from common.compute import Processes
     from stage2_sequence_preference_learning.checkpoints import load_model
     from stage2_sequence_preference_learning.data import EvalLoader
 
     trained = load_model(checkpoint, settings.dataset, settings.datasets_dir, compute, models=models_of(model))
     test, n_items = trained.data.test, trained.data.n_items
+    starts, places = starts_of(test.lengths + 1), ranges(test.begin, test.lengths + 1)
+    sequences = replace(test, items=test.items[places], begin=starts[:-1])  # no sequence shares items with another
+    in_history = np.ones(len(places), bool)
+    in_history[starts[1:] - 1] = False  # the targets
 
     def rank(items: np.ndarray) -> Ranking:
-        return trained.test(EvalLoader(replace(test, items=items), n_items), compute, Processes())
+        sequences.items[in_history] = items
+        return trained.test(EvalLoader(sequences, n_items), compute, Processes())
 
-    return Tested(test.items, np.diff(test.item_start), rank)
+    return Tested(sequences.items[in_history], test.lengths, rank)
 
 
 def load_adrec(checkpoint: Path, settings: Settings, compute: Compute) -> Tested:
@@ -89,7 +95,7 @@ def load_adrec(checkpoint: Path, settings: Settings, compute: Compute) -> Tested
     rows = replace(rows, start=starts[:-1], stop=starts[1:])
 
     def rank(items: np.ndarray) -> Ranking:
-        return ranking_of(loaded.encoders, vectors, replace(rows, items=items), np.array(dataset.users)[rows.users])
+        return ranking_of(loaded.encoders, vectors, replace(rows, items=items), dataset.users[rows.users])
 
     return Tested(items, lengths, rank)
 

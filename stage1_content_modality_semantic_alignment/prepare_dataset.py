@@ -167,7 +167,7 @@ def _write_raw(home: Path, name: str, raw: RawData) -> Files:
             csv.writer(out, lineterminator="\n").writerows([("id", "original_id"), *enumerate(originals)])
     if raw.times is not None:
         written["times"] = times_path(home)
-    write_dataset(home, name, dict(enumerate(raw.sequences)), raw.titles, raw.times)
+    write_dataset(home, name, enumerate(raw.sequences), raw.titles, raw.times)
     return written
 
 

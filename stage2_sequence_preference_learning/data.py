@@ -1,7 +1,8 @@
 """Stage 2's data: the splits of `recbole_process.py` as packed batches, straight from the sequences, and item features.
 
 `common.splits` says what is train, validation and test; every prefix of two items or more of a train part is a row. The
-rows equal those of the ``.inter`` files (tests/stage2/test_data.py).
+rows equal those of the ``.inter`` files (tests/stage2/test_data.py). With several processes each holds all sequences, 4
+bytes an interaction and about 72 a user, and packs only its share of every batch.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.arrays import ranges, starts_of
+from common.arrays import ranges
 from common.compute import Processes
-from common.dataset import load_dataset
+from common.dataset import Dataset, load_dataset
 from common.errors import UserError
 from common.features import features_path, load_features
 from common.splits import Splits, split_dataset
@@ -25,6 +26,7 @@ from stage2_sequence_preference_learning.settings import FeatureSettings, Histor
 ALONE = Processes()
 SCORES_AT_ONCE = 2**24  # scores of one evaluation batch, 64 MB
 USERS_AT_ONCE = 1024  # of similar length, so that rows are narrow
+RUNS_AT_ONCE = 2**14  # bounds memory
 
 
 @dataclass(frozen=True)
@@ -70,41 +72,46 @@ def load_splits(settings: HistorySettings, features: Optional[Mapping[str, Tenso
         UserError: a file is missing or does not fit, or a split is empty.
     """
     dataset = load_dataset(settings.dataset_dir, settings.dataset)
-    lengths = np.array([len(sequence) for sequence in dataset.sequences])
-    items = np.concatenate(dataset.sequences)
-    starts = starts_of(lengths)[:-1]
+    starts, users = dataset.starts[:-1], dataset.users
     splits, at_most = split_dataset(dataset, settings), settings.max_seq_length
-    item_of_row = number_items(items, starts, splits, at_most)
-    rows = np.zeros(dataset.n_items, np.int64)
+    item_of_row = number_items(dataset, splits, at_most)
+    rows = np.zeros(dataset.n_items, np.int32)
     rows[item_of_row[1:]] = np.arange(1, len(item_of_row))
     if features is None and isinstance(settings, FeatureSettings):
         features = read_features(settings, item_of_row, dataset.n_items)
-    users = np.array(dataset.users)
+    items = rows[dataset.items]
+    train = prefixes_of_train(items, starts, splits.n_train, at_most)
     valid, test = (
-        replace(last_predicted(rows[items], starts[part.users], part.places + 1, at_most), users=users[part.users])
+        replace(last_predicted(items, starts[part.users], part.places + 1, at_most), users=users[part.users])
         for part in (splits.valid, splits.test)
     )
-    train = prefixes_of_train(rows[items], starts, splits.n_train, at_most)
     return SequenceData(dataset.name, item_of_row, dataset.n_items, users, train, valid, test, features or {})
 
 
-def number_items(items: np.ndarray, starts: np.ndarray, splits: Splits, at_most: int) -> np.ndarray:
+def number_items(dataset: Dataset, splits: Splits, at_most: int) -> np.ndarray:
     """The zero-based item of each row as RecBole numbers them, -1 first: by first occurrence in the ``.inter`` files.
 
     Those are the targets of train (a user's from the last to the first), valid and test, then the histories.
-
-    Args:
-        items: all users' items end to end; starts: (users,).
     """
-    parts = [part.longest_first() for part in (splits.train, splits.valid, splits.test)]
-    trained = splits.n_train > 1
-    found = [*(starts[part.users] + part.places for part in parts), starts[trained]]
-    for part in parts[1:]:  # in a history, items of the train part are targets, or its first item
+    starts, trained = dataset.starts[:-1], splits.n_train > 1
+    parts = [part.longest_first() for part in (splits.valid, splits.test)]
+    # (first place, number of places, step) of runs of items in the files' order
+    runs = [(starts + splits.n_train - 1, np.maximum(splits.n_train - 1, 0), -1)]
+    runs += [(starts[part.users] + part.places, np.ones_like(part.places), 1) for part in parts]
+    runs += [(starts[trained], np.ones_like(starts[trained]), 1)]
+    for part in parts:  # in a history, items of the train part are targets, or its first item
         begin = np.maximum(part.places - at_most, np.where(trained, splits.n_train, 0)[part.users])
-        found.append(ranges(starts[part.users] + begin, np.maximum(part.places - begin, 0)))
-    order = items[np.concatenate(found)]
-    _, place = np.unique(order, return_index=True)
-    return np.concatenate([[-1], order[np.sort(place)]])
+        runs.append((starts[part.users] + begin, np.maximum(part.places - begin, 0), 1))
+    seen, found = np.zeros(dataset.n_items, bool), [np.array([-1])]
+    for first, lengths, step in runs:
+        for at in range(0, len(first), RUNS_AT_ONCE):
+            chosen = slice(at, at + RUNS_AT_ONCE)
+            order = dataset.items[step * ranges(step * first[chosen], lengths[chosen])]
+            order = order[~seen[order]]
+            _, place = np.unique(order, return_index=True)
+            found.append(order[np.sort(place)])
+            seen[found[-1]] = True
+    return np.concatenate(found)
 
 
 def prefixes_of_train(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray, at_most: int) -> Sequences:
@@ -120,16 +127,8 @@ def prefixes_of_train(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray
     starts, n_targets = starts[kept], lengths[kept] - 1
     width = np.minimum(n_targets, at_most)
     n_sequences = 1 + n_targets - width  # the uncut one, and one for each cut history
-    user = np.repeat(np.arange(len(starts)), n_sequences)
-    shift = ranges(np.zeros_like(n_sequences), n_sequences)
-    place = ranges(np.ones_like(n_targets), n_targets)  # of each target in its sequence
-    return Sequences(
-        items[ranges(starts[user] + shift, width[user])],
-        starts_of(width[user]),
-        np.minimum(place, at_most) - 1,
-        items[ranges(starts + 1, n_targets)],
-        starts_of(np.where(shift == 0, width[user], 1)),
-    )
+    shift, width = ranges(np.zeros_like(n_sequences), n_sequences), np.repeat(width, n_sequences)
+    return Sequences(items, np.repeat(starts, n_sequences) + shift, width, np.where(shift == 0, width, 1))
 
 
 def last_predicted(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray, at_most: int) -> Sequences:
@@ -139,9 +138,7 @@ def last_predicted(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray, a
         items: all items end to end; starts, lengths: (users,).
     """
     width = np.minimum(lengths - 1, at_most)
-    ends = starts + lengths - 1
-    one_each = np.arange(len(starts) + 1)
-    return Sequences(items[ranges(ends - width, width)], starts_of(width), width - 1, items[ends], one_each)
+    return Sequences(items, starts + lengths - 1 - width, width, np.ones_like(width))
 
 
 def check_one_row_each(split: Sequences) -> None:
@@ -192,7 +189,7 @@ class TrainLoader:
         self.batch_by = batch_by
 
     def __len__(self) -> int:
-        return len(self.sequences.targets)
+        return int(self.sequences.target_start[-1])
 
     def epoch(self, number: int) -> List[np.ndarray]:
         """The sequences, or predictions, of each step, drawn from the seed and the epoch's number."""
@@ -208,7 +205,7 @@ class TrainLoader:
         sequences = self.sequences
         if self.batch_by == "row":
             sequences, rows = one_row_each(sequences, rows), np.arange(len(rows))
-        n_targets = int(np.diff(sequences.target_start)[rows].sum())
+        n_targets = int(sequences.n_targets[rows].sum())
         rank, size = self.processes.rank, self.processes.size
         if len(rows) < size:  # too few to share: each process computes them all
             return pack(sequences, rows), n_targets * size
@@ -223,21 +220,18 @@ class EvalLoader:
 
     def __init__(self, sequences: Sequences, n_items: int, processes: Processes = ALONE) -> None:
         self.sequences = sequences
-        by_length = np.argsort(np.diff(sequences.item_start), kind="stable")
+        by_length = np.argsort(sequences.lengths, kind="stable")
         share = -(-len(by_length) // processes.size)
         size = max(1, min(SCORES_AT_ONCE // n_items, USERS_AT_ONCE, share))
         batches = [by_length[i : i + size] for i in range(0, len(by_length), size)]
         self.batches: List[np.ndarray] = batches[processes.rank :: processes.size]
-        self._packed: List[Batch] = []
 
     def __iter__(self) -> Iterator[Tuple[np.ndarray, Batch]]:
-        """Yields the rows of the split and their batch; packed once for all validations."""
-        if not self._packed:
-            self._packed = [pack(self.sequences, rows) for rows in self.batches]
-        return zip(self.batches, self._packed)
+        """Yields the rows of the split and their batch."""
+        return ((rows, pack(self.sequences, rows)) for rows in self.batches)
 
     def history(self, rows: np.ndarray) -> Tuple[Tensor, Tensor]:
         """The items in the histories of ``rows``: indices (row within the batch, item)."""
-        lengths = np.diff(self.sequences.item_start)[rows]
-        items = self.sequences.items[ranges(self.sequences.item_start[:-1][rows], lengths)]
+        lengths = self.sequences.lengths[rows]
+        items = self.sequences.items[ranges(self.sequences.begin[rows], lengths)].astype(np.int64)
         return torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)), torch.from_numpy(items)

@@ -9,6 +9,7 @@ of the separate prefixes (tests/stage2/test_models.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import List, Tuple
 
 import numpy as np
@@ -70,29 +71,37 @@ def distinct_items(items: Tensor, targets: Tensor) -> List[Tensor]:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Histories with the places where they are predicted: ragged, in flat arrays.
+    """Histories with the places where they are predicted: slices of the items of all users, which they share.
 
-    Sequence i has the items ``items[item_start[i]:item_start[i + 1]]`` and the predictions
-    ``target_start[i]:target_start[i + 1]`` of ``columns`` (position in the sequence) and ``targets``.
+    Sequence i has the items ``items[begin[i]:begin[i] + lengths[i]]``. Its last ``n_targets[i]`` places are predicted;
+    the target of a place is the item after it.
     """
 
-    items: np.ndarray
-    item_start: np.ndarray
-    columns: np.ndarray
-    targets: np.ndarray
-    target_start: np.ndarray
+    items: np.ndarray  # (interactions,) int32 rows of the item table
+    begin: np.ndarray  # (n,)
+    lengths: np.ndarray  # (n,)
+    n_targets: np.ndarray  # (n,)
     users: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # zero-based; of validation and test alone
 
     def __len__(self) -> int:
-        return len(self.item_start) - 1
+        return len(self.begin)
+
+    @cached_property
+    def target_start(self) -> np.ndarray:
+        """(n + 1,) where the predictions of each sequence start among all, and how many there are."""
+        return starts_of(self.n_targets)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(predictions,) the items to predict."""
+        return self.items[ranges(self.begin + self.lengths - self.n_targets + 1, self.n_targets)].astype(np.int64)
 
 
 def one_row_each(sequences: Sequences, chosen: np.ndarray) -> Sequences:
     """Some predictions, each with its history as a sequence of its own."""
     host = np.searchsorted(sequences.target_start, chosen, side="right") - 1
-    lengths = sequences.columns[chosen] + 1
-    items = sequences.items[ranges(sequences.item_start[host], lengths)]
-    return Sequences(items, starts_of(lengths), lengths - 1, sequences.targets[chosen], np.arange(len(chosen) + 1))
+    lengths = sequences.lengths[host] + 1 + chosen - sequences.target_start[host + 1]
+    return Sequences(sequences.items, sequences.begin[host], lengths, np.ones_like(lengths))
 
 
 def _fill_rows(lengths: np.ndarray, width: int) -> Tuple[np.ndarray, np.ndarray, int]:
@@ -117,8 +126,7 @@ def pack(sequences: Sequences, chosen: np.ndarray) -> Batch:
 
     Predictions are in the order of ``chosen``.
     """
-    lengths = np.diff(sequences.item_start)[chosen]
-    n_targets = np.diff(sequences.target_start)[chosen]
+    begin, lengths, n_targets = (a[chosen] for a in (sequences.begin, sequences.lengths, sequences.n_targets))
     width = int(lengths.max())
     row_of, offset_of, n_rows = _fill_rows(lengths, width)
 
@@ -126,16 +134,16 @@ def pack(sequences: Sequences, chosen: np.ndarray) -> Batch:
     cell = np.repeat(row_of * width + offset_of, lengths) + position
     items, positions = np.zeros(n_rows * width, np.int64), np.zeros(n_rows * width, np.int64)
     segments = np.full(n_rows * width, -1, np.int64)
-    items[cell] = sequences.items[ranges(sequences.item_start[:-1][chosen], lengths)]
+    items[cell] = sequences.items[ranges(begin, lengths)]
     positions[cell] = position
     segments[cell] = np.repeat(np.arange(len(chosen)), lengths)
 
-    predicted = ranges(sequences.target_start[:-1][chosen], n_targets)
-    rows = np.repeat(row_of, n_targets)
-    columns = np.repeat(offset_of, n_targets) + sequences.columns[predicted]
-    own = np.repeat(np.arange(len(chosen)), n_targets)
+    first = lengths - n_targets  # predicted place
+    rows, own = np.repeat(row_of, n_targets), np.repeat(np.arange(len(chosen)), n_targets)
+    columns = ranges(offset_of + first, n_targets)
+    targets = sequences.items[ranges(begin + first + 1, n_targets)].astype(np.int64)
     grid = [torch.from_numpy(a.reshape(n_rows, width)) for a in (items, positions, segments)]
-    flat = [torch.from_numpy(a) for a in (rows, columns, sequences.targets[predicted], own, lengths)]
+    flat = [torch.from_numpy(a) for a in (rows, columns, targets, own, lengths)]
     return Batch(*grid, *flat, *distinct_items(grid[0], flat[2]))
 
 
@@ -144,7 +152,7 @@ def batches_by_targets(sequences: Sequences, order: np.ndarray, batch_size: int)
 
     The k-th batch ends before the sequence that would exceed k · batch_size predictions.
     """
-    reached = np.cumsum(np.diff(sequences.target_start)[order])
+    reached = np.cumsum(sequences.n_targets[order])
     batch_of = (reached - 1) // batch_size
     cuts = np.flatnonzero(np.diff(batch_of)) + 1
     return np.split(order, cuts)

@@ -30,8 +30,8 @@ class TrainItems:
     def __init__(self, settings: RankingSettings, data: SequenceData) -> None:
         dataset = load_dataset(settings.dataset_dir, settings.dataset)
         kept = split_dataset(dataset, settings).train_parts(dataset)
-        self.items = data.row_of_item()[np.concatenate(kept)]
-        self.lengths = np.array([len(part) for part in kept])
+        self.items = data.row_of_item()[kept.flat]
+        self.lengths = np.diff(kept.starts)
         self.n_items = data.n_items
 
     def seen(self) -> sparse.csr_matrix:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.arrays import ranges
-from stage2_sequence_preference_learning.packing import Batch, Sequences
+from stage2_sequence_preference_learning.packing import Batch, Sequences, one_row_each
 
 
 def histories(batch: Batch) -> Tuple[Tensor, Tensor]:
@@ -36,9 +36,9 @@ def latest(items: Tensor, lengths: Tensor, width: int) -> Tuple[Tensor, Tensor]:
 
 def train_rows(sequences: Sequences, width: int) -> Tuple[Tensor, Tensor]:
     """The history of each prediction, its last ``width`` items: (N, width) right-padded with 0, lengths (N,)."""
-    starts = np.repeat(sequences.item_start[:-1], np.diff(sequences.target_start))
-    lengths = np.minimum(sequences.columns + 1, width)
-    first = starts + sequences.columns + 1 - lengths
+    rows = one_row_each(sequences, np.arange(sequences.target_start[-1]))
+    lengths = np.minimum(rows.lengths, width)
+    first = rows.begin + rows.lengths - lengths
     items = np.zeros((len(lengths), width), np.int64)
     items[np.arange(width) < lengths[:, None]] = sequences.items[ranges(first, lengths)]
     return torch.from_numpy(items), torch.from_numpy(lengths)

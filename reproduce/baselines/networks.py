@@ -52,7 +52,7 @@ class RecBoleData:
 
     def __init__(self, data: SequenceData) -> None:
         self.sizes = {"item_id": data.n_items}
-        self.field2seqlen = {"item_id_list": int(np.diff(data.test.item_start).max())}  # the longest history
+        self.field2seqlen = {"item_id_list": int(data.test.lengths.max())}  # the longest history
         self.field2type: Dict[str, FeatureType] = {}
         self.item_feat: Dict[str, Tensor] = {}
 

@@ -77,16 +77,14 @@ def drawn_users(rows: List[Row], dataset: Dataset, count: int, seed: int) -> Lis
     tables = [pd.read_csv(row.folders[0] / "ranks.csv") for row in shown]
     orders = [np.argsort(table["user"].to_numpy(), kind="stable") for table in tables]
     tops = [np.load(row.folders[0] / "top.npy", allow_pickle=False) for row in shown]
-    targets: Dict[int, List[int]] = {}  # user → places of the test items
-    for number, place in zip(*(part.tolist() for part in rows[0].splits(dataset).test)):
-        targets.setdefault(dataset.users[number], []).append(place)
-    sequences = dict(zip(dataset.users, dataset.sequences))
+    test, by_user = rows[0].splits(dataset).test, np.argsort(dataset.users)
     tested = tables[0]["user"].to_numpy()[orders[0]] if shown else np.empty(0, np.int64)
     users = []
     for place in np.sort(np.random.default_rng(seed).permutation(len(tested))[:count]):
         number = int(tested[place])
-        target = targets[number][place - np.searchsorted(tested, number)]
-        *history, following = sequences[number][: target + 1].tolist()
+        own = by_user[np.searchsorted(dataset.users, number, sorter=by_user)]
+        target = test.places[np.searchsorted(test.users, own) + place - np.searchsorted(tested, number)]
+        *history, following = dataset.sequences[own][: target + 1].tolist()
         user = User(number, history, following)
         for row, table, order, top in zip(shown, tables, orders, tops):
             rank, masked = table[["rank", "rank_masked"]].iloc[order[place]]

@@ -28,9 +28,9 @@ def write(folder: Path, items: str = ITEMS, sequences: str = SEQUENCES) -> Path:
 
 def test_tiny_dataset_is_read_as_written(tmp_path: Path) -> None:
     dataset = load_dataset(make_tiny_dataset(tmp_path), "Tiny")
-    assert dataset.users == list(range(12))
+    assert dataset.users.tolist() == list(range(12))
     assert [s.tolist() for s in dataset.sequences] == tiny_sequences()
-    assert all(s.dtype == np.int64 for s in dataset.sequences)
+    assert (dataset.items.dtype, dataset.starts.dtype, dataset.users.dtype) == (np.int32, np.int64, np.int64)
     assert (dataset.titles_cn, dataset.titles_en) == tiny_titles()
     assert dataset.n_items == N_ITEMS
     assert dataset.covers == tmp_path / "Tiny" / "covers"
@@ -42,7 +42,7 @@ def test_what_is_harmless_is_admitted(tmp_path: Path) -> None:
     items = "\ufeff1,舞,dance\r\n0,面,noodles\r\n\r\n2,猫,cat\r\n3,无人,unseen\r\n"
     dataset = load_dataset(write(tmp_path, items, "\n7 0 1 2 \r\n\n3 2 1 0\n\n"), "D")
     assert dataset.titles_en == ["noodles", "dance", "cat", "unseen"]
-    assert dataset.users == [7, 3]
+    assert dataset.users.tolist() == [7, 3]
     assert [s.tolist() for s in dataset.sequences] == [[0, 1, 2], [2, 1, 0]]
     assert dataset.covers is None
 
@@ -120,7 +120,7 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path: Path, 
     ],
 )
 def test_times_that_do_not_fit_are_errors(tmp_path: Path, times: Any, words: str) -> None:
-    write_dataset(tmp_path, "D", {3: [0, 1, 2], 7: [2, 1, 0]}, [("a", "b")] * 3)
+    write_dataset(tmp_path, "D", [(3, [0, 1, 2]), (7, [2, 1, 0])], [("a", "b")] * 3)
     if times is not None:
         np.save(times_path(tmp_path), times)
     with pytest.raises(UserError, match=f"interaction_times.npy: .*{words}"):
@@ -145,7 +145,7 @@ def test_covers_that_are_missing_or_broken_are_listed(tmp_path: Path) -> None:
 
 def test_of_many_missing_covers_twenty_are_listed(tmp_path: Path) -> None:
     titles = [("a", "b")] * 30
-    write_dataset(tmp_path, "D", {0: [0, 1, 2]}, titles)
+    write_dataset(tmp_path, "D", [(0, [0, 1, 2])], titles)
     (tmp_path / "covers").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "covers" / "0.jpg")
     with pytest.raises(UserError) as fault:
@@ -179,8 +179,8 @@ def test_what_is_written_is_read_back(tmp_path: Path, titles: List[Tuple[str, st
     item = st.integers(0, len(titles) - 1)
     users = st.integers(0, 10**12)
     sequences = data.draw(st.dictionaries(users, st.lists(item, min_size=3, max_size=9), min_size=1, max_size=6))
-    write_dataset(tmp_path, "D", sequences, titles)
+    write_dataset(tmp_path, "D", sequences.items(), titles)
     dataset = load_dataset(tmp_path, "D")
     assert list(zip(dataset.titles_cn, dataset.titles_en)) == titles
     assert dict(zip(dataset.users, (s.tolist() for s in dataset.sequences))) == sequences
-    assert dataset.users == list(sequences)
+    assert dataset.users.tolist() == list(sequences)

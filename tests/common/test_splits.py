@@ -32,7 +32,7 @@ def home(tmp_path: Path) -> Path:
     """The folder of the data set."""
     times = np.concatenate([times for _, times in USERS.values()])
     sequences = {user: items for user, (items, _) in USERS.items()}
-    write_dataset(tmp_path / "D", "D", sequences, [("题", f"title {n}") for n in range(8)], times)
+    write_dataset(tmp_path / "D", "D", sequences.items(), [("题", f"title {n}") for n in range(8)], times)
     return tmp_path / "D"
 
 
@@ -66,7 +66,7 @@ CHOSEN = {name: {} if name == "leave_one_out" else {**TEMPORAL, "target": name} 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_splits_by_hand(home: Path, name: str) -> None:
     dataset = load_dataset(home, "D")
-    assert places(split_dataset(dataset, SplitSettings(**CHOSEN[name])), dataset.users) == EXPECTED[name]
+    assert places(split_dataset(dataset, SplitSettings(**CHOSEN[name])), dataset.users.tolist()) == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -79,10 +79,10 @@ def test_all_models_have_the_same_histories_and_targets(home: Path, name: str) -
         expected = [(user, USERS[user][0][max(0, place - 2) : place], USERS[user][0][place]) for user, place in pairs]
         rows = rows_of(dataset, getattr(split_dataset(dataset, settings), part), 2)
         histories = [rows.items[a:b].tolist() for a, b in zip(rows.start, rows.stop)]
-        assert list(zip(np.array(dataset.users)[rows.users], histories, rows.targets)) == expected
+        assert list(zip(dataset.users[rows.users], histories, rows.targets)) == expected
         if part != "train":
             own = getattr(data, part)
-            histories = [data.item_of_row[one].tolist() for one in np.split(own.items, own.item_start[1:-1])]
+            histories = [data.item_of_row[own.items[b : b + n]].tolist() for b, n in zip(own.begin, own.lengths)]
             assert list(zip(own.users, histories, data.item_of_row[own.targets])) == expected
 
 

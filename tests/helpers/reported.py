@@ -63,7 +63,7 @@ def write_results(home: Path) -> Path:
     tiny = make_tiny_dataset(home / "datasets")
     titles_cn, titles_en = tiny_titles()
     titles_en[3] = EVIL
-    write_dataset(tiny, "Tiny", dict(enumerate(tiny_sequences())), zip(titles_cn, titles_en))
+    write_dataset(tiny, "Tiny", enumerate(tiny_sequences()), zip(titles_cn, titles_en))
     (tiny / "pairs" / "hand").mkdir(parents=True)
     (tiny / "pairs" / "hand" / "item_pairs_id.txt").write_text("".join(f"{a},{b}\n" for a, b in PAIRS))
     text = {

@@ -60,11 +60,9 @@ def make_model(datasets_dir: Path, model: str, name: str = "Tiny", **values: Any
 def rows_of(sequences: Sequences) -> List[Tuple[int, List[int], int]]:
     """Each prediction as (number of its sequence, its history, its target)."""
     found = []
-    for number in range(len(sequences)):
-        items = sequences.items[sequences.item_start[number] : sequences.item_start[number + 1]].tolist()
-        for place in range(sequences.target_start[number], sequences.target_start[number + 1]):
-            history = items[: sequences.columns[place] + 1]
-            found.append((number, history, int(sequences.targets[place])))
+    for number, (begin, length, n) in enumerate(zip(sequences.begin, sequences.lengths, sequences.n_targets)):
+        for stop in range(begin + length - n + 1, begin + length + 1):
+            found.append((number, sequences.items[begin:stop].tolist(), int(sequences.items[stop])))
     return found
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
+import numpy as np
 from PIL import Image
+
+from common.arrays import starts_of
+from common.dataset import Dataset
 
 N_USERS, N_ITEMS = 12, 15
 
@@ -44,6 +48,12 @@ def tiny_cover(item: int) -> Image.Image:
     corner = 2 + item
     cover.paste((255, 255, 255 - 10 * item), (corner, corner, corner + 8, corner + 8))
     return cover
+
+
+def dataset_of(sequences: Sequence[Sequence[int]], titles: List[str], name: str = "D") -> Dataset:
+    """A data set in memory."""
+    starts = starts_of(np.array(list(map(len, sequences))))
+    return Dataset(name, Path(name), np.arange(len(sequences)), np.concatenate(sequences), starts, titles, titles, None)
 
 
 def make_tiny_dataset(folder: Path, name: str = "Tiny", covers: bool = True) -> Path:

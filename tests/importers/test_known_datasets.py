@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
+from tiny import dataset_of
 
-from common.dataset import Dataset
 from common.files import read_text
 from common.settings import REPOSITORY
 from importers.kinds import KINDS
@@ -30,7 +28,7 @@ def test_the_documentation_lists_every_kind_and_only_known_counts() -> None:
 @pytest.mark.parametrize("blank, warned", [(18, False), (19, True), (20, True)])
 def test_titles_that_are_nearly_all_blank_give_a_warning(kind: str, setting: str, blank: int, warned: bool) -> None:
     titles = [" "] * blank + ["a"] * (20 - blank)
-    dataset = Dataset("Mine", Path(), [0], [np.arange(20)], titles, titles, None)
+    dataset = dataset_of([range(20)], titles, "Mine")
     found = [line for line in describe(dataset, kind, 0, drawn=False).splitlines() if line.startswith("warning")]
     line = f"warning: {blank} of 20 titles are blank; the likely cause is the title column{setting}"
     assert found == [line] * warned

@@ -15,8 +15,8 @@ from PIL import Image
 from read_only import read_only
 from reported import ROWS, words_of
 from reported import results_of as suite_results
+from tiny import dataset_of
 
-from common.dataset import Dataset
 from common.errors import UserError
 from common.files import read_json
 from common.ranking import train_counts
@@ -188,8 +188,7 @@ def test_gains_are_the_metrics() -> None:
 
 def test_popularity_is_counted_over_training_interactions() -> None:
     lists = [[0, 0, 1, 3, 0], [1, 2, 1], [0, 2, 3, 3]]  # the second user has no training row
-    sequences = [np.array(items) for items in lists]
-    dataset = Dataset("D", Path(), [0, 1, 2], sequences, [""] * 4, [""] * 4, None)
+    dataset = dataset_of(lists, [""] * 4)
     splits = split_dataset(dataset, SplitSettings())
     assert train_counts(dataset, splits).tolist() == [3, 1, 1, 0]
     found = catalogue_of(dataset, splits, ranks_of([[1, 1, 1]], items=(0, 1, 3))).groups()

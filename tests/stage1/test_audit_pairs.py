@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 import pytest
 from stage1_helpers import pairs_settings
-from tiny import make_tiny_dataset
+from tiny import dataset_of, make_tiny_dataset
 
 from common.dataset import Dataset, load_dataset
 from common.errors import UserError
@@ -20,8 +20,7 @@ SEQUENCES = [[0, 1, 2, 6, 9], [3, 4, 7, 8], [5, 0, 2]]
 
 
 def data_of(sequences: Sequence[Sequence[int]] = SEQUENCES) -> Dataset:
-    titles = [f"title {item}" for item in range(12)]
-    return Dataset("D", Path("D"), list(range(len(sequences))), [np.array(s) for s in sequences], titles, titles, None)
+    return dataset_of(sequences, [f"title {item}" for item in range(12)])
 
 
 def write_sequences(home: Path, sequences: Sequence[Sequence[int]]) -> None:

@@ -29,7 +29,7 @@ SPLITS = [{}, *({"split": "temporal", "quantile": 0.7, "target": target} for tar
 def load(folder, sequences, longest, **split):
     """Users come one after the other; the times of each overlap with those of the next."""
     times = [10 * number + 7 * place for number, items in enumerate(sequences.values()) for place in range(len(items))]
-    write_dataset(folder / "D", "D", sequences, [("题", "title")] * 20, np.array(times))
+    write_dataset(folder / "D", "D", sequences.items(), [("题", "title")] * 20, np.array(times))
     return load_splits(HistorySettings(dataset="D", datasets_dir=str(folder), max_seq_length=longest, **split))
 
 

@@ -63,7 +63,7 @@ def test_each_row_is_predicted_once_from_its_own_history(drawn, random):
     ],
 )
 def test_rows_that_continue_each_other_take_one_pass(drawn, predictions_of_each):
-    assert np.diff(prefixes(drawn).target_start).tolist() == predictions_of_each
+    assert prefixes(drawn).n_targets.tolist() == predictions_of_each
 
 
 @given(sequences)

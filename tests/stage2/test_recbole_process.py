@@ -18,7 +18,7 @@ Row = Tuple[int, List[int], int]
 
 
 def split_of(folder: Path, sequences: Dict[int, List[int]], n_items: int, **changes: Any) -> Settings:
-    write_dataset(folder / "D", "D", sequences, [("题", "title")] * n_items)
+    write_dataset(folder / "D", "D", sequences.items(), [("题", "title")] * n_items)
     chosen = Settings(dataset="D", datasets_dir=str(folder), **changes)
     run(chosen)
     return chosen
