@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Sequence
+from typing import Iterator
 
 import numpy as np
 
@@ -19,8 +19,8 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return found
 
 
-class Slices(Sequence[np.ndarray]):
-    """Arrays end to end in one: array i is the view ``flat[starts[i]:starts[i + 1]]``."""
+class Slices:
+    """A sequence of arrays that are end to end in one: array i is the view ``flat[starts[i]:starts[i + 1]]``."""
 
     def __init__(self, flat: np.ndarray, starts: np.ndarray) -> None:
         self.flat, self.starts = flat, starts

@@ -248,10 +248,12 @@ def _parse_sequences(file: BinaryIO, n_items: int) -> Optional[Tuple[np.ndarray,
     for block in iter(lambda: file.read(_BLOCK) + file.readline(), b""):
         if block.translate(None, b"0123456789 \r\n"):
             return None
+        if block.isspace():
+            continue
         numbers = np.fromstring(block, np.int64, sep=" ")
         text = np.frombuffer(b" " + block + b"\n", np.uint8)
         begin = np.flatnonzero((text[1:] >= ord("0")) & (text[:-1] < ord("0")))  # of each number
-        if (np.diff(begin) > 19).any() or (numbers >= 10**18).any():
+        if (np.diff(begin, append=len(block)) > 19).any() or (numbers >= 10**18).any():
             return None
         counts = np.diff(np.searchsorted(begin, np.flatnonzero(text[1:] == ord("\n"))), prepend=0)  # of each line
         counts = counts[counts > 0]

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def companions(parts: Sequence[np.ndarray], n_items: int, most: int) -> Callable
 
 
 def make_questions(
-    sequences: Sequence[np.ndarray], n_train: Sequence[int], titles: Sequence[str], settings: Settings
+    sequences: Iterable[np.ndarray], n_train: Sequence[int], titles: Sequence[str], settings: Settings
 ) -> List[Question]:
     """The questions user by user, oldest target first; a target without candidates gives none.
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import N_ITEMS, make_tiny_dataset, tiny_sequences, tiny_titles
 
+from common import dataset as dataset_module
 from common.covers import check_covers
 from common.dataset import cover_path, load_dataset, read_times, times_path, write_dataset
 from common.errors import UserError
@@ -74,6 +75,11 @@ SEQUENCE_FAULTS: List[Tuple[str, int, str]] = [
     ("0 0 1 2\n1 0 -1 2\n", 2, "'-1' is not a zero-based integer"),
     ("0 0 1 2\n1 0 1.5 2\n", 2, "'1.5' is not a zero-based integer"),
     ("0 0 1 99999999999999999999\n", 1, "is not a zero-based integer"),
+    ("0 0 1 0000000000000000002\n", 1, "is not a zero-based integer"),
+    ("0 0 1 2\n1 0 1 2 4294967297\n", 2, "item 4294967297 has no row in"),
+    ("0 0 1 2\n0 0 1 2\n1 0 9 2\n", 2, "user 0 is already on line 1"),
+    ("0 0 1 2\n1 0 9 2\n0 0 1 2\n", 2, "item 9 has no row in"),
+    ("0 0 1 2\n\0 0 1 2\n", 2, "is not a zero-based integer"),
     ("0 0 1 2\n1,0,1,2\n", 2, "is not a zero-based integer"),
     ("0 0 1 2\n1 0 1 2\n\n0 2 1 0\n", 4, "user 0 is already on line 1"),
     ("0 0 1 2\n1 0 1\n", 2, "user 1 has 2 items, fewer than 3"),
@@ -84,6 +90,24 @@ SEQUENCE_FAULTS: List[Tuple[str, int, str]] = [
 
 FAULTS = [("D_item_sort.csv", *fault) for fault in ITEM_FAULTS]
 FAULTS += [("sequential_data.txt", *fault) for fault in SEQUENCE_FAULTS]
+
+
+@pytest.mark.parametrize("block", [7, 1 << 20])
+@pytest.mark.parametrize("blank", [" ", "  ", "\t", "\u3000", " " * 40])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n \n"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n"])
+def test_files_that_hold_the_same_numbers_are_read_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, blank: str, end: str, start: str
+) -> None:
+    """Well-formed files are parsed in blocks of whole lines; those with other blanks line by line."""
+    monkeypatch.setattr(dataset_module, "_BLOCK", block)
+    lines = ["123456789012345678 0 1 02", "7 3 2 1 0 3", "0 1 1 1"]
+    data = load_dataset(write(tmp_path, sequences=start + "\n".join(lines).replace(" ", blank) + end), "D")
+    assert data.users.tolist() == [123456789012345678, 7, 0]
+    assert data.starts.tolist() == [0, 3, 8, 11]
+    assert data.items.tolist() == [0, 1, 2, 3, 2, 1, 0, 3, 1, 1, 1]
+    assert [one.tolist() for one in data.sequences] == [[0, 1, 2], [3, 2, 1, 0, 3], [1, 1, 1]]
+    assert data.sequences[-1].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("name, text, line, words", FAULTS)
