@@ -13,6 +13,7 @@ from stage2_helpers import INTER_FILES, rows_of
 from common.compute import Processes
 from common.dataset import write_dataset
 from common.errors import UserError
+from stage2_sequence_preference_learning import data as data_module
 from stage2_sequence_preference_learning import recbole_process
 from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
 from stage2_sequence_preference_learning.models import ID_SeqEncoder
@@ -65,6 +66,7 @@ def test_items_are_numbered_as_recbole_numbers_them(tmp_path, monkeypatch, seed,
     draw = np.random.default_rng(seed)
     sequences = {user: draw.integers(0, 20, draw.integers(3, 9)).tolist() for user in range(12)}
     sequences[3] = [19, 18, 17, 16, 15]
+    monkeypatch.setattr(data_module, "RUNS_AT_ONCE", 5)
     data = load(tmp_path, sequences, 3, **split)
     recbole_process.run(recbole_process.Settings(dataset="D", datasets_dir=str(tmp_path), max_seq_length=3, **split))
     monkeypatch.setattr("sys.argv", ["test"])
