@@ -153,7 +153,7 @@ def read_features(settings: FeatureSettings, item_of_row: np.ndarray, n_catalogu
     for modality in settings.modalities:
         by_item = load_features(features_path(settings.features_folder, settings.dataset, modality), n_catalogue)
         table = torch.zeros(len(item_of_row), by_item.shape[1])
-        table[1:] = by_item[torch.from_numpy(item_of_row[1:])]
+        torch.index_select(by_item, 0, torch.from_numpy(item_of_row[1:]), out=table[1:])  # no copy beside the table
         found[modality] = table
     return found
 
