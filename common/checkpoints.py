@@ -56,15 +56,18 @@ def _refuse_missing_or_program(path: Path) -> None:
         raise UserError(f"{path}: a TorchScript program, which is code; save its state_dict instead")
 
 
-def load_checkpoint(path: Path) -> Any:
+def load_checkpoint(path: Path, mmap: bool = False) -> Any:
     """Load a file of tensors and plain containers (``weights_only=True``).
+
+    Args:
+        mmap: map the tensors into memory in place of reading them.
 
     Raises:
         UserError: the file is missing, cut short, or holds anything that would run as code.
     """
     _refuse_missing_or_program(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged file raises nearly anything: struct.error, IndexError, AssertionError, …
         raise _fault(path, "not a checkpoint that loads as data", error) from error
 
@@ -126,15 +129,18 @@ def _without_dropped(value: Any) -> Any:
     return value
 
 
-def load_published(path: Path) -> Any:
+def load_published(path: Path, mmap: bool = False) -> Any:
     """Load the tensors and plain containers of a published ``.pth``; a pickled config in it is dropped.
+
+    Args:
+        mmap: as of `load_checkpoint`, if the file's format allows it.
 
     Raises:
         UserError: the file is missing, is no torch file, or holds a TorchScript program.
     """
     _refuse_missing_or_program(path)
     with suppress(UserError):
-        return load_checkpoint(path)
+        return load_checkpoint(path, mmap)
     module = ModuleType("tensors_only")
     module.Unpickler = TensorsOnly  # type: ignore[attr-defined]
     module.load = lambda file, **keywords: TensorsOnly(file, **keywords).load()  # type: ignore[attr-defined]

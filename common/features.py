@@ -77,7 +77,7 @@ def load_features(path: Path, n_items: int) -> torch.Tensor:
     from common.checkpoints import load_published
 
     check_there(path)
-    features = load_published(path)
+    features = load_published(path, mmap=True)
     if not isinstance(features, torch.Tensor) or features.dim() != 2:
         raise UserError(f"{path}: not a tensor of shape (items, width); give a file of stage 1")
     if len(features) != n_items:
@@ -91,6 +91,6 @@ def load_features(path: Path, n_items: int) -> torch.Tensor:
         if about.get("outputs", {}).get("features", {}).get("sha256") != checksum(path):
             raise UserError(f"{path}: not the file that {described.name} describes; make the features again")
     features = features.float()
-    if not torch.isfinite(features).all():
+    if not all(torch.isfinite(value) for value in features.aminmax()):  # without a copy of them
         raise UserError(f"{path}: some values are not finite; make the features again")
     return features

@@ -19,6 +19,7 @@ from common.splits import Splits
 
 TOPK = (5, 10)
 TOP = 10  # items of top.npy
+COLUMNS_AT_ONCE = 2**16  # a block of scores that is compared at once; more leave the CPU's cache
 
 
 class NotFinite(UserError):
@@ -27,31 +28,38 @@ class NotFinite(UserError):
 
 def target_ranks(
     scores: torch.Tensor, targets: torch.Tensor, excluded: Optional[Sequence[torch.Tensor]] = None
-) -> torch.Tensor:
+) -> Tuple[torch.Tensor, torch.Tensor]:
     """Rank of each row's target among all columns, 1 is best; a tie takes the mean of the tied ranks.
 
     Args:
         scores: (B, n) float; a column of ``-inf`` (the padding item) never outranks a target.
         targets: (B,) column of the target.
-        excluded: two index tensors (rows, columns) of items left out of the ranking, such as the
+        excluded: two index tensors (rows, columns) of items left out of the second ranking, such as the
             history; a target named there stays in.
 
     Returns:
-        (B,) float64 ranks.
+        (B,) float64 ranks among all columns, and without those that are excluded.
 
     Raises:
         NotFinite: a score is NaN, which would compare as worse than everything.
     """
-    if torch.isnan(scores).any():
+    if torch.isnan(scores.amax()):  # which is NaN if any score is
         raise NotFinite("a score is NaN: the weights are not finite or too large")
     own = scores.gather(1, targets[:, None])
-    if excluded is not None:
-        scores = scores.clone()
-        scores[excluded[0], excluded[1]] = -torch.inf
-        scores.scatter_(1, targets[:, None], own)
-    better = (scores > own).sum(dim=1)
-    tied = (scores == own).sum(dim=1) - 1
-    return 1.0 + better.double() + tied.double() / 2
+    better, tied = torch.zeros_like(targets), torch.full_like(targets, -1)  # the target ties with itself
+    for block in scores.split(COLUMNS_AT_ONCE, dim=1):
+        better += (block > own).sum(dim=1)
+        tied += (block == own).sum(dim=1)
+    ranks = 1.0 + better.double() + tied.double() / 2
+    if excluded is None:
+        return ranks, ranks
+    places = (excluded[0] * scores.shape[1] + excluded[1]).unique()  # an item may be in a history twice
+    rows, columns = places // scores.shape[1], places % scores.shape[1]
+    others = columns != targets[rows]
+    rows, columns = rows[others], columns[others]
+    theirs = scores[rows, columns]
+    above = (theirs > own[rows, 0]).double() + (theirs == own[rows, 0]).double() / 2
+    return ranks, ranks.index_add(0, rows, -above)
 
 
 @torch.no_grad()
@@ -66,7 +74,7 @@ def rank_batches(
 
     Args:
         batches: this process's: rows of the split, their scores (B, n), their targets (B,).
-        history: rows → two index tensors of the items in their histories; None leaves the masked ranks 0.
+        history: rows → two index tensors of the items in their histories; None masks nothing.
         top: number of best items.
 
     Returns:
@@ -75,14 +83,13 @@ def rank_batches(
     ranks, masked = torch.zeros(n_rows, dtype=torch.float64), torch.zeros(n_rows, dtype=torch.float64)
     best = torch.zeros(n_rows, top, dtype=torch.int64)
     for rows, scores, targets in batches:
-        ranks[rows] = target_ranks(scores, targets).cpu()
-        if history is not None:
-            excluded = [index.to(scores.device) for index in history(rows)]
-            masked[rows] = target_ranks(scores, targets, excluded).cpu()
+        excluded = [index.to(scores.device) for index in history(rows)] if history else None
+        found = target_ranks(scores, targets, excluded)
+        ranks[rows], masked[rows] = (part.cpu() for part in found)
         if top:
             best[rows] = scores.topk(top, dim=1).indices.cpu()
-    for found in (ranks, masked, best):
-        processes.sum(found)
+    for part in (ranks, masked, best):
+        processes.sum(part)
     return ranks.numpy(), masked.numpy(), best.numpy()
 
 

@@ -221,7 +221,7 @@ def keep_if_best(model: Any, found: Dict[str, float], at: Progress, settings: Lo
 def test(model: Any, split: Any, run: Run) -> None:
     """Rank a split with best.pth and add the result to the run's folder, if the settings ask for it."""
     if run.is_tested:
-        load_weights(model, load_checkpoint(run.folder / BEST)["state_dict"], run.folder / BEST)
+        load_weights(model, load_checkpoint(run.folder / BEST, mmap=True)["state_dict"], run.folder / BEST)
         ranking = model.eval().test(split, run.compute, run.processes)
         if run.processes.first:
             ranking.write(run.folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -10,42 +10,86 @@ from torch.nn import functional as F
 
 from common.compute import fp32_product
 
+LOGITS_AT_ONCE = 2**22  # 16 MB: of more, `cross_entropy_over_all` holds only those of
+ROWS_AT_ONCE = 128
 
-def recommendation_loss(
-    preference: Tensor,
-    items: Tensor,
-    targets: Tensor,
-    temperature: float = 1.0,
-    loss: str = "cross_entropy",
-    n_negatives: int = 256,
-) -> Tensor:
-    """Cross entropy of each target over all items, or sampled softmax.
 
-    Sampled softmax as in eSASRec (arXiv 2508.06450): negatives are uniform over all items but the padding, drawn with
-    replacement and for each prediction anew. One may be the target or in the history. With the logQ correction of
-    arXiv 2507.09331 the loss estimates that over all items but the padding: draws of the target are left out, and with
-    m draws left log((n - 2) / m) is added to their logits.
+def cross_entropy(preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross entropy of each target over all items, in fp32.
+
+    With many items, only the logits of `ROWS_AT_ONCE` predictions are in memory.
 
     Args:
-        preference: (N, d); items: (n, d), row 0 is padding; targets: (N,).
-        loss: cross_entropy, sampled_softmax or sampled_softmax_logq.
-        n_negatives: k of both sampled softmaxes.
+        preference: (N, d); items: (n, d); targets: (N,).
     """
-    if loss == "cross_entropy":
-        logits, labels = fp32_product(preference, items), targets
-    else:
-        drawn = torch.randint(1, len(items), (len(targets), n_negatives), device=targets.device)
-        candidates = F.embedding(torch.cat([targets[:, None], drawn], dim=1), items)  # (N, 1 + k, d), the target first
-        with torch.autocast(preference.device.type, enabled=False):
-            logits = (candidates.float() @ preference.float()[:, :, None]).squeeze(-1)
-        labels = torch.zeros_like(targets)
+    if len(targets) * len(items) <= LOGITS_AT_ONCE:
+        logits = fp32_product(preference, items)
+        return F.cross_entropy(logits if temperature == 1.0 else logits / temperature, targets)
+    with torch.autocast(preference.device.type, enabled=False):
+        loss: Tensor = _BlockwiseCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            preference.float() / temperature, items.float(), targets
+        )
+        return loss
+
+
+class _BlockwiseCrossEntropy(torch.autograd.Function):
+    """The gradients of a block of rows are computed in the forward pass, so that its logits are needed only once."""
+
+    @staticmethod
+    def forward(ctx: Any, preference: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+        own = items[targets]
+        of_preference, of_items = torch.empty_like(preference), torch.zeros_like(items)
+        total = -(preference * own).sum()
+        logits = preference.new_empty(min(ROWS_AT_ONCE, len(targets)), len(items))
+        for rows, out in zip(preference.split(ROWS_AT_ONCE), of_preference.split(ROWS_AT_ONCE)):
+            exponentials = torch.mm(rows, items.T, out=logits[: len(rows)])
+            highest = exponentials.amax(dim=1, keepdim=True)
+            norm = exponentials.sub_(highest).exp_().sum(dim=1, keepdim=True)
+            total += (norm.log() + highest).sum()
+            torch.mm(exponentials, items, out=out).div_(norm)
+            of_items.addmm_(exponentials.T, rows / norm)
+        of_preference -= own
+        of_items.index_add_(0, targets, preference, alpha=-1)
+        ctx.save_for_backward(of_preference, of_items)
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tuple[Tensor, Tensor, None]:
+        scale = gradients[0] / len(ctx.saved_tensors[0])
+        of_preference, of_items = ctx.saved_tensors
+        return of_preference * scale, of_items * scale, None
+
+
+def with_negatives(targets: Tensor, n_items: int, n_negatives: int) -> Tensor:
+    """Each target and its k negatives as rows of the item table: (N,) → (N, 1 + k).
+
+    Negatives are uniform over all items but the padding, drawn with replacement and for each prediction anew. One may
+    be the target or in the history.
+    """
+    drawn = torch.randint(1, n_items, (len(targets), n_negatives), device=targets.device)
+    return torch.cat([targets[:, None], drawn], dim=1)
+
+
+def sampled_softmax(
+    preference: Tensor, candidates: Tensor, rows: Tensor, temperature: float = 1.0, logq_of: Optional[int] = None
+) -> Tensor:
+    """Cross entropy of each target over itself and its negatives, in fp32, as in eSASRec (arXiv 2508.06450).
+
+    Args:
+        preference: (N, d); candidates: (N, 1 + k, d), the vectors of ``rows``, (N, 1 + k) of `with_negatives`.
+        logq_of: rows n of the item table, for the logQ correction of arXiv 2507.09331: the loss estimates that over
+            all items but the padding. Draws of the target are left out, and with m draws left log((n - 2) / m) is added
+            to their logits.
+    """
+    with torch.autocast(preference.device.type, enabled=False):
+        logits = (candidates.float() @ preference.float()[:, :, None]).squeeze(-1)
     logits = logits if temperature == 1.0 else logits / temperature
-    if loss == "sampled_softmax_logq":
-        hits = drawn == targets[:, None]
+    if logq_of is not None:
+        hits = rows[:, 1:] == rows[:, :1]
         left = (~hits).sum(dim=1, keepdim=True).clamp(min=1)
-        negatives = (logits[:, 1:] + torch.log((len(items) - 2) / left)).masked_fill(hits, -torch.inf)
+        negatives = (logits[:, 1:] + torch.log((logq_of - 2) / left)).masked_fill(hits, -torch.inf)
         logits = torch.cat([logits[:, :1], negatives], dim=1)
-    return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, torch.zeros_like(rows[:, 0]))
 
 
 def contrastive_loss(

@@ -6,7 +6,7 @@ Parameter names are those of the published weights.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Type
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from stage2_sequence_preference_learning.settings import (
     SICSRecSettings,
     TransformerSettings,
 )
+
+ITEMS_AT_ONCE = 2**16  # contents that are computed at once, for ranking
 
 
 class SequenceModel(RankingModel):
@@ -55,7 +57,7 @@ class SequenceModel(RankingModel):
         """
         std = self.settings.initializer_range
         for module in self.modules():
-            if normal and isinstance(module, (nn.Linear, nn.Embedding)):
+            if normal and isinstance(module, (nn.Linear, nn.Embedding)) and module.weight.requires_grad:
                 nn.init.normal_(module.weight, std=std)
             if normal and isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -104,7 +106,10 @@ class ContentModel(SequenceModel):
         self.modalities: List[str] = list(s.modalities)
         for modality in self.modalities:
             features = self.data.features[modality]  # (n_items, width), row 0 is padding
-            table = nn.Embedding(features.shape[0], features.shape[1], padding_idx=0)
+            if s.train_features:
+                table = nn.Embedding(features.shape[0], features.shape[1], padding_idx=0)
+            else:
+                table = nn.Embedding.from_pretrained(features, padding_idx=0)  # frozen, without a copy
             self.add_module(f"plm_{modality}_embedding", table)
             self.add_module(f"{modality}_adapter", Adapter(features.shape[1], self.d))
         self._fixed_contents: Optional[Tensor] = None
@@ -117,7 +122,7 @@ class ContentModel(SequenceModel):
     @contextmanager
     def fixed_items(self) -> Iterator[None]:
         """As in `RankingModel`, with the contents of all items."""
-        self._fixed_contents = self.content(self.all_items())
+        self._fixed_contents = torch.cat([self.content(ids) for ids in self.all_items().split(ITEMS_AT_ONCE)])
         try:
             with super().fixed_items():
                 yield
@@ -129,13 +134,19 @@ class ContentModel(SequenceModel):
         return torch.arange(self.n_items, device=self.position_embedding.weight.device)
 
     def fill_tables(self) -> None:
-        """Start the feature tables from stage 1."""
-        for modality, table in zip(self.modalities, self.feature_tables()):
-            table.data.copy_(self.data.features[modality])
+        """Start the trained feature tables from stage 1."""
+        for modality in self.modalities if self.settings.train_features else ():
+            self.get_submodule(f"plm_{modality}_embedding").weight.data.copy_(self.data.features[modality])
 
-    def feature_tables(self) -> List[Tensor]:
-        """The trainable tables T and I, those of ``modalities``."""
-        return [self.get_submodule(f"plm_{modality}_embedding").weight for modality in self.modalities]
+    def trained_tables(self) -> List[Tensor]:
+        """The tables T and I, those of ``modalities``; none if they are frozen."""
+        tables = [self.get_submodule(f"plm_{modality}_embedding").weight for modality in self.modalities]
+        return [table for table in tables if table.requires_grad]
+
+    def weights_to_continue(self) -> Dict[str, Tensor]:
+        """All weights but frozen tables of features."""
+        names = () if self.settings.train_features else tuple(f"plm_{modality}_" for modality in self.modalities)
+        return {name: weight for name, weight in self.state_dict().items() if not name.startswith(names)}
 
     def content(self, items: Tensor) -> Tensor:
         """c = normalize(text_adapter(T) + image_adapter(I)) of item ids (n,): (n, d)."""
@@ -185,12 +196,17 @@ class Content_SeqEncoder(ContentModel):
 
     def loss_terms(self, batch: Batch) -> Terms:
         """rec + λ·Σ‖table‖₂ + α·contrastive."""
-        contents = self.candidates()  # every item once: the ranking needs all of them
-        u = self._at_predictions(F.embedding(batch.items, contents), batch)
-        own = F.embedding(batch.targets, contents)
+        contents: Union[Tensor, Callable[[Tensor], Tensor]]
+        if self.settings.loss == "cross_entropy":
+            contents = self.candidates()  # every item once: the loss needs all of them
+            inside, own = F.embedding(batch.items, contents), F.embedding(batch.targets, contents)
+        else:
+            contents = self.content
+            inside, own = self.content_of(batch)
+        u, tables = self._at_predictions(inside, batch), self.trained_tables()
         return {
             "rec": self.recommendation_loss(u, contents, batch.targets, self.temperature),
-            "reg": self.lamba * table_regularization(self.feature_tables()),
+            **({"reg": self.lamba * table_regularization(tables)} if tables else {}),
             "contrastive": self.alpha
             * contrastive_loss(u, own, batch.targets, batch.sequences, self.temperature, self.mask_same_target),
         }
@@ -275,13 +291,16 @@ class SICSRec(ContentModel):
 
     def loss_terms(self, batch: Batch) -> Terms:
         """rec + λ·Σ‖table‖₂ + α·contrastive."""
+
+        def items(rows: Optional[Tensor] = None) -> Tensor:  # dropout on the ID table: S18
+            vectors = self.item_embedding.weight if rows is None else self.item_embedding(rows)
+            return F.normalize(dropout(vectors, self.settings.item_dropout, self.training), dim=-1)
+
         inside, own = self.content_of(batch)
         u = self._preference(inside, batch)
-        table = self.item_embedding.weight
-        items = F.normalize(dropout(table, self.settings.item_dropout, self.training), dim=-1)
         return {
             "rec": self.recommendation_loss(u, items, batch.targets, self.temperature),
-            "reg": self.lamba * table_regularization([table, *self.feature_tables()]),
+            "reg": self.lamba * table_regularization([self.item_embedding.weight, *self.trained_tables()]),
             "contrastive": self.alpha
             * contrastive_loss(u, own, batch.targets, batch.sequences, self.temperature, self.mask_same_target),
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Dict, Iterator, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from recbole.config import Config
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
+from torch.nn import functional as F
 
 from common.compute import Compute, Processes
 from common.ranking import TOP, Ranking, rank_batches
 from common.run import LoopSettings
 from common.settings import as_dict, typed
 from stage2_sequence_preference_learning.data import EvalLoader, SequenceData, data_of_recbole
-from stage2_sequence_preference_learning.losses import recommendation_loss
+from stage2_sequence_preference_learning.losses import cross_entropy, sampled_softmax, with_negatives
 from stage2_sequence_preference_learning.packing import Batch, batch_of_rows
 from stage2_sequence_preference_learning.settings import HistorySettings, LossSettings
 
@@ -95,12 +96,26 @@ class RankingModel(SequentialRecommender):
         return {"rec": self.recommendation_loss(self.preference(batch), items, batch.targets)}
 
     def recommendation_loss(
-        self, preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0
+        self,
+        preference: Tensor,
+        items: Union[Tensor, Callable[..., Tensor]],
+        targets: Tensor,
+        temperature: float = 1.0,
     ) -> Tensor:
-        """Cross entropy over all items (n, d), or sampled softmax, as the settings say."""
+        """Cross entropy over all items, or sampled softmax, as the settings say.
+
+        Args:
+            preference: (N, d); targets: (N,).
+            items: (n_items, d), or a function of rows of the item table, (…) → (…, d), which without rows gives all.
+        """
         s = self.settings
-        loss = (s.loss, s.n_negatives) if isinstance(s, LossSettings) else ()
-        return recommendation_loss(preference, items, targets, temperature, *loss)
+        if not isinstance(s, LossSettings) or s.loss == "cross_entropy":
+            table = items if isinstance(items, Tensor) else items()
+            return cross_entropy(preference, table, targets, temperature)
+        rows = with_negatives(targets, self.n_items, s.n_negatives)
+        candidates = F.embedding(rows, items) if isinstance(items, Tensor) else items(rows)
+        logq_of = self.n_items if s.loss == "sampled_softmax_logq" else None
+        return sampled_softmax(preference, candidates, rows, temperature, logq_of)
 
     def choose(self, option: float) -> None:
         """Take one of the model's ``options``."""

@@ -193,6 +193,11 @@ class ContentSettings(SearchSettings, TransformerSettings, FeatureSettings):
     temperature: float = setting(0.05, "τ of both tasks", minimum=1e-6)
     lamba: float = setting(0.01, "λ of the tables' norms", minimum=0)
     alpha: float = setting(1.0, "α, weight of the content-aware contrastive task", minimum=0)
+    train_features: bool = setting(
+        True,
+        "train the tables of features; false keeps them as stage 1 wrote them, with a quarter of the memory",
+        shapes="changed",
+    )
     mask_same_target: Optional[bool] = switch("S10", "leave rows with the same target out of the contrastive sum")
     normal_init: Optional[bool] = switch(
         "S16", "all weights start from N(0, initializer_range); released: torch's defaults, and equal layers in a stack"

@@ -1,11 +1,19 @@
 """The loss's terms against the formulas, written out with plain loops."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from stage2_sequence_preference_learning.losses import contrastive_loss, recommendation_loss, table_regularization
+from stage2_sequence_preference_learning import losses
+from stage2_sequence_preference_learning.losses import (
+    contrastive_loss,
+    cross_entropy,
+    sampled_softmax,
+    table_regularization,
+    with_negatives,
+)
 
 TEMPERATURE = 0.5
 
@@ -21,14 +29,33 @@ def dot(a, b):
     return sum(float(x) * float(y) for x, y in zip(a, b))
 
 
-def test_recommendation_loss(drawn):
+def test_cross_entropy(drawn):
     u, items = drawn
     targets = [3, 0, 4, 1, 1]
     expected = 0.0
     for i, target in enumerate(targets):
         denominator = sum(math.exp(dot(u[i], item) / TEMPERATURE) for item in items)
         expected -= math.log(math.exp(dot(u[i], items[target]) / TEMPERATURE) / denominator) / len(targets)
-    assert recommendation_loss(u, items, torch.tensor(targets), TEMPERATURE).item() == pytest.approx(expected, abs=1e-6)
+    assert cross_entropy(u, items, torch.tensor(targets), TEMPERATURE).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cross_entropy_in_blocks_has_the_same_value_and_gradients(dtype, monkeypatch):
+    torch.manual_seed(0)
+    u, items, targets = torch.randn(300, 8).to(dtype), torch.randn(50, 8), torch.randint(50, (300,))
+    found = []
+    for logits_at_once in (losses.LOGITS_AT_ONCE, 0):
+        monkeypatch.setattr(losses, "LOGITS_AT_ONCE", logits_at_once)
+        leaves = [u.clone().requires_grad_(), items.clone().requires_grad_()]
+        loss = cross_entropy(*leaves, targets, 0.05)
+        found.append([loss, *torch.autograd.grad(2 * loss, leaves)])
+    for whole, blocks in zip(*found):
+        torch.testing.assert_close(blocks, whole)
+
+
+def softmax_of(u, items, targets, temperature, k, logq=False):
+    rows = with_negatives(targets, len(items), k)
+    return sampled_softmax(u, items[rows], rows, temperature, len(items) if logq else None)
 
 
 def test_sampled_softmax(drawn):
@@ -37,7 +64,7 @@ def test_sampled_softmax(drawn):
     torch.manual_seed(1)
     negatives = torch.randint(1, 50, (5, 6))  # rows of one prediction each; row 0 is the padding
     torch.manual_seed(1)
-    loss = recommendation_loss(u, items, torch.tensor(targets), TEMPERATURE, "sampled_softmax", 6)
+    loss = softmax_of(u, items, torch.tensor(targets), TEMPERATURE, 6)
     expected = 0.0
     for i, target in enumerate(targets):
         scores = [math.exp(dot(u[i], items[j]) / TEMPERATURE) for j in (target, *negatives[i].tolist())]
@@ -54,7 +81,7 @@ def test_logq_correction(drawn):
     torch.manual_seed(1)
     negatives = torch.randint(1, 6, (5, 8))
     torch.manual_seed(1)
-    loss = recommendation_loss(u, items, targets, TEMPERATURE, loss="sampled_softmax_logq", n_negatives=8)
+    loss = softmax_of(u, items, targets, TEMPERATURE, 8, logq=True)
     expected = 0.0
     for i, target in enumerate(targets.tolist()):
         kept = [j for j in negatives[i].tolist() if j != target]
@@ -62,16 +89,16 @@ def test_logq_correction(drawn):
         others = sum(4 / len(kept) * math.exp(dot(u[i], items[j]) / TEMPERATURE) for j in kept)  # Q' = 1/4
         expected -= math.log(own / (own + others)) / 5
     assert (negatives == targets[:, None]).any() and loss.item() == pytest.approx(expected, abs=1e-6)
-    estimate = recommendation_loss(u, items, targets, 1.0, "sampled_softmax_logq", 100_000)
-    exact = recommendation_loss(u, items[1:], targets - 1)
+    estimate = softmax_of(u, items, targets, 1.0, 100_000, logq=True)
+    exact = cross_entropy(u, items[1:], targets - 1)
     assert estimate.item() == pytest.approx(exact.item(), rel=0.01)
-    alone = recommendation_loss(u, items[:2], torch.ones_like(targets), 1.0, "sampled_softmax_logq", 3)
+    alone = softmax_of(u, items[:2], torch.ones_like(targets), 1.0, 3, logq=True)
     assert alone.item() == 0  # the target is the only item
 
 
 def test_negatives_are_all_items_but_the_padding():
     items = torch.zeros(4, 2, requires_grad=True)
-    recommendation_loss(torch.ones(9, 2), items, torch.full((9,), 2), 1.0, "sampled_softmax", 100).backward()
+    softmax_of(torch.ones(9, 2), items, torch.full((9,), 2), 1.0, 100).backward()
     assert (items.grad.abs().sum(dim=1) > 0).tolist() == [False, True, True, True]
 
 
@@ -94,14 +121,16 @@ def test_contrastive_loss_s10(drawn, mask_same_target):
     assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "sampled_softmax", "sampled_softmax_logq"])
-def test_logits_are_fp32_inside_autocast(loss):
+@pytest.mark.parametrize("logits_at_once", [losses.LOGITS_AT_ONCE, 0])
+@pytest.mark.parametrize("loss", [cross_entropy, partial(softmax_of, k=8), partial(softmax_of, k=8, logq=True)])
+def test_logits_are_fp32_inside_autocast(loss, logits_at_once, monkeypatch):
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", logits_at_once)
     found = []
     for enabled in (False, True):
         torch.manual_seed(0)
         u, items, targets = torch.randn(64, 32), torch.randn(50, 32), torch.arange(64) % 50
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            found.append(recommendation_loss(u, items, targets, 0.05, loss, 8))
+            found.append(loss(u, items, targets, temperature=0.05))
     assert torch.equal(*found)
 
 

@@ -155,6 +155,29 @@ def test_causal_pass_equals_separate_prefixes(datasets_dir, name):
         assert torch.allclose(gradient, gradients[1][parameter], atol=1e-4), parameter
 
 
+@pytest.mark.parametrize("name", ["Content_SeqEncoder", "SICSRec"])
+def test_frozen_features_and_sampled_items(datasets_dir, name):
+    """The loss reads the vectors that ranking reads; the tables of features have no gradient and are no copy."""
+    model, _, data = make_model(datasets_dir, name, train_features=False, loss="sampled_softmax", n_negatives=7)
+    tables = {modality: model.get_submodule(f"plm_{modality}_embedding").weight for modality in data.features}
+    assert all(table.data_ptr() == data.features[modality].data_ptr() for modality, table in tables.items())
+    read = []
+    loss = model.recommendation_loss
+
+    def spy(preference, items, *others):
+        rows = torch.randint(1, model.n_items, (5, 3))
+        read.append((items(rows), model.candidates()[rows]))
+        return loss(preference, items, *others)
+
+    model.recommendation_loss = spy
+    model.eval()
+    terms = model.loss_terms(separate_rows(data.train))
+    torch.testing.assert_close(*read[0])
+    sum(terms.values()).backward()
+    assert all(table.grad is None for table in tables.values())
+    assert model.text_adapter.fc1.weight.grad.any()
+
+
 def names_of(prefix, parts):
     return {f"{prefix}.{part}.{kind}" for part in parts for kind in ("weight", "bias")}
 

@@ -66,9 +66,13 @@ def test_two_steps_in_one_command(datasets_dir, tmp_path):
     assert len((folder / "ranks.csv").read_text().splitlines()) == 1 + 12
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resumed_equals_uninterrupted(datasets_dir, tmp_path, monkeypatch, precision):
-    whole = SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "whole", precision=precision))
+@pytest.mark.parametrize(
+    "values",
+    [{"precision": "fp32"}, {"precision": "bf16"}, {"train_features": False, "loss": "sampled_softmax_logq"}],
+    ids=str,
+)
+def test_resumed_equals_uninterrupted(datasets_dir, tmp_path, monkeypatch, values):
+    whole = SICSRec_main1.train(settings_of(datasets_dir, tmp_path / "whole", **values))
     original, saved = training.save_last, []
 
     def dies_after_the_second_epoch(*arguments):
@@ -78,11 +82,13 @@ def test_resumed_equals_uninterrupted(datasets_dir, tmp_path, monkeypatch, preci
             raise KeyboardInterrupt
 
     step_1 = str(only_run(tmp_path / "whole", "ID_SeqEncoder") / "best.pth")
-    cut = settings_of(datasets_dir, tmp_path / "cut", pretrain_id=step_1, precision=precision)
+    cut = settings_of(datasets_dir, tmp_path / "cut", pretrain_id=step_1, **values)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(training, "save_last", dies_after_the_second_epoch)
         SICSRec_main1.train(cut)
     assert not (only_run(tmp_path / "cut") / "made.json").exists()
+    last = torch.load(only_run(tmp_path / "cut") / "last.pth", weights_only=True)["weights"]
+    assert any("plm_" in name for name in last) == cut.train_features
     assert_same_results(SICSRec_main1.train(cut), whole)
 
 
