@@ -130,7 +130,7 @@ def test_each_setting_is_read(name: str, datasets_dir: Path, monkeypatch: pytest
         model.loss_terms(all_packed(data))
     model.full_sort_scores(separate_rows(data.test))
     own = {f.name for f in dataclasses.fields(SCHEMAS[name])} - {f.name for f in dataclasses.fields(BaselineSettings)}
-    assert not own - read - {"strategy", "features_dir"}  # which load_splits reads
+    assert not own - read - {"strategy", "features_dir", "n_negatives"}  # of load_splits, and of the sampled softmax
 
 
 def test_bert4rec_masks_and_predicts_after_the_history(datasets_dir: Path) -> None:
