@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from adrec.encoders import identity
 from common.compute import fp32_product
 
+WHITENED_BY = 100_000  # items
+
 
 class Adapter(nn.Module):
     """Whitened item vectors through a trained linear layer that starts as the identity.
@@ -33,13 +35,16 @@ class Adapter(nn.Module):
         """Take mean and covariance of the catalogue's vectors (n, d); whitened vectors have lengths near 1.
 
         The covariance is that of Ledoit and Wolf (2004). The sample covariance of few items has variances near zero in
-        most directions, along which new items would become very long.
+        most directions, along which new items would become very long. Of a large catalogue it is taken from evenly
+        spaced items, `WHITENED_BY` at most.
         """
-        centred = (vectors - vectors.mean(dim=0)).double().cpu().numpy()
+        mean = vectors.mean(dim=0)
+        sample = vectors[:: -(-len(vectors) // WHITENED_BY)]
+        centred = (sample - mean).double().cpu().numpy()
         covariance, _ = ledoit_wolf(centred, assume_centered=True)
         values, axes = torch.linalg.eigh(torch.from_numpy(covariance))
         whitening = axes @ torch.diag(values.clamp(min=1e-12).rsqrt()) @ axes.T / vectors.shape[1] ** 0.5
-        self.mean.copy_(vectors.mean(dim=0))
+        self.mean.copy_(mean)
         self.whitening.copy_(whitening)
 
     def forward(self, vectors: Tensor) -> Tensor:

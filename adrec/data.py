@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MASK, SEP = "[MASK]", "[SEP]"
+TOKENISED_AT_ONCE = 10_000  # texts; their ids are Python integers until they are in an array
 ALONE = Processes()
 
 # --- texts ---
@@ -69,7 +70,7 @@ class Texts(OnDevice):
 class Tokens:
     """Token ids of n texts, end to end: text i has ``ids[starts[i]:starts[i + 1]]``."""
 
-    ids: np.ndarray
+    ids: np.ndarray  # (T,) int32
     starts: np.ndarray
     pad: int = 0  # id of padding
     padded_to: Optional[int] = None  # A2 released: positions of each text that are run, padding too
@@ -88,14 +89,15 @@ class Tokens:
 
     def renumbered(self, vocabulary: np.ndarray) -> Tokens:
         """Ids as places in ``vocabulary``."""
-        return replace(self, ids=np.searchsorted(vocabulary, self.ids), pad=int(vocabulary.searchsorted(self.pad)))
+        ids = np.searchsorted(vocabulary, self.ids).astype(np.int32)
+        return replace(self, ids=ids, pad=int(vocabulary.searchsorted(self.pad)))
 
     def texts(self, items: np.ndarray) -> Texts:
         """The tokens of some items, sorted by their lengths."""
         lengths = self.lengths[items]
         run = lengths if self.padded_to is None else np.full(len(items), self.padded_to)
         places = ranges(self.starts[items], lengths)
-        ids = self.ids[places]
+        ids = self.ids[places].astype(np.int64)
         if self.padded_to is not None:
             real = ranges(np.zeros_like(run), run) < np.repeat(lengths, run)
             padded = np.full(len(real), self.pad)
@@ -107,10 +109,15 @@ class Tokens:
 
 def tokenise(texts: Sequence[str], settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """Token ids of texts, each cut to ``max_text_tokens``."""
-    ids: List[List[int]] = tokenizer(list(texts), truncation=True, max_length=settings.max_text_tokens)["input_ids"]
-    starts = starts_of(np.array([len(one) for one in ids]))
+    ids: List[np.ndarray] = []
+    lengths: List[int] = []
+    for start in range(0, len(texts), TOKENISED_AT_ONCE):
+        some = list(texts[start : start + TOKENISED_AT_ONCE])
+        found = tokenizer(some, truncation=True, max_length=settings.max_text_tokens)["input_ids"]
+        ids.append(np.concatenate(found).astype(np.int32))
+        lengths += map(len, found)
     padded_to = None if settings.mean_over_real else settings.max_text_tokens
-    return Tokens(np.concatenate(ids).astype(np.int64), starts, int(tokenizer.pad_token_id), padded_to)
+    return Tokens(np.concatenate(ids), starts_of(np.array(lengths)), int(tokenizer.pad_token_id), padded_to)
 
 
 def item_tokens(dataset: Dataset, settings: ADRecSettings, tokenizer: PreTrainedTokenizerBase) -> Tokens:
@@ -222,15 +229,14 @@ class TrainLoader:
         """The batch of some rows, sorted by the lengths of their histories."""
         rows = rows[np.argsort(self.rows.stop[rows] - self.rows.start[rows], kind="stable")]
         history, lengths = self.rows.histories(rows)
-        items = np.unique(np.concatenate([history, self.rows.targets[rows]]))
-        items = items[np.argsort(self.tokens.lengths[items], kind="stable")]
-        place = np.empty(len(self.tokens), dtype=np.int64)
-        place[items] = np.arange(len(items))
+        items, number = np.unique(np.concatenate([history, self.rows.targets[rows]]), return_inverse=True)
+        order = np.argsort(self.tokens.lengths[items], kind="stable")
+        items, places = items[order], torch.from_numpy(np.argsort(order)[number])
         return Batch(
             torch.from_numpy(items),
             self.tokens.texts(items) if self.settings.train_text else None,
-            torch.from_numpy(place[history]),
+            places[: len(history)],
             Ragged.of(lengths),
-            torch.from_numpy(place[self.rows.targets[rows]]),
+            places[len(history) :],
             same_in_all_processes,
         )

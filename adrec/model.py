@@ -20,10 +20,11 @@ from adrec.losses import angular_margin_infonce
 from adrec.ragged import Ragged
 from adrec.settings import ADRecSettings
 from common.compute import Compute, Processes, fp32_product
-from common.ranking import TOP, Ranking, rank_batches
+from common.ranking import TOP, Ranking, rank_batches, users_at_once
 
 NO_ITEM = -1  # the item of a fresh queue's random vectors
-TEXTS_AT_ONCE, USERS_AT_ONCE = 256, 1024
+TEXTS_AT_ONCE, ITEMS_AT_ONCE = 256, 2**16
+REMEMBERED = 2**30  # largest number of values that frozen layers leave for all tokens: 4 GB
 TABLE = "text.embeddings.word_embeddings.weight"
 ALONE = Processes()
 
@@ -75,8 +76,10 @@ class Encoders(nn.Module):
             tokens: of all items of the data set by id; with ``new``, of other items.
         """
         self.eval()
-        texts = self.encode_texts(tokens, compute) if self.fixed is None else self.fixed
-        return self.adapted(texts, None if new else torch.arange(len(tokens), device=compute.device))
+        texts = self.encode_texts(tokens, compute) if self.fixed is None else self.fixed.clone()
+        for ids in torch.arange(len(tokens), device=compute.device).split(ITEMS_AT_ONCE):
+            texts[ids] = self.adapted(texts[ids], None if new else ids)
+        return texts
 
     @torch.no_grad()
     def encode_histories(self, items: Tensor, rows: Rows, chosen: np.ndarray) -> Tensor:
@@ -99,8 +102,8 @@ class Encoders(nn.Module):
         """
         self.eval()
         unit = F.normalize(items, dim=1)
-        share = max(1, min(USERS_AT_ONCE, -(-len(rows) // processes.size)))
-        for chosen in list(by_length(rows.stop - rows.start, share))[processes.rank :: processes.size]:
+        size = users_at_once(len(rows), len(items), processes)
+        for chosen in list(by_length(rows.stop - rows.start, size))[processes.rank :: processes.size]:
             scores = fp32_product(self.encode_histories(items, rows, chosen), unit)
             yield chosen, scores, torch.from_numpy(rows.targets[chosen]).to(items.device)
 
@@ -254,7 +257,7 @@ class ADRec(nn.Module):
             tokens: of all items, by id.
         """
         s, sides, text = self.settings, (self.query, self.key), self.query.text
-        if s.frozen_text_layers and tokens.padded_to is None:
+        if s.frozen_text_layers and tokens.padded_to is None and len(tokens.ids) * text.width <= REMEMBERED:
             out = torch.empty(len(tokens.ids), text.width, device=compute.device)
             for items in by_length(tokens.lengths, TEXTS_AT_ONCE):
                 texts = tokens.texts(items).to(compute.device)

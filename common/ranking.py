@@ -20,6 +20,8 @@ from common.splits import Splits
 TOPK = (5, 10)
 TOP = 10  # items of top.npy
 COLUMNS_AT_ONCE = 2**16  # a block of scores that is compared at once; more leave the CPU's cache
+SCORES_AT_ONCE = 2**24  # scores of one batch, 64 MB
+USERS_AT_ONCE = 1024  # of similar length, so that rows are narrow
 
 
 class NotFinite(UserError):
@@ -60,6 +62,11 @@ def target_ranks(
     theirs = scores[rows, columns]
     above = (theirs > own[rows, 0]).double() + (theirs == own[rows, 0]).double() / 2
     return ranks, ranks.index_add(0, rows, -above)
+
+
+def users_at_once(n_users: int, n_items: int, processes: Processes) -> int:
+    """Users of a batch, so that memory does not grow with the catalogue and each process has its share."""
+    return max(1, min(SCORES_AT_ONCE // n_items, USERS_AT_ONCE, -(-n_users // processes.size)))
 
 
 @torch.no_grad()

@@ -19,13 +19,12 @@ from common.compute import Processes
 from common.dataset import Dataset, load_dataset
 from common.errors import UserError
 from common.features import features_path, load_features
+from common.ranking import users_at_once
 from common.splits import Splits, split_dataset
 from stage2_sequence_preference_learning.packing import Batch, Sequences, batches_by_targets, one_row_each, pack
 from stage2_sequence_preference_learning.settings import FeatureSettings, HistorySettings
 
 ALONE = Processes()
-SCORES_AT_ONCE = 2**24  # scores of one evaluation batch, 64 MB
-USERS_AT_ONCE = 1024  # of similar length, so that rows are narrow
 RUNS_AT_ONCE = 2**14  # bounds memory
 
 
@@ -221,8 +220,7 @@ class EvalLoader:
     def __init__(self, sequences: Sequences, n_items: int, processes: Processes = ALONE) -> None:
         self.sequences = sequences
         by_length = np.argsort(sequences.lengths, kind="stable")
-        share = -(-len(by_length) // processes.size)
-        size = max(1, min(SCORES_AT_ONCE // n_items, USERS_AT_ONCE, share))
+        size = users_at_once(len(by_length), n_items, processes)
         batches = [by_length[i : i + size] for i in range(0, len(by_length), size)]
         self.batches: List[np.ndarray] = batches[processes.rank :: processes.size]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from adrec_helpers import tiny_adrec, tiny_adrec_dataset, tiny_settings, tiny_tokenizer
 from tiny import tiny_sequences
 
-from adrec.data import TrainLoader, item_texts, item_tokens, rows_of
+from adrec.data import Rows, Tokens, TrainLoader, item_texts, item_tokens, rows_of, tokenise
 from adrec.ragged import Ragged
 from common.compute import Processes
 from common.errors import UserError
@@ -53,6 +55,17 @@ def test_fields_order_and_languages_are_settings_and_unknown_fields_are_refused(
         item_texts(dataset, tiny_settings(tmp_path, fields=["title", "colour"]), tokenizer)
 
 
+def test_texts_are_tokenised_in_parts(tmp_path: Path) -> None:
+    settings, tokenizer = tiny_settings(tmp_path, max_text_tokens=9), tiny_tokenizer(tmp_path / "model")
+    texts = [("spicy " * n).strip() for n in range(8)]
+    expected = [tokenizer(text, truncation=True, max_length=9)["input_ids"] for text in texts]
+    for size in (1, 3, 100):
+        with mock.patch("adrec.data.TOKENISED_AT_ONCE", size):
+            tokens = tokenise(texts, settings, tokenizer)
+        assert [part.tolist() for part in np.split(tokens.ids, tokens.starts[1:-1])] == expected
+        assert tokens.ids.dtype == np.int32 and tokens.renumbered(tokens.vocabulary()).ids.dtype == np.int32
+
+
 def test_rows_are_every_prefix_of_the_train_part_and_one_held_out_row_a_user(tmp_path: Path) -> None:
     dataset = tiny_adrec_dataset(tmp_path)
     expected = {"train": [], "valid": [], "test": []}
@@ -90,6 +103,21 @@ def test_a_batch_holds_each_distinct_item_once(tmp_path: Path) -> None:
     assert len(set(batch.items.tolist())) == len(batch.items)
     assert batch.texts is not None
     assert batch.texts.counts.tolist() == sorted(tiny.tokens.lengths[batch.items.numpy()].tolist())
+
+
+def test_the_memory_of_a_batch_does_not_grow_with_the_catalogue(tmp_path: Path) -> None:
+    peaks = []
+    for n_items in (10**3, 10**6):
+        tokens = Tokens(np.zeros(n_items, np.int32), np.arange(n_items + 1))
+        items, places = np.arange(0, n_items, n_items // 20), np.arange(1, 20)
+        rows = Rows(items, places - 1, places, items[places], places)
+        loader = TrainLoader(rows, tokens, tiny_settings(tmp_path))
+        loader.batch(places[:6])  # remembers the lengths of all texts
+        tracemalloc.start()
+        loader.batch(places[:6])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_processes_share_a_batch_and_all_take_one_that_is_too_small(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import math
 from pathlib import Path
 from typing import Any, Dict, List
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,13 +18,13 @@ from no_waiting import GPU, step_without_waiting
 from torch.nn import functional as F
 
 from adrec.additions import Adapter, refined_logq
-from adrec.data import Batch
+from adrec.data import Batch, Split
 from adrec.encoders import SequenceEncoder
 from adrec.losses import angular_margin_infonce
 from adrec.model import ADRec, Queue
 from adrec.ragged import Ragged
 from adrec.settings import ADRecSettings
-from common.compute import pick_compute
+from common.compute import Processes, pick_compute
 
 CPU = pick_compute("cpu", "fp32")
 
@@ -371,6 +372,24 @@ def test_offsets_are_added_to_known_items_and_reached_by_their_gradient_alone(tm
     assert set(weight.grad.abs().sum(dim=1).nonzero().flatten().tolist()) == set(batch.items.tolist())
 
 
+@pytest.mark.parametrize("values", [{}, {"adapter": True, "item_offsets": True}, {"train_text": False}])
+def test_ranks_do_not_depend_on_how_much_is_computed_at_once(tmp_path: Path, values: Dict[str, Any]) -> None:
+    tiny = tiny_adrec(tmp_path, **values)
+    model, split = tiny.model, Split(tiny.loader.rows, tiny.tokens)
+    model.compute_constants(tiny.tokens, CPU)
+    if model.query.offsets is not None:
+        torch.nn.init.normal_(model.query.offsets.weight)
+    fixed = None if model.query.fixed is None else model.query.fixed.clone()
+    whole, expected = model.query.encode_items(tiny.tokens, CPU), model.rank(split, CPU, Processes())
+    with mock.patch("common.ranking.SCORES_AT_ONCE", 50), mock.patch("adrec.model.ITEMS_AT_ONCE", 4):
+        items = model.query.encode_items(tiny.tokens, CPU)
+        sizes = [len(targets) for _, _, targets in model.query.scored(split.rows, items)]
+        ranks = model.rank(split, CPU, Processes())
+    assert set(sizes[:-1]) == {50 // 15} and sum(sizes) == len(ranks)
+    torch.testing.assert_close(items, whole)
+    assert ranks.tolist() == expected.tolist() and (fixed is None or torch.equal(fixed, model.query.fixed))
+
+
 def test_offsets_are_dropped_for_whole_items(tmp_path: Path) -> None:
     model = tiny_adrec(tmp_path, item_offsets=True, offset_dropout=0.4).model
     offsets = model.query.offsets
@@ -391,6 +410,11 @@ def test_adapter_whitens_and_does_not_blow_up_what_a_small_catalogue_did_not_sho
     out = adapter(items)
     torch.testing.assert_close(out.mean(dim=0), torch.zeros(32), atol=1e-4, rtol=0)
     torch.testing.assert_close(out.T @ out / len(out), torch.eye(32) / 32, atol=3e-3, rtol=0)
+    mean, whitening = adapter.mean.clone(), adapter.whitening.clone()
+    with mock.patch("adrec.additions.WHITENED_BY", 7_000):  # every third
+        adapter.fit(items)
+    assert torch.equal(adapter.mean, mean) and not torch.equal(adapter.whitening, whitening)
+    torch.testing.assert_close(adapter.whitening, whitening, atol=0.2, rtol=0.1)
     adapter.fit(items[:20])  # fewer than directions
     known, new = (adapter(some).norm(dim=1).mean() for some in (items[:20], items[20:]))
     assert new < 2.5 * known

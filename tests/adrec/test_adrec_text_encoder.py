@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -82,6 +83,9 @@ def test_frozen_layers_run_without_dropout_and_once_per_item(tmp_path: Path, rem
         tiny.model.compute_constants(tiny.tokens, CPU)
         text.embeddings.word_embeddings.weight.zero_()  # not read again
     else:
+        with mock.patch("adrec.model.REMEMBERED", tiny.tokens.ids.size * 16 - 1):  # too many tokens to be remembered
+            tiny.model.compute_constants(tiny.tokens, CPU)
+        assert not len(text.remembered)
         assert torch.equal(text.frozen_part(texts), text.frozen_part(texts))  # in training mode
     text.eval()  # the trained layer without its dropout
     assert torch.allclose(text(texts), plain.eval().query.text(texts), atol=1e-5)
