@@ -1,0 +1,348 @@
+"""Seconds and peak memory over the number of interactions and over the number of items, and with several processes.
+
+    python -m benchmarks.scale                                                # all points: hours, 30 GB of disk
+    python -m benchmarks.scale 'interactions=[60000,600000]' 'items=[]' processes=2      # adds to the results there
+
+First axis: made-up interactions, 12 a user, of 2,000 items. ``prepare``: the importer reads them as CSV; ``write``:
+sequential_data.txt; ``load``: from it to the splits, ready to be packed; ``split``: by time; ID_SeqEncoder, 64 wide.
+Second axis: items, with ``of_items`` interactions. SICSRec trains with a sampled softmax and leaves features as they
+are; ADRec has a small text encoder.
+
+Each part runs in a process of its own, so that its peak memory is its own, imports included. Of an epoch ``steps``
+steps are measured, and as many batches of a ranking; seconds are scaled up. Several processes share threads and
+batches. An exponent is the slope of log seconds over log size in the last two decades. Writes scale.{json,md} and
+scale-{interactions,items}.png into ``folder``.
+"""
+
+from __future__ import annotations
+
+from common.start import run_script
+
+import argparse
+import io
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from common.dataset import load_dataset, write_dataset
+from common.errors import UserError
+from common.files import read_json, write_bytes, write_json, write_text
+from common.settings import REPOSITORY, ComputeSettings, as_dict, parse, setting
+
+N_ITEMS, PER_USER, WIDTH, USERS_AT_ONCE = 2_000, 12, 64, 64
+AXES = {
+    "interactions": ["prepare", "write", "load", "split", "ID_SeqEncoder epoch", "ID_SeqEncoder validation"],
+    "items": ["SICSRec epoch", "SICSRec test", "ADRec epoch", "ADRec test"],
+}
+OWN = {
+    "ID_SeqEncoder": {"hidden_size": WIDTH, "inner_size": WIDTH},
+    "SICSRec": {"hidden_size": WIDTH, "inner_size": WIDTH, "loss": "sampled_softmax", "train_features": False},
+    "ADRec": {"text_model": "small", "fields": ["title"]},
+}
+Found = Dict[str, Any]
+
+
+@dataclass
+class Settings(ComputeSettings):
+    """What to measure."""
+
+    interactions: List[int] = setting([60_000, 600_000, 6_000_000, 60_000_000], "sizes of the first axis", minimum=600)
+    items: List[int] = setting([1_000, 10_000, 100_000, 1_000_000], "sizes of the second axis", minimum=50)
+    of_items: int = setting(1_000_000, "interactions on the second axis", minimum=600)
+    processes: int = setting(1, "more than 1: epochs of the first axis also with this many processes", minimum=1)
+    steps: int = setting(100, "the most steps, and batches of a ranking, that are measured", minimum=2)
+    folder: str = setting("/tmp/scale", "folder of the data and of the results")
+
+
+def make(home: Path, interactions: int, n_items: int, seed: int) -> Found:
+    """Write interactions, in order of time, and items as CSV."""
+    import polars as pl
+
+    home.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    lengths = random.integers(PER_USER // 2, PER_USER * 3 // 2 + 1, interactions // PER_USER)
+    user = random.permutation(np.repeat(np.arange(len(lengths)), lengths))
+    item = (random.random(len(user)) ** 2 * n_items).astype(np.int64)
+    item[:n_items] = np.arange(n_items)[: len(item)]  # each occurs
+    random.shuffle(item)
+    log = {"user": user, "item": item, "timestamp": 1_600_000_000 + np.arange(len(user))}
+    pl.DataFrame(log).write_csv(home / "interactions.csv")
+    titles = [f"item {number} of kind {number % 97}" for number in range(n_items)]
+    pl.DataFrame({"item": np.arange(n_items), "title": titles}).write_csv(home / "items.csv")
+    return {}
+
+
+def make_features(home: Path) -> Found:
+    """Write features of the papers' widths, at random."""
+    import torch
+
+    from common.features import features_dir, features_path
+
+    n_items = load_dataset(home, home.name).n_items
+    for modality, width in {"text": 768, "image": 1000}.items():
+        path = features_path(features_dir(home, "paper"), home.name, modality)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(torch.rand(n_items, width) - 0.5, path)
+    return {}
+
+
+def timed(work: Callable[[], object]) -> float:
+    """The seconds of a call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def data_part(part: str, home: Path) -> Found:
+    """A part that trains nothing."""
+    from common.splits import SplitSettings, split_dataset
+    from importers import settings as importer
+    from stage1_content_modality_semantic_alignment import prepare_dataset
+    from stage2_sequence_preference_learning.data import load_splits
+    from stage2_sequence_preference_learning.settings import HistorySettings
+
+    shared = {"dataset": home.name, "datasets_dir": str(home.parent)}
+    if part == "prepare":
+        files = {"data_dir": str(home), "inter_file": "interactions.csv", "item_file": "items.csv"}
+        return {"seconds": timed(lambda: prepare_dataset.run(importer.Settings(**shared, source="table", **files)))}
+    if part == "load":
+        return {"seconds": timed(lambda: load_splits(HistorySettings(**shared)))}
+    data = load_dataset(home, home.name)
+    if part == "split":
+        return {"seconds": timed(lambda: split_dataset(data, SplitSettings(split="temporal")))}
+    rows, titles = zip(data.users.tolist(), data.sequences), zip(data.titles_cn, data.titles_en)
+    return {"seconds": timed(lambda: write_dataset(home / "written", home.name, rows, titles))}
+
+
+def model_part(name: str, part: str, home: Path, settings: Settings) -> Found:
+    """An epoch, a validation or a test of a model, in one or several processes."""
+    import torch
+
+    from benchmarks.measured import update
+    from common.compute import pick_compute, seed_everything, start_processes
+    from common.training import distributed, make_optimizer
+
+    processes = start_processes(settings.device)
+    compute = pick_compute(processes.device(settings.device), settings.precision)
+    seed_everything(settings.seed)
+    given = {"dataset": home.name, "datasets_dir": str(home.parent), **OWN[name]}
+    build = adrec if name == "ADRec" else stage_2
+    model, loader, rank, n_batches = build(name, part, given, compute, processes)
+    if part != "epoch":
+        first = timed(lambda: rank(1))
+        measured = min(settings.steps, n_batches)
+        seconds = timed(lambda: rank(measured)) if measured > 1 else first
+        per_batch = (seconds - first) / max(1, measured - 1)
+        return {"seconds": seconds + per_batch * (n_batches - measured), "measured": measured / n_batches}
+
+    optimizer = make_optimizer(model, model.settings)
+    stepped = distributed(model) if processes.size > 1 else model
+    model.train()
+
+    def train(steps: List[np.ndarray]) -> None:
+        for rows in steps:
+            batch = loader.load(rows)[0].to(compute.device)
+            with compute.autocast():
+                terms = stepped(batch)
+            update(optimizer, terms)
+        torch.cuda.synchronize() if compute.device.type == "cuda" else None
+
+    steps: List[np.ndarray] = []
+    order = timed(lambda: steps.extend(loader.epoch(0)))
+    train(steps[:1])  # warms up
+    some = steps[: settings.steps]
+    seconds = timed(lambda: train(some))
+    found = {"seconds": order + seconds * len(steps) / len(some), "steps/s": len(some) / seconds}
+    return {**found, "measured": len(some) / len(steps), "peaks": processes.gather(peak())}
+
+
+Built = Tuple[Any, Any, Callable[[int], object], int]  # model, training rows, a ranking of so many batches, all batches
+
+
+def stage_2(name: str, part: str, given: Found, compute: Any, processes: Any) -> Built:
+    """A model of stage 2, which validates or tests."""
+    from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
+    from stage2_sequence_preference_learning.models import MODELS
+
+    own: Any = MODELS[name].schema(**given)
+    data = load_splits(own)
+    model: Any = MODELS[name](own, data).to(compute.device)
+    train = TrainLoader(data.train, own.train_batch_size, own.seed, processes)
+    loader = EvalLoader(data.test if part == "test" else data.valid, data.n_items)
+    batches = loader.batches
+
+    def rank(count: int) -> None:
+        loader.batches = [batches[place] for place in np.linspace(0, len(batches) - 1, count).astype(int)]
+        (model.test if part == "test" else model.rank)(loader, compute, processes)
+
+    return model, train, rank, len(batches)
+
+
+def adrec(name: str, part: str, given: Found, compute: Any, processes: Any) -> Built:
+    """ADRec, which tests."""
+    from adrec.data import TrainLoader, item_tokens, rows_of
+    from adrec.encoders import TextEncoder
+    from adrec.model import ADRec, ranking_of
+    from adrec.settings import ADRecSettings
+    from common.splits import split_dataset
+    from common.text_encoders import load_bert, text_model_path
+
+    own = ADRecSettings(**given)
+    data = load_dataset(own.dataset_dir, own.dataset)
+    bert, tokenizer = load_bert(text_model_path(own.text_model, data, "en", own.seed), own.max_text_tokens)
+    text = TextEncoder(bert, own.plm_layer)
+    vocabulary, tokens = text.keep_tokens(item_tokens(data, own, tokenizer))
+    splits = split_dataset(data, own)
+    train, test = (rows_of(data, one, own.max_seq_length) for one in (splits.train, splits.test))
+    model = ADRec(text, vocabulary, own, train.target_counts(data.n_items), processes).to(compute.device)
+
+    def rank(count: int) -> None:
+        some = slice(count * USERS_AT_ONCE)
+        rows = replace(test, **{key: getattr(test, key)[some] for key in ("start", "stop", "targets", "users")})
+        ranking_of(model.query, model.query.encode_items(tokens, compute), rows, rows.users)
+
+    return model, TrainLoader(train, tokens, own, processes), rank, -(-len(test) // USERS_AT_ONCE)
+
+
+def peak() -> float:
+    """The most memory that this process has held, GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def in_process(part: str, home: Path, settings: Settings, processes: int = 1) -> Found:
+    """Run a part in a process of its own, or in several."""
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)) // processes
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads)), "PYTHONPATH": str(REPOSITORY)}
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
+    words = [f"{key}={json.dumps(value)}" for key, value in as_dict(settings).items()]
+    command = [sys.executable, *launcher, "-m", "benchmarks.scale", "--part", part, "--home", str(home), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{part} on {home}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_part(part: str, home: Path, settings: Settings) -> Found:
+    """A part, in its own process; the first process prints what it found."""
+    name, _, of_model = part.partition(" ")
+    if name == "make":
+        size, n_items = map(int, of_model.split())
+        return make(home, size, n_items, settings.seed)
+    if name == "features":
+        return make_features(home)
+    return model_part(name, of_model, home, settings) if of_model else data_part(name, home)
+
+
+def measure(axis: str, size: int, settings: Settings) -> List[Found]:
+    """All parts at one point of an axis."""
+    home = Path(settings.folder) / "data" / f"{axis}-{size}"
+    shutil.rmtree(home, ignore_errors=True)
+    counts = (size, N_ITEMS) if axis == "interactions" else (settings.of_items, size)
+    try:
+        in_process(f"make {counts[0]} {counts[1]}", home, settings)
+        if axis == "items":
+            in_process("prepare", home, settings)
+            in_process("features", home, settings)
+        rows = []
+        for part in AXES[axis]:
+            for processes in sorted({1, settings.processes if part == "ID_SeqEncoder epoch" else 1}):
+                name = part if processes == 1 else f"{part}, {processes} processes"
+                rows.append({"axis": axis, "size": size, "part": name, **in_process(part, home, settings, processes)})
+                print(rows[-1], flush=True)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return rows
+
+
+def exponent(rows: List[Found]) -> Optional[float]:
+    """The slope of log seconds over log size in the last two decades; None for one point."""
+    last = [row for row in rows if row["size"] * 100 >= rows[-1]["size"]]
+    if len(last) < 2:
+        return None
+    return float(np.polyfit(*(np.log([row[key] for row in last]) for key in ("size", "seconds")), 1)[0])
+
+
+def by_part(rows: List[Found], axis: str) -> Dict[str, List[Found]]:
+    """The rows of an axis, by part and ascending."""
+    found: Dict[str, List[Found]] = {}
+    for row in sorted((row for row in rows if row["axis"] == axis), key=lambda row: row["size"]):
+        found.setdefault(row["part"], []).append(row)
+    return found
+
+
+def table(parts: Dict[str, List[Found]], axis: str) -> str:
+    """Seconds and peak GB in Markdown; what was scaled up has the share that was measured."""
+    sizes = sorted({row["size"] for rows in parts.values() for row in rows})
+    lines = [
+        f"| s, peak GB | {' | '.join(f'{size:,} {axis}' for size in sizes)} | exponent |",
+        "|---" * (len(sizes) + 2) + "|",
+    ]
+    for part, rows in parts.items():
+        cells = {row["size"]: cell(row) for row in rows}
+        slope = exponent(rows)
+        shown = [part, *(cells.get(size, "") for size in sizes), "" if slope is None else f"{slope:.2f}"]
+        lines.append(f"| {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(row: Found) -> str:
+    """One value of the table."""
+    share, speed = row.get("measured", 1), row.get("steps/s")
+    of = f" ({share:.1%} measured)" if share < 1 else ""
+    return f"{row['seconds']:,.2f}, {row['GB']:.2f}{of}" + (f", {speed:.1f} steps/s" if speed else "")
+
+
+def plot(parts: Dict[str, List[Found]], axis: str) -> bytes:
+    """Seconds and memory over the size, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    for axes, key, label in zip(figure.subplots(1, 2), ("seconds", "GB"), ("seconds", "peak memory, GB")):
+        for part, rows in parts.items():
+            axes.loglog([row["size"] for row in rows], [row[key] for row in rows], "o-", markersize=4, label=part)
+        axes.set(xlabel=axis, ylabel=label)
+        axes.grid(color="#dfe3e9")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=160)
+    return out.getvalue()
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Measure, add to the results in the folder, print the tables."""
+    hidden = {"help": argparse.SUPPRESS}
+    command = parse(Settings, __doc__, None, argv, ((("--part",), hidden), (("--home",), hidden)), has_force=False)
+    settings, arguments = command.settings, command.arguments
+    if arguments.part:
+        found = run_part(arguments.part, Path(arguments.home), settings)
+        peaks = found.get("peaks", [peak()])
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(json.dumps({**found, "GB": max(peaks)}))
+        return
+    folder = Path(settings.folder)
+    rows: List[Found] = read_json(folder / "scale.json") if (folder / "scale.json").is_file() else []
+    for axis, sizes in {"interactions": settings.interactions, "items": settings.items}.items():
+        for size in sizes:
+            new = measure(axis, size, settings)
+            names = {row["part"] for row in new}
+            rows = [row for row in rows if (row["axis"], row["size"]) != (axis, size) or row["part"] not in names] + new
+            write_json(folder / "scale.json", rows)
+    shown = {axis: parts for axis in AXES if (parts := by_part(rows, axis))}
+    write_text(folder / "scale.md", "\n".join(table(parts, axis) for axis, parts in shown.items()))
+    for axis, parts in shown.items():
+        write_bytes(folder / f"scale-{axis}.png", plot(parts, axis))
+    print((folder / "scale.md").read_text(encoding="utf-8"), end="")
+
+
+if __name__ == "__main__":
+    run_script(main)
