@@ -3,15 +3,15 @@
     python -m benchmarks.scale                                                # all points: hours, 30 GB of disk
     python -m benchmarks.scale 'interactions=[60000,600000]' 'items=[]' processes=2      # adds to the results there
 
-First axis: made-up interactions, 12 a user, of 2,000 items. ``prepare``: the importer reads them as CSV; ``write``:
-sequential_data.txt; ``load``: from it to the splits, ready to be packed; ``split``: by time; ID_SeqEncoder, 64 wide.
-Second axis: items, with ``of_items`` interactions. SICSRec trains with a sampled softmax and leaves features as they
-are; ADRec has a small text encoder.
+First axis: made-up interactions, 12 a user, of 2,000 items. ``prepare``: the importer reads them as JSON lines;
+``write``: sequential_data.txt; ``load``: from it to the splits, ready to be packed; ``split``: by time; ID_SeqEncoder,
+64 wide. Second axis: items, with ``of_items`` interactions. SICSRec trains with a sampled softmax and leaves features
+unchanged; ADRec has a small text encoder.
 
 Each part runs in a process of its own, so that its peak memory is its own, imports included. Of an epoch ``steps``
 steps are measured, and as many batches of a ranking; seconds are scaled up. Several processes share threads and
-batches. An exponent is the slope of log seconds over log size in the last two decades. Writes scale.{json,md} and
-scale-{interactions,items}.png into ``folder``.
+batches. An exponent is the slope of log seconds over log size in the last two decades. Writes scale.json and
+scale-{interactions,items}.{md,png} into ``folder``.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
+import pandas as pd
 
 from common.dataset import load_dataset, write_dataset
 from common.errors import UserError
 from common.files import read_json, write_bytes, write_json, write_text
 from common.settings import REPOSITORY, ComputeSettings, as_dict, parse, setting
 
+Found = Dict[str, Any]
 N_ITEMS, PER_USER, WIDTH, USERS_AT_ONCE = 2_000, 12, 64, 64
 AXES = {
     "interactions": ["prepare", "write", "load", "split", "ID_SeqEncoder epoch", "ID_SeqEncoder validation"],
-    "items": ["SICSRec epoch", "SICSRec test", "ADRec epoch", "ADRec test"],
+    "items": ["prepare", "SICSRec epoch", "SICSRec test", "ADRec epoch", "ADRec test"],
 }
-OWN = {
+OWN: Dict[str, Found] = {
     "ID_SeqEncoder": {"hidden_size": WIDTH, "inner_size": WIDTH},
     "SICSRec": {"hidden_size": WIDTH, "inner_size": WIDTH, "loss": "sampled_softmax", "train_features": False},
     "ADRec": {"text_model": "small", "fields": ["title"]},
 }
-Found = Dict[str, Any]
 
 
 @dataclass
@@ -63,57 +63,44 @@ class Settings(ComputeSettings):
     folder: str = setting("/tmp/scale", "folder of the data and of the results")
 
 
-def make(home: Path, interactions: int, n_items: int, seed: int) -> Found:
-    """Write interactions, in order of time, and items as CSV."""
+def make(home: Path, interactions: int, n_items: int, features: bool, seed: int) -> Found:
+    """Write interactions, in order of time, and items as JSON lines, and random features of the papers' widths."""
     import polars as pl
-
-    home.mkdir(parents=True)
-    random = np.random.default_rng(seed)
-    lengths = random.integers(PER_USER // 2, PER_USER * 3 // 2 + 1, interactions // PER_USER)
-    user = random.permutation(np.repeat(np.arange(len(lengths)), lengths))
-    item = (random.random(len(user)) ** 2 * n_items).astype(np.int64)
-    item[:n_items] = np.arange(n_items)[: len(item)]  # each occurs
-    random.shuffle(item)
-    log = {"user": user, "item": item, "timestamp": 1_600_000_000 + np.arange(len(user))}
-    pl.DataFrame(log).write_csv(home / "interactions.csv")
-    titles = [f"item {number} of kind {number % 97}" for number in range(n_items)]
-    pl.DataFrame({"item": np.arange(n_items), "title": titles}).write_csv(home / "items.csv")
-    return {}
-
-
-def make_features(home: Path) -> Found:
-    """Write features of the papers' widths, at random."""
     import torch
 
     from common.features import features_dir, features_path
 
-    n_items = load_dataset(home, home.name).n_items
-    for modality, width in {"text": 768, "image": 1000}.items():
-        path = features_path(features_dir(home, "paper"), home.name, modality)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(torch.rand(n_items, width) - 0.5, path)
+    random = np.random.default_rng(seed)
+    lengths = random.integers(PER_USER // 2, PER_USER * 3 // 2 + 1, interactions // PER_USER)
+    user = random.permutation(np.repeat(np.arange(len(lengths)), lengths))
+    item = (random.random(len(user)) ** 2 * n_items).astype(np.int64)
+    numbers = np.arange(min(n_items, len(item)))
+    item[: len(numbers)] = numbers  # each occurs
+    random.shuffle(item)
+    log = {"user": user, "item": item, "timestamp": 1_600_000_000 + np.arange(len(user))}
+    titles = [f"item {number} of kind {number % 97}" for number in numbers]
+    folder = features_dir(home, "paper")
+    folder.mkdir(parents=True)
+    pl.DataFrame(log).write_ndjson(home / "interactions.jsonl")
+    pl.DataFrame({"item": numbers, "title": titles}).write_ndjson(home / "items.jsonl")
+    for modality, width in {"text": 768, "image": 1000}.items() if features else ():
+        torch.save(torch.rand(len(numbers), width) - 0.5, features_path(folder, home.name, modality))
     return {}
-
-
-def timed(work: Callable[[], object]) -> float:
-    """The seconds of a call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def data_part(part: str, home: Path) -> Found:
     """A part that trains nothing."""
+    from benchmarks.measured import timed
     from common.splits import SplitSettings, split_dataset
     from importers import settings as importer
     from stage1_content_modality_semantic_alignment import prepare_dataset
     from stage2_sequence_preference_learning.data import load_splits
     from stage2_sequence_preference_learning.settings import HistorySettings
 
-    shared = {"dataset": home.name, "datasets_dir": str(home.parent)}
+    shared: Any = {"dataset": home.name, "datasets_dir": str(home.parent)}
     if part == "prepare":
-        files = {"data_dir": str(home), "inter_file": "interactions.csv", "item_file": "items.csv"}
-        return {"seconds": timed(lambda: prepare_dataset.run(importer.Settings(**shared, source="table", **files)))}
+        shared |= {"data_dir": str(home), "inter_file": "interactions.jsonl", "item_file": "items.jsonl"}
+        return {"seconds": timed(lambda: prepare_dataset.run(importer.Settings(**shared, source="table")))}
     if part == "load":
         return {"seconds": timed(lambda: load_splits(HistorySettings(**shared)))}
     data = load_dataset(home, home.name)
@@ -125,9 +112,7 @@ def data_part(part: str, home: Path) -> Found:
 
 def model_part(name: str, part: str, home: Path, settings: Settings) -> Found:
     """An epoch, a validation or a test of a model, in one or several processes."""
-    import torch
-
-    from benchmarks.measured import update
+    from benchmarks.measured import timed, update
     from common.compute import pick_compute, seed_everything, start_processes
     from common.training import distributed, make_optimizer
 
@@ -154,7 +139,6 @@ def model_part(name: str, part: str, home: Path, settings: Settings) -> Found:
             with compute.autocast():
                 terms = stepped(batch)
             update(optimizer, terms)
-        torch.cuda.synchronize() if compute.device.type == "cuda" else None
 
     steps: List[np.ndarray] = []
     order = timed(lambda: steps.extend(loader.epoch(0)))
@@ -232,83 +216,61 @@ def in_process(part: str, home: Path, settings: Settings, processes: int = 1) ->
 
 
 def run_part(part: str, home: Path, settings: Settings) -> Found:
-    """A part, in its own process; the first process prints what it found."""
+    """A part, in this process."""
     name, _, of_model = part.partition(" ")
     if name == "make":
         size, n_items = map(int, of_model.split())
-        return make(home, size, n_items, settings.seed)
-    if name == "features":
-        return make_features(home)
+        return make(home, size, n_items, "items" in home.name, settings.seed)
     return model_part(name, of_model, home, settings) if of_model else data_part(name, home)
 
 
 def measure(axis: str, size: int, settings: Settings) -> List[Found]:
     """All parts at one point of an axis."""
-    home = Path(settings.folder) / "data" / f"{axis}-{size}"
+    home = Path(settings.folder) / f"{axis}-{size}"
     shutil.rmtree(home, ignore_errors=True)
-    counts = (size, N_ITEMS) if axis == "interactions" else (settings.of_items, size)
+    rows = []
     try:
+        counts = (size, N_ITEMS) if axis == "interactions" else (settings.of_items, size)
         in_process(f"make {counts[0]} {counts[1]}", home, settings)
-        if axis == "items":
-            in_process("prepare", home, settings)
-            in_process("features", home, settings)
-        rows = []
         for part in AXES[axis]:
             for processes in sorted({1, settings.processes if part == "ID_SeqEncoder epoch" else 1}):
                 name = part if processes == 1 else f"{part}, {processes} processes"
-                rows.append({"axis": axis, "size": size, "part": name, **in_process(part, home, settings, processes)})
+                rows.append({"axis": axis, "part": name, "size": size, **in_process(part, home, settings, processes)})
                 print(rows[-1], flush=True)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     return rows
 
 
-def exponent(rows: List[Found]) -> Optional[float]:
-    """The slope of log seconds over log size in the last two decades; None for one point."""
-    last = [row for row in rows if row["size"] * 100 >= rows[-1]["size"]]
-    if len(last) < 2:
-        return None
-    return float(np.polyfit(*(np.log([row[key] for row in last]) for key in ("size", "seconds")), 1)[0])
+def exponent(rows: pd.DataFrame) -> str:
+    """The slope of log seconds over log size in the last two decades."""
+    last = rows[rows["size"] * 100 >= rows["size"].max()]
+    return f"{np.polyfit(np.log(last['size']), np.log(last['seconds']), 1)[0]:.2f}" if len(last) > 1 else ""
 
 
-def by_part(rows: List[Found], axis: str) -> Dict[str, List[Found]]:
-    """The rows of an axis, by part and ascending."""
-    found: Dict[str, List[Found]] = {}
-    for row in sorted((row for row in rows if row["axis"] == axis), key=lambda row: row["size"]):
-        found.setdefault(row["part"], []).append(row)
-    return found
+def cell(row: pd.Series) -> str:
+    """Seconds and peak GB; of what was scaled up, the share that was measured."""
+    share = f" ({row['measured']:.1%} measured)" if row["measured"] < 1 else ""
+    speed = f", {row['steps/s']:.1f} steps/s" if row["steps/s"] > 0 else ""
+    return f"{row['seconds']:,.2f} s, {row['GB']:.2f} GB{share}{speed}"
 
 
-def table(parts: Dict[str, List[Found]], axis: str) -> str:
-    """Seconds and peak GB in Markdown; what was scaled up has the share that was measured."""
-    sizes = sorted({row["size"] for rows in parts.values() for row in rows})
-    lines = [
-        f"| s, peak GB | {' | '.join(f'{size:,} {axis}' for size in sizes)} | exponent |",
-        "|---" * (len(sizes) + 2) + "|",
-    ]
-    for part, rows in parts.items():
-        cells = {row["size"]: cell(row) for row in rows}
-        slope = exponent(rows)
-        shown = [part, *(cells.get(size, "") for size in sizes), "" if slope is None else f"{slope:.2f}"]
-        lines.append(f"| {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
+def table(rows: pd.DataFrame, axis: str) -> str:
+    """A line for each part, a column for each size, in Markdown."""
+    cells = rows.assign(cell=rows.apply(cell, axis=1)).pivot(index="part", columns="size", values="cell").fillna("")
+    cells.columns = [f"{size:,} {axis}" for size in cells.columns]
+    cells["exponent"] = {part: exponent(own) for part, own in rows.groupby("part")}
+    return cells.loc[rows["part"].unique()].to_markdown(disable_numparse=True)
 
 
-def cell(row: Found) -> str:
-    """One value of the table."""
-    share, speed = row.get("measured", 1), row.get("steps/s")
-    of = f" ({share:.1%} measured)" if share < 1 else ""
-    return f"{row['seconds']:,.2f}, {row['GB']:.2f}{of}" + (f", {speed:.1f} steps/s" if speed else "")
-
-
-def plot(parts: Dict[str, List[Found]], axis: str) -> bytes:
+def plot(rows: pd.DataFrame, axis: str) -> bytes:
     """Seconds and memory over the size, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     for axes, key, label in zip(figure.subplots(1, 2), ("seconds", "GB"), ("seconds", "peak memory, GB")):
-        for part, rows in parts.items():
-            axes.loglog([row["size"] for row in rows], [row[key] for row in rows], "o-", markersize=4, label=part)
+        for part, own in rows.groupby("part", sort=False):
+            axes.loglog(own["size"], own[key], "o-", markersize=4, label=part)
         axes.set(xlabel=axis, ylabel=label)
         axes.grid(color="#dfe3e9")
         axes.spines[["top", "right"]].set_visible(False)
@@ -325,23 +287,22 @@ def main(argv: Optional[List[str]] = None) -> None:
     settings, arguments = command.settings, command.arguments
     if arguments.part:
         found = run_part(arguments.part, Path(arguments.home), settings)
-        peaks = found.get("peaks", [peak()])
         if int(os.environ.get("RANK", "0")) == 0:
-            print(json.dumps({**found, "GB": max(peaks)}))
+            print(json.dumps({**found, "GB": max(found.get("peaks", [peak()]))}))
         return
-    folder = Path(settings.folder)
-    rows: List[Found] = read_json(folder / "scale.json") if (folder / "scale.json").is_file() else []
-    for axis, sizes in {"interactions": settings.interactions, "items": settings.items}.items():
-        for size in sizes:
-            new = measure(axis, size, settings)
-            names = {row["part"] for row in new}
-            rows = [row for row in rows if (row["axis"], row["size"]) != (axis, size) or row["part"] not in names] + new
-            write_json(folder / "scale.json", rows)
-    shown = {axis: parts for axis in AXES if (parts := by_part(rows, axis))}
-    write_text(folder / "scale.md", "\n".join(table(parts, axis) for axis, parts in shown.items()))
-    for axis, parts in shown.items():
-        write_bytes(folder / f"scale-{axis}.png", plot(parts, axis))
-    print((folder / "scale.md").read_text(encoding="utf-8"), end="")
+    path = Path(settings.folder) / "scale.json"
+    rows: List[Found] = read_json(path) if path.is_file() else []
+    for axis in AXES:
+        for size in getattr(settings, axis):
+            rows += measure(axis, size, settings)
+            write_json(path, list({(row["axis"], row["part"], row["size"]): row for row in rows}.values()))
+    columns = ["axis", "part", "size", "seconds", "GB", "measured", "steps/s"]
+    for axis, found in (
+        pd.DataFrame(read_json(path), columns=columns).sort_values("size", kind="stable").groupby("axis")
+    ):
+        print(f"{table(found, axis)}\n")
+        write_text(path.with_name(f"scale-{axis}.md"), f"{table(found, axis)}\n")
+        write_bytes(path.with_name(f"scale-{axis}.png"), plot(found, axis))
 
 
 if __name__ == "__main__":
