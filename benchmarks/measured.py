@@ -6,7 +6,7 @@ import resource
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from torch import Tensor
@@ -54,11 +54,17 @@ def timed(step: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def update(optimizer: torch.optim.Optimizer, terms: Dict[str, Tensor]) -> None:
+def update(optimizer: torch.optim.Optimizer, terms: Dict[str, Tensor], scaler: Any = None) -> None:
     """One update of the weights by the sum of the terms."""
     optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(terms.values())).sum().backward()
-    optimizer.step()
+    loss = torch.stack(list(terms.values())).sum()
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
 
 
 def print_table(what: str, where: str, rows: List[str]) -> None:

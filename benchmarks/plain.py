@@ -103,7 +103,7 @@ def causal_mask(item_seq: Tensor) -> Tensor:
 
 def last(x: Tensor, lengths: Tensor) -> Tensor:
     """The output at each row's last item: (B, 50, d) → (B, d)."""
-    return x[torch.arange(len(x)), lengths - 1]
+    return x[torch.arange(len(x), device=x.device), lengths - 1]
 
 
 class PlainIDSeqEncoder(RecBoleSASRec):  # type: ignore[misc]
@@ -154,7 +154,7 @@ class PlainSICSRec(nn.Module):
     def preference(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
         """(B, 50) → (B, d)."""
         mask, norm = causal_mask(item_seq), self.get_submodule
-        position: Tensor = self.position_embedding(torch.arange(item_seq.shape[1]))
+        position: Tensor = self.position_embedding.weight[: item_seq.shape[1]]
         by_id = self.trm_encoder(self.dropout(norm("LayerNorm")(self.item_embedding(item_seq) + position)), mask)
         x = self.dropout(norm("content_LayerNorm")(self.content(item_seq) + position))
         by_content = self.content_trm_decoder(x, mask)
@@ -186,9 +186,9 @@ class PlainSICSRec(nn.Module):
         u = self.preference(item_seq, lengths)
         items = self.dropout(self.item_embedding.weight)
         logits = u @ (items / items.norm(dim=-1, keepdim=True).clamp_min(1e-12)).T / s.temperature
-        rec = (logits.exp().sum(dim=1).log() - logits[torch.arange(n), targets]).mean()
+        rec = (logits.exp().sum(dim=1).log() - logits.gather(1, targets[:, None])[:, 0]).mean()
         similarity = u @ self.content(targets).T / s.temperature
-        same = (targets[:, None] == targets[None, :]) & ~torch.eye(n, dtype=torch.bool)
+        same = (targets[:, None] == targets[None, :]) & ~torch.eye(n, dtype=torch.bool, device=u.device)
         powers = similarity.masked_fill(same, 0.0).exp()  # S10: as released, a masked logit adds e⁰
         if s.mask_same_target:
             powers = powers * ~same

@@ -74,6 +74,7 @@ class OptimSettings(ComputeSettings):
     learning_rate: float = setting(1e-3, "learning rate", minimum=0)
     epochs: int = setting(300, "largest number of epochs", minimum=1)
     clip_grad_norm: Optional[float] = setting(None, "largest gradient norm; null: no clipping", minimum=1e-6)
+    compile: bool = setting(False, "compile the model with torch.compile (docs/performance.md)", shapes="changed")
     log_steps: int = setting(50, "steps between entries in TensorBoard", minimum=1, shapes=False)
 
     def learning_rate_at(self, epoch: int) -> float:

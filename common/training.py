@@ -83,17 +83,19 @@ class Progress:
 class TermSums:
     """Sums of the loss's terms since the last validation. `add` does not wait for the device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.names: List[str] = []
-        self.sums, self.rows = torch.zeros(()), 0
-        self.first_bad = torch.full((), torch.inf)  # the step at which each term was first not finite
+        self.sums, self.rows = torch.zeros((), device=device), 0
+        self.first_bad = torch.full((), torch.inf, device=device)  # the step at which each term was first not finite
 
     def add(self, terms: Dict[str, Tensor], rows: int, step: int) -> None:
         """Add the terms of a step, which are means over ``rows``."""
         self.names = list(terms)
         values = torch.stack([term.detach().float() for term in terms.values()])
         self.sums, self.rows = self.sums + values * rows, self.rows + rows
-        self.first_bad = torch.where(values.isfinite(), torch.inf, step).minimum(self.first_bad)
+        self.first_bad = (
+            torch.full_like(values, torch.inf).masked_fill(~values.isfinite(), step).minimum(self.first_bad)
+        )
 
     def means(self, epoch: int) -> Dict[str, float]:
         """The terms' means over the rows. Raises `Diverged` if a term was not finite."""
@@ -129,7 +131,8 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
     optimizer, scaler = make_optimizer(model, settings), run.compute.scaler()
     validation = settings if isinstance(settings, LoopSettings) else None
     valid_steps = validation.valid_steps if validation else None
-    stepped = distributed(model) if run.processes.size > 1 else model
+    stepped: Any = distributed(model) if run.processes.size > 1 else model
+    stepped = torch.compile(stepped, dynamic=True) if settings.compile else stepped
     parameters = count_parameters(model)
     logging.info(f"{run.model} on {run.compute.device} in {run.compute.precision}: {run.folder}")
     logging.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} frozen")
@@ -138,7 +141,7 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
     at = resume(model, optimizer, scaler, run)
     writer = SummaryWriter(str(run.folder), purge_step=at.total_steps + 1) if run.processes.first else None
     while not at.is_over(settings.epochs):
-        steps, sums, started = train.epoch(at.epoch), TermSums(), time.perf_counter()
+        steps, sums, started = train.epoch(at.epoch), TermSums(run.compute.device), time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(at.epoch)
         model.train()
@@ -168,7 +171,7 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
             if not ends:
                 continue
 
-            means, sums = sums.means(at.epoch), TermSums()
+            means, sums = sums.means(at.epoch), TermSums(run.compute.device)
             found = validate(model, valid, run, validation) if validation and valid is not None else {}
             if at.step == len(steps):
                 at.epoch, at.step = at.epoch + 1, 0
