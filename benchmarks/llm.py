@@ -11,14 +11,15 @@ from __future__ import annotations
 from common.start import run_script
 
 import time
-from typing import Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence
 
-from common.compute import pick_compute
 from common.dataset import load_dataset
 from common.settings import parse
 from stage1_content_modality_semantic_alignment.llm.prompts import Question, all_questions
-from stage1_content_modality_semantic_alignment.llm.selectors import Answers, HfSelector
 from stage1_content_modality_semantic_alignment.llm.settings import Settings
+
+if TYPE_CHECKING:
+    from stage1_content_modality_semantic_alignment.llm.selectors import Answers, HfSelector
 
 PLAIN_BATCH = 8
 
@@ -34,6 +35,9 @@ def plain(selector: HfSelector, questions: Sequence[Question]) -> Answers:
 def main(argv: Optional[List[str]] = None) -> None:
     """Measure, with batches of both ways in turns, and print the table."""
     settings = parse(Settings, __doc__, None, argv, has_force=False).settings
+    from common.compute import pick_compute
+    from stage1_content_modality_semantic_alignment.llm.selectors import HfSelector
+
     settings.stop_after_failures = 10**9
     size, settings.sample = settings.sample or 64, None
     questions = list(dict.fromkeys(all_questions(settings, load_dataset(settings.dataset_dir, settings.dataset))))

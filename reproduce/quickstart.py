@@ -18,6 +18,7 @@ import pandas as pd
 from common.errors import UserError
 from common.named_models import named_model_folder
 from common.run import BEST
+from common.settings import Parser
 from reproduce import report, run
 from reproduce.formats import mean_and_std
 from reproduce.rows import MASKED, TEST, Results, ResultsSettings, read_results
@@ -68,6 +69,7 @@ def summary(results: Results) -> str:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Run, then show."""
+    Parser(__doc__).parse_args(argv)
     words = encoder_words()
     run.main([SUITE, f"jobs={min(2, os.cpu_count() or 1)}", *words])
     results = read_results(SUITE, ResultsSettings())

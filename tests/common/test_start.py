@@ -64,6 +64,22 @@ def test_each_script_imports_start_before_anything_else(script: Path) -> None:
     assert isinstance(first, ast.ImportFrom) and first.module == "common.start"
 
 
+def test_what_takes_seconds_to_import_is_imported_after_the_settings_are_checked() -> None:
+    """So --help, a typo and a finished run are answered in a second. Scripts of tables need pandas, which is faster."""
+    modules = [".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in SCRIPTS]
+    tables = {"reproduce", "benchmarks"}
+    modules.sort(key=lambda name: name.split(".")[0] in tables)  # last, so that their pandas is not that of others
+    code = f"""
+import importlib, sys
+for name in {modules}:
+    importlib.import_module(name)
+    slow = {{"torch", "recbole", "transformers"}} | (set() if name.split(".")[0] in {tables} else {{"pandas"}})
+    assert not slow & set(sys.modules), (name, slow & set(sys.modules))
+"""
+    run = python(code)
+    assert run.returncode == 0, run.stderr
+
+
 BEGIN = "from common.start import *\nimport os, signal, time\n"
 INTERRUPTED = "os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
 
