@@ -31,12 +31,15 @@ class Adapter(nn.Module):
         self.register_buffer("whitening", torch.eye(d))
         self.linear = identity(d)
 
-    def fit(self, vectors: Tensor) -> None:
+    def fit(self, vectors: Tensor) -> Tensor:
         """Take mean and covariance of the catalogue's vectors (n, d); whitened vectors have lengths near 1.
 
         The covariance is that of Ledoit and Wolf (2004). The sample covariance of few items has variances near zero in
         most directions, along which new items would become very long. Of a large catalogue it is taken from evenly
         spaced items, `WHITENED_BY` at most.
+
+        Returns:
+            (d, d) float64: the principal directions in rows, those of the least variance first.
         """
         mean = vectors.mean(dim=0)
         sample = vectors[:: -(-len(vectors) // WHITENED_BY)]
@@ -46,6 +49,7 @@ class Adapter(nn.Module):
         whitening = axes @ torch.diag(values.clamp(min=1e-12).rsqrt()) @ axes.T / vectors.shape[1] ** 0.5
         self.mean.copy_(mean)
         self.whitening.copy_(whitening)
+        return axes.T
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(n, d) → (n, d) float32."""
@@ -57,17 +61,24 @@ class Offsets(nn.Module):
     """A trained vector of each item, added to the vector of its text; items without training data have none.
 
     Dropped for whole items (DropoutNet, Volkovs et al., NeurIPS 2017), so that the text learns to do without.
+
+    Args:
+        n_directions: as in AlphaFuse (Hu et al., SIGIR 2025), offsets are in this many directions; 0: in all.
     """
 
-    def __init__(self, n_items: int, d: int, dropout: float) -> None:
+    directions: Tensor
+
+    def __init__(self, n_items: int, d: int, dropout: float, n_directions: int = 0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_items, d))
+        self.register_buffer("directions", torch.eye(d)[:n_directions], persistent=n_directions > 0)
+        self.weight = nn.Parameter(torch.zeros(n_items, len(self.directions) or d))
         self.dropout = dropout
 
     def forward(self, items: Tensor) -> Tensor:
         """Items' ids (n,) → (n, d)."""
         kept = torch.ones(len(items), 1, device=items.device)
-        return self.weight[items] * F.dropout(kept, self.dropout, self.training)
+        offsets = self.weight[items] * F.dropout(kept, self.dropout, self.training)
+        return fp32_product(offsets, self.directions.T) if len(self.directions) else offsets
 
 
 def count_items_once(cosines: Tensor, items: Tensor, scale: float) -> Tensor:

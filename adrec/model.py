@@ -36,7 +36,8 @@ class Encoders(nn.Module):
         super().__init__()
         self.text, self.sequence = text, SequenceEncoder(text.width, settings)
         self.adapter = Adapter(text.width) if settings.adapter else None
-        self.offsets = Offsets(n_items, text.width, settings.offset_dropout) if settings.item_offsets else None
+        s, d = settings, text.width
+        self.offsets = Offsets(n_items, d, s.offset_dropout, s.offset_directions) if s.item_offsets else None
         self.fixed: Optional[Tensor] = None  # (n_items, d): the texts' vectors, if the text encoder is not trained
 
     def forward(self, batch: Batch) -> Tuple[Tensor, Tensor]:
@@ -269,7 +270,9 @@ class ADRec(nn.Module):
             vectors = self.query.encode_texts(tokens, compute)
             for side in sides:
                 if side.adapter is not None:
-                    side.adapter.fit(vectors)
+                    directions = side.adapter.fit(vectors)
+                    if side.offsets is not None:
+                        side.offsets.directions.copy_(directions[: len(side.offsets.directions)])
                 if not s.train_text:
                     side.fixed = vectors
                     side.text.requires_grad_(False)

@@ -68,6 +68,12 @@ class ADRecSettings(LoopSettings, SplitSettings):
     adapter: bool = setting(False, "ours: whiten the item vectors and pass them through a trained linear layer")
     item_offsets: bool = setting(False, "ours: add a trained vector of each item to the vector of its text")
     offset_dropout: float = setting(0.0, "dropout of whole offsets", minimum=0, maximum=0.99)
+    offset_directions: int = setting(
+        0,
+        "ours: offsets are in this many directions, in which texts vary least (AlphaFuse, arXiv 2504.19218); 0: in all",
+        minimum=0,
+        shapes="changed",
+    )
     # contrastive terms
     queue_size: int = setting(10_000, "keys in each of the two queues", minimum=1)
     queues: List[str] = setting(
@@ -126,6 +132,11 @@ class ADRecSettings(LoopSettings, SplitSettings):
         super().check()
         for name, has_no_effect, needs in (
             ("offset_dropout", self.offset_dropout > 0 and not self.item_offsets, "item_offsets=true"),
+            (
+                "offset_directions",
+                self.offset_directions > 0 and not (self.item_offsets and self.adapter),
+                "item_offsets=true and adapter=true",
+            ),
             ("frozen_text_layers", self.frozen_text_layers > 0 and not self.train_text, "train_text=true"),
         ):
             if has_no_effect:

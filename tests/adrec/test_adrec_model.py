@@ -401,6 +401,21 @@ def test_offsets_are_dropped_for_whole_items(tmp_path: Path) -> None:
     assert torch.equal(offsets.eval()(torch.arange(15)), torch.ones(15, 16))
 
 
+def test_offsets_in_the_directions_of_least_variance_leave_the_others_to_the_text(tmp_path: Path) -> None:
+    tiny = tiny_adrec(tmp_path, train_text=False, adapter=True, item_offsets=True, offset_directions=3)
+    model = tiny.model
+    model.compute_constants(tiny.tokens, CPU)
+    query, offsets = model.query, model.query.offsets
+    assert offsets is not None and query.fixed is not None and offsets.weight.shape == (15, 3)
+    torch.nn.init.normal_(offsets.weight)
+    moved = query.encode_items(tiny.tokens, CPU) - query.encode_items(tiny.tokens, CPU, new=True)
+    centred = (query.fixed - query.fixed.mean(dim=0)).double()
+    top = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, 8:]  # the same as of Ledoit and Wolf
+    assert torch.equal(model.key.offsets.directions, offsets.directions)
+    torch.testing.assert_close(moved @ offsets.directions.T, offsets.weight.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moved.double() @ top, torch.zeros(15, 8).double(), rtol=0, atol=1e-4)
+
+
 def test_adapter_whitens_and_does_not_blow_up_what_a_small_catalogue_did_not_show() -> None:
     torch.manual_seed(0)
     mix = torch.linalg.qr(torch.randn(32, 32)).Q * torch.logspace(0, -0.7, 32)[:, None]

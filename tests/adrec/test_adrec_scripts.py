@@ -282,7 +282,8 @@ def test_offsets_are_of_the_items_that_were_trained_on(home: Path, tmp_path: Pat
     (a, first), (b, second) = (line.split(",", 1) for line in lines[1:3])
     items.write_text("\n".join([lines[0], f"{a},{second}", f"{b},{first}", *lines[3:]]) + "\n", encoding="utf-8")
     for offsets in (False, True):
-        made = main.train(settings_of(home, tmp_path / "r", epochs=1, item_offsets=offsets))
+        values = {"item_offsets": True, "adapter": True, "offset_directions": 3} if offsets else {}
+        made = main.train(settings_of(home, tmp_path / "r", epochs=1, **values))
         words = ["-d", "Tiny", f"datasets_dir={other}", "--checkpoint", str(made / "best.pth"), "--items", "1,2"]
         if not offsets:
             recommend.main(words)
