@@ -39,7 +39,7 @@ class Adapter(nn.Module):
         spaced items, `WHITENED_BY` at most.
 
         Returns:
-            (d, d) float64: the principal directions in rows, those of the least variance first.
+            (d, d): the principal directions in rows, those of the least variance first.
         """
         mean = vectors.mean(dim=0)
         sample = vectors[:: -(-len(vectors) // WHITENED_BY)]

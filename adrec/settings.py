@@ -132,11 +132,8 @@ class ADRecSettings(LoopSettings, SplitSettings):
         super().check()
         for name, has_no_effect, needs in (
             ("offset_dropout", self.offset_dropout > 0 and not self.item_offsets, "item_offsets=true"),
-            (
-                "offset_directions",
-                self.offset_directions > 0 and not (self.item_offsets and self.adapter),
-                "item_offsets=true and adapter=true",
-            ),
+            ("offset_directions", self.offset_directions > 0 and not self.item_offsets, "item_offsets=true"),
+            ("offset_directions", self.offset_directions > 0 and not self.adapter, "adapter=true"),
             ("frozen_text_layers", self.frozen_text_layers > 0 and not self.train_text, "train_text=true"),
         ):
             if has_no_effect:
