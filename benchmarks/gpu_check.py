@@ -125,7 +125,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     folders = [f"datasets_dir={folder}", f"results_dir={folder / 'results'}", f"finetune_dir={folder / 'finetune'}"]
     quickstart = ["reproduce.run", *QUICKSTART, *folders, f"device={device}", f"precision={settings.precision}"]
     rows = [
-        in_process("tests", ["pytest", "-m", "gpu", "-p", "no:cacheprovider"], folder),
+        in_process("tests", ["pytest", "-m", "gpu", "tests/common/test_gpu.py"], folder),
         in_process("quickstart", quickstart, folder),
         *epochs(list(dict.fromkeys(("cpu", device))), settings),
     ]

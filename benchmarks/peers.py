@@ -14,28 +14,19 @@ from common.start import run_script
 
 import importlib.util
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
-from common.settings import ComputeSettings, parse, setting
-
-if TYPE_CHECKING:
-    pass
+from common.settings import as_dict, parse, setting
+from stage2_sequence_preference_learning.settings import IDSettings
 
 METRICS = ("hit@10", "ndcg@10")
 
 
 @dataclass
-class Settings(ComputeSettings):
-    """What all are trained with."""
+class Settings(IDSettings):
+    """ID_SeqEncoder's settings, which peers get too. RecTools has one dropout rate, and layers without inner_size."""
 
     epochs: int = setting(3, "epochs, over which seconds are averaged", minimum=1)
-    hidden_size: int = setting(256, "width, also inside the feed-forward sub-layers", minimum=2)
-    n_layers: int = setting(2, "layers", minimum=1)
-    n_heads: int = setting(2, "attention heads", minimum=1)
-    dropout: float = setting(0.5, "every dropout rate", minimum=0, maximum=0.99)
-    max_seq_length: int = setting(50, "items of a history", minimum=1)
-    train_batch_size: int = setting(1024, "targets of a batch", minimum=1)
-    learning_rate: float = setting(1e-3, "learning rate of Adam", minimum=0)
 
 
 @dataclass
@@ -45,13 +36,6 @@ class Result:
     name: str
     seconds: float  # of an epoch
     metrics: Dict[str, float]
-
-
-def network_settings(settings: Settings) -> Dict[str, Any]:
-    """The settings of our model, most of which have RecBole's names."""
-    names = ("hidden_size", "n_layers", "n_heads", "max_seq_length", "train_batch_size", "learning_rate", "epochs")
-    dropout = dict.fromkeys(("hidden_dropout_prob", "attn_dropout_prob"), settings.dropout)
-    return {**{name: getattr(settings, name) for name in names}, **dropout, "inner_size": settings.hidden_size}
 
 
 def ours(settings: Settings, precision: str) -> Result:
@@ -64,7 +48,7 @@ def ours(settings: Settings, precision: str) -> Result:
 
     compute = pick_compute(settings.device, precision)
     seed_everything(settings.seed)
-    own, data, model = make("ID_SeqEncoder", settings.dataset, settings.datasets_dir, **network_settings(settings))
+    own, data, model = make("ID_SeqEncoder", **as_dict(settings))
     epoch = epoch_of(model.to(compute.device), data, own, compute)
     seconds = [timed(epoch) for _ in range(settings.epochs)]
     ranks = model.rank(EvalLoader(data.valid, data.n_items), compute, Processes())
@@ -89,7 +73,7 @@ def recbole(settings: Settings) -> Result:
     files.max_seq_length = settings.max_seq_length
     recbole_process.run(files)
     values = {
-        **network_settings(settings),
+        **as_dict(settings),
         "data_path": str(settings.dataset_dir / "recbole"),
         "benchmark_filename": ["train", "valid", "test"],
         "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
@@ -137,7 +121,7 @@ def rectools(settings: Settings) -> Result:
         n_blocks=settings.n_layers,
         n_heads=settings.n_heads,
         n_factors=settings.hidden_size,
-        dropout_rate=settings.dropout,
+        dropout_rate=settings.hidden_dropout_prob,
         session_max_len=settings.max_seq_length,
         lr=settings.learning_rate,
         batch_size=max(1, round(settings.train_batch_size / targets_each)),

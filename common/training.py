@@ -158,7 +158,7 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
             if settings.clip_grad_norm:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
-            scaler.step(optimizer)  # optimizer.step(), unless fp16 overflowed
+            scaler.step(optimizer)  # optimizer.step(), unless fp16 overflowed; for SGD a GPU waits here in fp16
             scaler.update()
 
             sums.add(terms, len(batch), at.step)
