@@ -74,7 +74,6 @@ def recbole(settings: Settings) -> Result:
     recbole_process.run(files)
     values = {
         **as_dict(settings),
-        "data_path": str(settings.dataset_dir / "recbole"),
         "benchmark_filename": ["train", "valid", "test"],
         "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
         "alias_of_item_id": ["item_id_list"],
@@ -90,6 +89,7 @@ def recbole(settings: Settings) -> Result:
     disable(ERROR)
     with mock.patch("sys.argv", [""]):  # which RecBole reads
         config = Config(model=SASRec, dataset=settings.dataset, config_dict=values)
+    config["data_path"] = str(recbole_process.inter_path(files, "train").parent)  # RecBole has its own of ml-100k
     init_seed(settings.seed, reproducibility=True)
     train, valid, _ = data_preparation(config, create_dataset(config))
     trainer = Trainer(config, SASRec(config, train.dataset).to(config["device"]))
