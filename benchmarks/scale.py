@@ -84,7 +84,7 @@ def make(home: Path, interactions: int, n_items: int, features: bool, seed: int)
     pl.DataFrame(log).write_ndjson(home / "interactions.jsonl")
     pl.DataFrame({"item": numbers, "title": titles}).write_ndjson(home / "items.jsonl")
     for modality, width in {"text": 768, "image": 1000}.items() if features else ():
-        torch.save(torch.rand(len(numbers), width) - 0.5, features_path(folder, home.name, modality))
+        torch.save(torch.rand(len(numbers), width).sub_(0.5), features_path(folder, home.name, modality))
     return {}
 
 
@@ -121,13 +121,11 @@ def model_part(name: str, part: str, home: Path, settings: Settings) -> Found:
     seed_everything(settings.seed)
     given = {"dataset": home.name, "datasets_dir": str(home.parent), **OWN[name]}
     build = adrec if name == "ADRec" else stage_2
-    model, loader, rank, n_batches = build(name, part, given, compute, processes)
+    model, loader, encode, rank, n_batches = build(name, part, given, compute, processes)
     if part != "epoch":
-        first = timed(lambda: rank(1))
-        measured = min(settings.steps, n_batches)
-        seconds = timed(lambda: rank(measured)) if measured > 1 else first
-        per_batch = (seconds - first) / max(1, measured - 1)
-        return {"seconds": seconds + per_batch * (n_batches - measured), "measured": measured / n_batches}
+        measured = min(settings.steps, n_batches) / n_batches
+        seconds = timed(encode) + timed(lambda: rank(min(settings.steps, n_batches))) / measured
+        return {"seconds": seconds, "measured": measured}
 
     optimizer = make_optimizer(model, model.settings)
     stepped = distributed(model) if processes.size > 1 else model
@@ -149,11 +147,14 @@ def model_part(name: str, part: str, home: Path, settings: Settings) -> Found:
     return {**found, "measured": len(some) / len(steps), "peaks": processes.gather(peak())}
 
 
-Built = Tuple[Any, Any, Callable[[int], object], int]  # model, training rows, a ranking of so many batches, all batches
+# model, training rows, what computes the vectors of items, what ranks so many batches, number of batches
+Built = Tuple[Any, Any, Callable[[], None], Callable[[int], None], int]
 
 
 def stage_2(name: str, part: str, given: Found, compute: Any, processes: Any) -> Built:
     """A model of stage 2, which validates or tests."""
+    import torch
+
     from stage2_sequence_preference_learning.data import EvalLoader, TrainLoader, load_splits
     from stage2_sequence_preference_learning.models import MODELS
 
@@ -164,11 +165,16 @@ def stage_2(name: str, part: str, given: Found, compute: Any, processes: Any) ->
     loader = EvalLoader(data.test if part == "test" else data.valid, data.n_items)
     batches = loader.batches
 
+    def encode() -> None:
+        with torch.no_grad():
+            vectors = model.eval().candidates()
+        model.candidates = lambda: vectors
+
     def rank(count: int) -> None:
         loader.batches = [batches[place] for place in np.linspace(0, len(batches) - 1, count).astype(int)]
         (model.test if part == "test" else model.rank)(loader, compute, processes)
 
-    return model, train, rank, len(batches)
+    return model, train, encode, rank, len(batches)
 
 
 def adrec(name: str, part: str, given: Found, compute: Any, processes: Any) -> Built:
@@ -189,12 +195,17 @@ def adrec(name: str, part: str, given: Found, compute: Any, processes: Any) -> B
     train, test = (rows_of(data, one, own.max_seq_length) for one in (splits.train, splits.test))
     model = ADRec(text, vocabulary, own, train.target_counts(data.n_items), processes).to(compute.device)
 
+    items: List[Any] = []
+
+    def encode() -> None:
+        items.append(model.query.encode_items(tokens, compute))
+
     def rank(count: int) -> None:
         some = slice(count * USERS_AT_ONCE)
         rows = replace(test, **{key: getattr(test, key)[some] for key in ("start", "stop", "targets", "users")})
-        ranking_of(model.query, model.query.encode_items(tokens, compute), rows, rows.users)
+        ranking_of(model.query, items[0], rows, rows.users)
 
-    return model, TrainLoader(train, tokens, own, processes), rank, -(-len(test) // USERS_AT_ONCE)
+    return model, TrainLoader(train, tokens, own, processes), encode, rank, -(-len(test) // USERS_AT_ONCE)
 
 
 def peak() -> float:
