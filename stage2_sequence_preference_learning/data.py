@@ -2,7 +2,7 @@
 
 `common.splits` says what is train, validation and test; every prefix of two items or more of a train part is a row. The
 rows equal those of the ``.inter`` files (tests/stage2/test_data.py). With several processes each holds all sequences, 4
-bytes an interaction and about 72 a user, and packs only its share of every batch.
+bytes an interaction and about 100 a user, and packs only its share of every batch.
 """
 
 from __future__ import annotations
