@@ -26,6 +26,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -163,12 +164,12 @@ def stage_2(name: str, part: str, given: Found, compute: Any, processes: Any) ->
     model: Any = MODELS[name](own, data).to(compute.device)
     train = TrainLoader(data.train, own.train_batch_size, own.seed, processes)
     loader = EvalLoader(data.test if part == "test" else data.valid, data.n_items)
-    batches = loader.batches
+    batches, fixed = loader.batches, ExitStack()
 
     def encode() -> None:
         with torch.no_grad():
-            vectors = model.eval().candidates()
-        model.candidates = lambda: vectors
+            fixed.enter_context(model.eval().fixed_items())
+        model.fixed_items = nullcontext  # of each ranking
 
     def rank(count: int) -> None:
         loader.batches = [batches[place] for place in np.linspace(0, len(batches) - 1, count).astype(int)]
