@@ -15,10 +15,12 @@ from __future__ import annotations
 from common.start import run_script
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -30,8 +32,8 @@ from common.files import write_json
 from common.settings import REPOSITORY, ComputeSettings, parse, setting
 
 N_USERS, N_ITEMS, PER_USER = 6_549, 1_579, 6  # of Bili_Food
-QUICKSTART = ["quickstart", "epochs=1", "ID_SeqEncoder.epochs=1", "sft_content_encoder.epochs=1", "text_model=small"]
-PRODUCT, PRODUCTS = 4096, 10
+EPOCHS = ["epochs=1", "sft_content_encoder.epochs=1", "ID_SeqEncoder.epochs=1", "SICSRec.epochs=1"]
+QUICKSTART = ["quickstart", *EPOCHS, "text_model=small", "plm_layer=2"]
 Found = Dict[str, Any]
 
 
@@ -65,6 +67,7 @@ def make_data(folder: Path, seed: int) -> None:
     write_dataset(folder / "Made", "Made", enumerate(users), titles)
 
 
+@lru_cache(maxsize=None)
 def operations_per_second(device: str, precision: str) -> float:
     """Of a large matrix product."""
     import torch
@@ -72,9 +75,9 @@ def operations_per_second(device: str, precision: str) -> float:
     from benchmarks.measured import timed
     from common.compute import DTYPES
 
-    a = torch.randn(PRODUCT, PRODUCT, dtype=DTYPES[precision], device=device)
-    seconds = [timed(lambda: [a @ a for _ in range(PRODUCTS)]) for _ in range(3)]
-    return 2 * PRODUCT**3 * PRODUCTS / min(seconds)
+    size = 2048 if device == "cpu" else 8192
+    a = torch.randn(size, size, device=device).to(DTYPES[precision])
+    return 2 * size**3 / min(timed(lambda: a @ a) for _ in range(10))
 
 
 def epochs(devices: List[str], settings: Settings) -> List[Found]:
@@ -115,6 +118,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     folder, started = Path(settings.folder).absolute(), time.perf_counter()
     settings.folder = str(folder)
+    shutil.rmtree(folder / "results", ignore_errors=True)  # finished runs would not run again
     folder.mkdir(parents=True, exist_ok=True)
     make_data(folder, settings.seed)
     device = str(pick_compute(settings.device, settings.precision).device)
@@ -122,7 +126,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if device != "cpu":
         name = torch.cuda.get_device_name(device)
     print(f"{name}; torch {torch.__version__}", flush=True)
-    folders = [f"datasets_dir={folder}", f"results_dir={folder / 'results'}", f"finetune_dir={folder / 'finetune'}"]
+    folders = [f"datasets_dir={folder}", f"results_dir={folder / 'results'}", f"finetune_dir={folder / 'results'}"]
     quickstart = ["reproduce.run", *QUICKSTART, *folders, f"device={device}", f"precision={settings.precision}"]
     rows = [
         in_process("tests", ["pytest", "-m", "gpu", "tests/common/test_gpu.py"], folder),
