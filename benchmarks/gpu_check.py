@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -67,7 +67,7 @@ def make_data(folder: Path, seed: int) -> None:
     write_dataset(folder / "Made", "Made", enumerate(users), titles)
 
 
-@lru_cache(maxsize=None)
+@cache
 def operations_per_second(device: str, precision: str) -> float:
     """Of a large matrix product."""
     import torch
