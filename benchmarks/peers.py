@@ -67,6 +67,7 @@ def ours(settings: Settings, precision: str) -> Result:
 def recbole(settings: Settings) -> Result:
     """RecBole's SASRec on the files of recbole_process.py."""
     from logging import ERROR, disable
+    from tempfile import gettempdir
     from unittest import mock
 
     from recbole.config import Config
@@ -92,6 +93,7 @@ def recbole(settings: Settings) -> Result:
         "topk": [10],
         "seed": settings.seed,
         "show_progress": False,
+        "checkpoint_dir": gettempdir(),
         "use_gpu": settings.device != "cpu",
     }
     disable(ERROR)
@@ -100,7 +102,8 @@ def recbole(settings: Settings) -> Result:
     config["data_path"] = str(recbole_process.inter_path(files, "train").parent)  # RecBole has its own of ml-100k
     init_seed(settings.seed, reproducibility=True)
     train, valid, _ = data_preparation(config, create_dataset(config))
-    trainer = Trainer(config, SASRec(config, train.dataset).to(config["device"]))
+    with mock.patch("recbole.trainer.trainer.get_tensorboard"):  # writes to the working directory
+        trainer = Trainer(config, SASRec(config, train.dataset).to(config["device"]))
     seconds = timed(lambda: trainer.fit(train, None, verbose=False, saved=False), settings.epochs)
     return Result("RecBole's SASRec, fp32", seconds, dict(trainer.evaluate(valid, load_best_model=False)))
 
