@@ -234,7 +234,7 @@ class ADRec(nn.Module):
             vectors, items = keys, own_items
         cosines = (queries @ vectors.T).view(2, len(keys), -1)
         if s.queue_correction == "logq":
-            key_shares = self.shares[items] if kind == "item" else self.shares.new_tensor(1 / self.n_rows)
+            key_shares = self.shares[items] if kind == "item" else self.shares.new_full((), 1 / self.n_rows)
             return refined_logq(cosines, items, own_items, self.shares, key_shares, s.scale)
         if s.queue_correction == "once_per_item" and kind == "item":
             cosines = count_items_once(cosines, items, s.scale)
