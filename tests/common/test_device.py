@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Any, Tuple
+from unittest import mock
 
 import pytest
 import torch
 
 from common import compute
-from common.compute import Compute, pick_compute
+from common.compute import Compute, pick_compute, to_device
 from common.errors import UserError
 
 V100, T4, A100, H100 = (7, 0), (7, 5), (8, 0), (9, 0)
@@ -79,3 +80,11 @@ def test_autocast_computes_products_in_the_precision(precision: str, dtype: torc
 def test_only_fp16_scales_its_loss() -> None:
     scalers = [Compute(torch.device("cpu"), precision).scaler() for precision in ("fp32", "bf16", "fp16")]
     assert [scaler.is_enabled() for scaler in scalers] == [False, False, torch.cuda.is_available()]
+
+
+def test_a_gpu_gets_tensors_from_pinned_memory_and_a_cpu_the_same_tensor() -> None:
+    gpu, tensor = torch.device("cuda"), mock.Mock(device=torch.device("cpu"))
+    to_device(tensor, gpu)
+    tensor.pin_memory.return_value.to.assert_called_once_with(gpu, non_blocking=True)
+    batch = torch.arange(3)
+    assert to_device(batch, torch.device("cpu")) is batch
