@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from common.checkpoints import check_weights, load_checkpoint, load_weights, save_checkpoint
 from common.compute import Compute, Processes, operations_of_step, rng_state, seed_everything, set_rng_state
-from common.errors import Diverged
+from common.errors import Diverged, UserError
 from common.files import write_text
 from common.ranking import NotFinite, Ranking, metrics
 from common.run import BEST, LAST, LoopSettings, OptimSettings, Run
@@ -132,7 +132,10 @@ def fit(model: Any, train: Loader, valid: Optional[Any], settings: OptimSettings
     validation = settings if isinstance(settings, LoopSettings) else None
     valid_steps = validation.valid_steps if validation else None
     stepped: Any = distributed(model) if run.processes.size > 1 else model
-    stepped = torch.compile(stepped, dynamic=True) if settings.compile else stepped
+    if settings.compile:
+        if run.compute.device.type == "cpu" and run.compute.precision == "bf16":
+            raise UserError("compile=true: torch cannot compile bf16 for CPUs; set precision=fp32 or compile=false")
+        stepped = torch.compile(stepped, dynamic=True)
     parameters = count_parameters(model)
     logging.info(f"{run.model} on {run.compute.device} in {run.compute.precision}: {run.folder}")
     logging.info(f"parameters: {parameters['trained']:,} trained, {parameters['frozen']:,} frozen")

@@ -148,8 +148,9 @@ class ContentModel(SequenceModel):
         names = () if self.settings.train_features else tuple(f"plm_{modality}_" for modality in self.modalities)
         return {name: weight for name, weight in self.state_dict().items() if not name.startswith(names)}
 
-    def content(self, items: Tensor) -> Tensor:
-        """c = normalize(text_adapter(T) + image_adapter(I)) of item ids (n,): (n, d)."""
+    def content(self, items: Optional[Tensor] = None) -> Tensor:
+        """c = normalize(text_adapter(T) + image_adapter(I)) of item ids (…), or of all: (…, d)."""
+        items = self.all_items() if items is None else items
         parts = [
             self.get_submodule(f"{modality}_adapter")(self.get_submodule(f"plm_{modality}_embedding")(items))
             for modality in self.modalities
@@ -192,11 +193,11 @@ class Content_SeqEncoder(ContentModel):
 
     def candidates(self) -> Tensor:
         """Contents of all items: (n_items, d)."""
-        return self.content(self.all_items()) if self._fixed_contents is None else self._fixed_contents
+        return self.content() if self._fixed_contents is None else self._fixed_contents
 
     def loss_terms(self, batch: Batch) -> Terms:
         """rec + λ·Σ‖table‖₂ + α·contrastive."""
-        contents: Union[Tensor, Callable[[Tensor], Tensor]]
+        contents: Union[Tensor, Callable[..., Tensor]]
         if self.settings.loss == "cross_entropy":
             contents = self.candidates()  # every item once: the loss needs all of them
             inside, own = F.embedding(batch.items, contents), F.embedding(batch.targets, contents)

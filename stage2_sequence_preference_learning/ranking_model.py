@@ -110,9 +110,10 @@ class RankingModel(SequentialRecommender):
         """
         s = self.settings
         if not isinstance(s, LossSettings) or s.loss == "cross_entropy":
-            table = items if isinstance(items, Tensor) else items()
-            return cross_entropy(preference, table, targets, temperature)
+            return cross_entropy(preference, items if isinstance(items, Tensor) else items(), targets, temperature)
         rows = with_negatives(targets, self.n_items, s.n_negatives)
+        if not isinstance(items, Tensor) and self.n_items <= rows.numel():
+            items = items()  # each vector once
         candidates = F.embedding(rows, items) if isinstance(items, Tensor) else items(rows)
         logq_of = self.n_items if s.loss == "sampled_softmax_logq" else None
         return sampled_softmax(preference, candidates, rows, temperature, logq_of)

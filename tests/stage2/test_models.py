@@ -156,9 +156,12 @@ def test_causal_pass_equals_separate_prefixes(datasets_dir, name):
 
 
 @pytest.mark.parametrize("name", ["Content_SeqEncoder", "SICSRec"])
-def test_frozen_features_and_sampled_items(datasets_dir, name):
+@pytest.mark.parametrize("n_negatives", [1, 700])  # fewer and more draws than items
+def test_frozen_features_and_sampled_items(datasets_dir, name, n_negatives):
     """The loss reads the vectors that ranking reads; the tables of features have no gradient and are no copy."""
-    model, _, data = make_model(datasets_dir, name, train_features=False, loss="sampled_softmax", n_negatives=7)
+    model, _, data = make_model(
+        datasets_dir, name, train_features=False, loss="sampled_softmax", n_negatives=n_negatives
+    )
     tables = {modality: model.get_submodule(f"plm_{modality}_embedding").weight for modality in data.features}
     assert all(table.data_ptr() == data.features[modality].data_ptr() for modality, table in tables.items())
     read = []
@@ -166,13 +169,14 @@ def test_frozen_features_and_sampled_items(datasets_dir, name):
 
     def spy(preference, items, *others):
         rows = torch.randint(1, model.n_items, (5, 3))
-        read.append((items(rows), model.candidates()[rows]))
+        read.extend([(items(rows), model.candidates()[rows]), (items()[1:], model.candidates()[1:])])
         return loss(preference, items, *others)
 
     model.recommendation_loss = spy
     model.eval()
     terms = model.loss_terms(separate_rows(data.train))
-    torch.testing.assert_close(*read[0])
+    for found, expected in read:
+        torch.testing.assert_close(found, expected)
     sum(terms.values()).backward()
     assert all(table.grad is None for table in tables.values())
     assert model.text_adapter.fc1.weight.grad.any()
