@@ -280,10 +280,12 @@ def plot(rows: pd.DataFrame, axis: str) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    for axes, key, label in zip(figure.subplots(1, 2), ("seconds", "GB"), ("seconds", "peak memory, GB")):
+    for axes, key, label, base in zip(figure.subplots(1, 2), ("seconds", "GB"), ("seconds", "peak memory, GB"), (10, 2)):
         for part, own in rows.groupby("part", sort=False):
             axes.loglog(own["size"], own[key], "o-", markersize=4, label=part)
         axes.set(xlabel=axis, ylabel=label)
+        axes.set_yscale("log", base=base)
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.grid(color="#dfe3e9")
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
