@@ -10,19 +10,19 @@ from torch.nn import functional as F
 
 from common.compute import fp32_product
 
-LOGITS_AT_ONCE = 2**22  # 16 MB: of more, `cross_entropy_over_all` holds only those of
+LARGE = 2**13  # with more items, `cross_entropy` computes the logits of so many predictions at once:
 ROWS_AT_ONCE = 128
 
 
 def cross_entropy(preference: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """Cross entropy of each target over all items, in fp32.
 
-    With many items, only the logits of `ROWS_AT_ONCE` predictions are in memory.
+    With more than `LARGE` items, only the logits of `ROWS_AT_ONCE` predictions are in memory.
 
     Args:
         preference: (N, d); items: (n, d); targets: (N,).
     """
-    if len(targets) * len(items) <= LOGITS_AT_ONCE:
+    if len(items) <= LARGE:
         logits = fp32_product(preference, items)
         return F.cross_entropy(logits if temperature == 1.0 else logits / temperature, targets)
     with torch.autocast(preference.device.type, enabled=False):

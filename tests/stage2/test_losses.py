@@ -44,8 +44,8 @@ def test_cross_entropy_in_blocks_has_the_same_value_and_gradients(dtype, monkeyp
     torch.manual_seed(0)
     u, items, targets = torch.randn(300, 8).to(dtype), torch.randn(50, 8), torch.randint(50, (300,))
     found = []
-    for logits_at_once in (losses.LOGITS_AT_ONCE, 0):
-        monkeypatch.setattr(losses, "LOGITS_AT_ONCE", logits_at_once)
+    for large in (losses.LARGE, 0):
+        monkeypatch.setattr(losses, "LARGE", large)
         leaves = [u.clone().requires_grad_(), items.clone().requires_grad_()]
         loss = cross_entropy(*leaves, targets, 0.05)
         found.append([loss, *torch.autograd.grad(2 * loss, leaves)])
@@ -121,10 +121,10 @@ def test_contrastive_loss_s10(drawn, mask_same_target):
     assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("logits_at_once", [losses.LOGITS_AT_ONCE, 0])
+@pytest.mark.parametrize("large", [losses.LARGE, 0])
 @pytest.mark.parametrize("loss", [cross_entropy, partial(softmax_of, k=8), partial(softmax_of, k=8, logq=True)])
-def test_logits_are_fp32_inside_autocast(loss, logits_at_once, monkeypatch):
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", logits_at_once)
+def test_logits_are_fp32_inside_autocast(loss, large, monkeypatch):
+    monkeypatch.setattr(losses, "LARGE", large)
     found = []
     for enabled in (False, True):
         torch.manual_seed(0)
