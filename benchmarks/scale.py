@@ -280,7 +280,9 @@ def plot(rows: pd.DataFrame, axis: str) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    for axes, key, label, base in zip(figure.subplots(1, 2), ("seconds", "GB"), ("seconds", "peak memory, GB"), (10, 2)):
+    for axes, key, label, base in zip(
+        figure.subplots(1, 2), ("seconds", "GB"), ("seconds", "peak memory, GB"), (10, 2)
+    ):
         for part, own in rows.groupby("part", sort=False):
             axes.loglog(own["size"], own[key], "o-", markersize=4, label=part)
         axes.set(xlabel=axis, ylabel=label)

@@ -1,8 +1,7 @@
 """eSASRec (Tikhonovich et al. 2025, arXiv 2508.06450): SASRec with LiGR blocks and sampled softmax.
 
-As in the authors' benchmark with RecTools, but for two things. A training row there is the last max_seq_length + 1
-items of a user; here earlier targets are trained too, each on its own history. And the item embeddings have no dropout
-of their own, as in RecTools since 0.16.
+As in the authors' benchmark with RecTools, but that a training row there is the last max_seq_length + 1 items of a user;
+here earlier targets are trained too, each on its own history. RecTools before 0.16 has ``item_dropout=dropout_prob``.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.dropout import Dropout
+from common.dropout import Dropout, dropout
 from reproduce.baselines.settings import ESASRecSettings
 from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.layers import attention
 from stage2_sequence_preference_learning.packing import Batch
-from stage2_sequence_preference_learning.ranking_model import RankingModel
+from stage2_sequence_preference_learning.ranking_model import RankingModel, Terms
 
 
 class LiGRBlock(nn.Module):
@@ -68,7 +67,10 @@ class eSASRec(RankingModel):
 
     def preference(self, batch: Batch) -> Tensor:
         """(N, d)."""
-        x = self.item_embedding(batch.items) + self.position_embedding(positions_from_the_end(batch))
+        return self._preference(batch, self.candidates())
+
+    def _preference(self, batch: Batch, table: Tensor) -> Tensor:
+        x = F.embedding(batch.items, table) + self.position_embedding(positions_from_the_end(batch))
         x, allowed = self.dropout(x), batch.allowed()
         for block in self.blocks:
             x = block(x, allowed)
@@ -77,6 +79,11 @@ class eSASRec(RankingModel):
     def candidates(self) -> Tensor:
         """(n_items, d)."""
         return self.item_embedding.weight
+
+    def loss_terms(self, batch: Batch) -> Terms:
+        """The loss of the next item; the item table has one dropout mask for histories and candidates."""
+        table = dropout(self.candidates(), self.settings.item_dropout, self.training)
+        return {"rec": self.recommendation_loss(self._preference(batch, table), table, batch.targets)}
 
 
 def positions_from_the_end(batch: Batch) -> Tensor:

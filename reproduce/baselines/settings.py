@@ -54,6 +54,13 @@ class ESASRecSettings(BaselineSettings, LossSettings):
     n_layers: int = setting(1, "LiGR blocks", minimum=1)
     n_heads: int = setting(1, "attention heads", minimum=1)
     dropout_prob: float = setting(0.2, "dropout on embeddings, attention and sub-layers", minimum=0, maximum=0.99)
+    item_dropout: float = setting(
+        0.0,
+        "dropout on the item table, of histories and candidates (published results have that of dropout_prob)",
+        minimum=0,
+        maximum=0.99,
+        shapes="changed",
+    )
 
     def check(self) -> None:
         """Each head has a whole number of dimensions."""
