@@ -1,7 +1,8 @@
 """eSASRec (Tikhonovich et al. 2025, arXiv 2508.06450): SASRec with LiGR blocks and sampled softmax.
 
-As in the authors' benchmark with RecTools, but that a training row there is the last max_seq_length + 1 items of a user;
-here earlier targets are trained too, each on its own history. RecTools before 0.16 has ``item_dropout=dropout_prob``.
+As in the authors' benchmark with RecTools, except that a training row there is the last max_seq_length + 1 items of a
+user; here earlier targets are trained too, each on its own history. RecTools before 0.16, with which the published
+results were made, has ``item_dropout=dropout_prob``.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class ESASRecSettings(BaselineSettings, LossSettings):
     dropout_prob: float = setting(0.2, "dropout on embeddings, attention and sub-layers", minimum=0, maximum=0.99)
     item_dropout: float = setting(
         0.0,
-        "dropout on the item table, of histories and candidates (published results have that of dropout_prob)",
+        "dropout on the item table, for histories and candidates; in published results equal to dropout_prob",
         minimum=0,
         maximum=0.99,
         shapes="changed",

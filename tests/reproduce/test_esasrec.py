@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from common.errors import UserError
 from common.training import make_optimizer
 from reproduce import baseline
+from reproduce.baselines import esasrec
 from reproduce.baselines.ensemble import MODELS
 from reproduce.baselines.esasrec import LiGRBlock, positions_from_the_end
 from reproduce.baselines.settings import AttentionSettings, ESASRecSettings
@@ -44,6 +45,20 @@ def with_padding(batch: Batch) -> Batch:
     padded = {key: F.pad(getattr(batch, key), (0, 0, 0, 1), value=value) for key, value in values.items()}
     padded["distinct"], padded["places"] = distinct_items(padded["items"], batch.targets)
     return dataclasses.replace(batch, **padded)
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "cross_entropy"])
+def test_item_dropout_is_one_mask_for_histories_and_candidates(loss, datasets_dir, monkeypatch) -> None:
+    """With "dropout" that doubles the table, the loss is that of a table twice as large."""
+    found = []
+    for doubled in (False, True):
+        model, data = make("eSASRec", datasets_dir, loss=loss, item_dropout=0.5)
+        monkeypatch.setattr(esasrec, "dropout", lambda table, p, training: table if doubled else 2 * table)  # noqa: B023
+        if doubled:
+            model.item_embedding.weight.data *= 2
+        torch.manual_seed(1)
+        found.append(model.loss_terms(pack(data.train, np.arange(len(data.train))))["rec"])
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("name", SAMPLED)
