@@ -20,10 +20,10 @@ from adrec.losses import angular_margin_infonce
 from adrec.ragged import Ragged
 from adrec.settings import ADRecSettings
 from common.compute import Compute, Processes, fp32_product
-from common.ranking import TOP, Ranking, rank_batches, users_at_once
+from common.ranking import ITEMS_AT_ONCE, TOP, Ranking, rank_batches, users_at_once
 
 NO_ITEM = -1  # the item of a fresh queue's random vectors
-TEXTS_AT_ONCE, ITEMS_AT_ONCE = 256, 2**16
+TEXTS_AT_ONCE = 256
 REMEMBERED = 2**30  # largest number of values that frozen layers leave for all tokens: 4 GB
 TABLE = "text.embeddings.word_embeddings.weight"
 ALONE = Processes()

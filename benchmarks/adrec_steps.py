@@ -15,7 +15,7 @@ from adrec.encoders import SequenceEncoder, TextEncoder
 from adrec.model import ADRec
 from adrec.ragged import Ragged
 from adrec.settings import ADRecSettings
-from benchmarks.measured import Measured, measure, update
+from benchmarks.measured import Measured, measure, train_step, update
 from common.compute import Compute
 from common.training import make_optimizer
 
@@ -30,15 +30,12 @@ def ours(rows: Rows, tokens: Tokens, own: ADRecSettings, compute: Compute, steps
     text = TextEncoder(bert_base(tokens), own.plm_layer)
     vocabulary, tokens = text.keep_tokens(tokens)
     model = ADRec(text, vocabulary, own, rows.target_counts(len(tokens))).to(compute.device).train()
-    optimizer = make_optimizer(model, own)
+    optimizer, scaler = make_optimizer(model, own), compute.scaler()
     loader = TrainLoader(rows, tokens, own)
     order = iter(loader.epoch(0))
 
     def step() -> None:
-        batch = loader.load(next(order))[0].to(compute.device)
-        with compute.autocast():
-            terms = model(batch)
-        update(optimizer, terms)
+        train_step(model, loader, next(order), optimizer, scaler, compute)
 
     return measure(f"ours, {compute.precision}, batch_by={own.batch_by}", step, min(steps, len(loader.epoch(0)) - 2))
 

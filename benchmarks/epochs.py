@@ -8,7 +8,7 @@ from typing import Any, Callable, Tuple
 import torch
 from torch import nn
 
-from benchmarks.measured import Measured, measure, update
+from benchmarks.measured import Measured, measure, train_step, update
 from benchmarks.plain import PlainIDSeqEncoder, PlainSICSRec
 from common.compute import Compute
 from common.training import make_optimizer
@@ -40,10 +40,7 @@ def epoch_of(model: nn.Module, data: SequenceData, own: TransformerSettings, com
 
     def epoch() -> None:
         for rows in loader.epoch(next(numbers)):
-            batch = loader.load(rows)[0].to(compute.device)
-            with compute.autocast():
-                terms = stepped(batch)
-            update(optimizer, terms, scaler)
+            train_step(stepped, loader, rows, optimizer, scaler, compute)
 
     return epoch
 

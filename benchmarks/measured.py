@@ -8,9 +8,13 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+from common.compute import Compute
+from common.training import Loader
 
 HEADER = "| seconds | faster | 10¹² operations | fewer | peak GB |\n|---|---|---|---|---|---|"
 
@@ -65,6 +69,21 @@ def update(optimizer: torch.optim.Optimizer, terms: Dict[str, Tensor], scaler: A
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
+
+
+def train_step(
+    model: Callable[..., Dict[str, Tensor]],
+    loader: Loader,
+    rows: np.ndarray,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any,
+    compute: Compute,
+) -> None:
+    """One step of this code's training on some rows of a loader, the making of the batch included."""
+    batch = loader.load(rows)[0].to(compute.device)
+    with compute.autocast():
+        terms = model(batch)
+    update(optimizer, terms, scaler)
 
 
 def print_table(what: str, where: str, rows: List[str]) -> None:

@@ -113,7 +113,7 @@ def data_part(part: str, home: Path) -> Found:
 
 def model_part(name: str, part: str, home: Path, settings: Settings) -> Found:
     """An epoch, a validation or a test of a model, in one or several processes."""
-    from benchmarks.measured import timed, update
+    from benchmarks.measured import timed, train_step
     from common.compute import pick_compute, seed_everything, start_processes
     from common.training import distributed, make_optimizer
 
@@ -128,16 +128,13 @@ def model_part(name: str, part: str, home: Path, settings: Settings) -> Found:
         seconds = timed(encode) + timed(lambda: rank(min(settings.steps, n_batches))) / measured
         return {"seconds": seconds, "measured": measured}
 
-    optimizer = make_optimizer(model, model.settings)
+    optimizer, scaler = make_optimizer(model, model.settings), compute.scaler()
     stepped = distributed(model) if processes.size > 1 else model
     model.train()
 
     def train(steps: List[np.ndarray]) -> None:
         for rows in steps:
-            batch = loader.load(rows)[0].to(compute.device)
-            with compute.autocast():
-                terms = stepped(batch)
-            update(optimizer, terms)
+            train_step(stepped, loader, rows, optimizer, scaler, compute)
 
     steps: List[np.ndarray] = []
     order = timed(lambda: steps.extend(loader.epoch(0)))

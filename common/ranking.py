@@ -22,6 +22,7 @@ TOP = 10  # items of top.npy
 COLUMNS_AT_ONCE = 2**16  # a block of scores that is compared at once; more leave the CPU's cache
 SCORES_AT_ONCE = 2**24  # scores of one batch, 64 MB
 USERS_AT_ONCE = 1024  # of similar length, so that rows are narrow
+ITEMS_AT_ONCE = 2**16  # items whose vectors are computed at once
 
 
 class NotFinite(UserError):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.dropout import Dropout, dropout
+from common.ranking import ITEMS_AT_ONCE
 from stage2_sequence_preference_learning.data import SequenceData
 from stage2_sequence_preference_learning.layers import Adapter, LayerSizes, LoRA, MixDecoder, TransformerEncoder
 from stage2_sequence_preference_learning.losses import contrastive_loss, table_regularization
@@ -24,8 +25,6 @@ from stage2_sequence_preference_learning.settings import (
     SICSRecSettings,
     TransformerSettings,
 )
-
-ITEMS_AT_ONCE = 2**16  # contents that are computed at once, for ranking
 
 
 class SequenceModel(RankingModel):
